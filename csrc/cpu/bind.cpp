@@ -1,0 +1,49 @@
+// Python sees the passes through addresses and sizes; who owns the memory is Python's business.
+#include <pybind11/native_enum.h>
+#include <pybind11/pybind11.h>
+#include <pybind11/stl.h>
+
+#include "passes.hpp"
+
+namespace py = pybind11;
+using namespace sinkhorn;
+
+namespace {
+
+template <class T>
+T* pointer(uintptr_t address) {
+  return reinterpret_cast<T*>(address);
+}
+
+}  // namespace
+
+PYBIND11_MODULE(_cpu, m, py::mod_gil_not_used()) {
+  m.doc() = "Passes over rows on the CPU; see sinkhorn_ot/backends/cpu.py.";
+  py::native_enum<Dtype>(m, "Dtype", "enum.Enum")
+      .value("float64", Dtype::f64)
+      .value("float32", Dtype::f32)
+      .value("float16", Dtype::f16)
+      .value("bfloat16", Dtype::bf16)
+      .finalize();
+  py::native_enum<Kind>(m, "Kind", "enum.Enum")
+      .value("quick", Kind::quick)
+      .value("exact", Kind::exact)
+      .value("log", Kind::log)
+      .finalize();
+  py::class_<Rows>(m, "Rows").def(
+      py::init([](uintptr_t data, Dtype dtype, int64_t n, int64_t k, int64_t row_stride,
+                  int64_t col_stride) {
+        return Rows{pointer<void>(data), dtype, n, k, row_stride, col_stride};
+      }));
+  m.def(
+      "run_pass",
+      [](const Rows& x, uintptr_t g, uintptr_t a, double epsilon, Kind kind,
+         const std::string& simd, int threads, uintptr_t out, uintptr_t f, uintptr_t labels) {
+        py::gil_scoped_release release;
+        return run_pass(x, {pointer<double>(g), pointer<double>(a), epsilon}, kind, simd, threads,
+                        pointer<double>(out), pointer<double>(f), pointer<int64_t>(labels));
+      },
+      "First bad row or -1; addresses of float64 and int64 arrays, 0 for none.");
+  m.def("simd_levels", &simd_levels);
+  m.def("max_threads", &max_threads);
+}

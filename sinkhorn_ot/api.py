@@ -1,0 +1,268 @@
+"""The public functions: check the input, choose a backend, solve, say how it went."""
+
+from __future__ import annotations
+
+import functools
+import math
+import numbers
+import warnings
+
+from sinkhorn_ot.arrays import (
+    Array,
+    BadRow,
+    EmptyColumn,
+    Problem,
+    check_marginal,
+    check_matrix,
+    check_potential,
+    explain_bad_row,
+    explain_empty_column,
+)
+from sinkhorn_ot.backends import BACKENDS, Backend
+from sinkhorn_ot.result import SinkhornResult, SinkhornWarning
+from sinkhorn_ot.solver import Callback, solve
+
+METHODS = ("auto", "sinkhorn")
+
+
+def sinkhorn(
+    logits: Array,
+    *,
+    a: Array | None = None,
+    b: Array | None = None,
+    epsilon: float = 0.04,
+    tol: float = 1e-3,
+    max_iter: int = 1000,
+    g_init: Array | None = None,
+    method: str = "auto",
+    backend: str = "auto",
+    callback: Callback | None = None,
+) -> SinkhornResult:
+    """Entropic optimal transport of N samples to K clusters of given masses.
+
+    Maximises ``<P, logits> + epsilon * H(P)`` over plans P >= 0 with row sums `a` and column sums
+    `b`.  With the defaults this is SeLa's equipartition (Asano et al., ICLR 2020, eq. 6), where
+    lambda = 1 / epsilon; in the terms of optimal transport, cost = -logits and reg = epsilon
+    (Cuturi, NeurIPS 2013).
+
+    Parameters
+    ----------
+    logits : (N, K) numpy.ndarray or torch.Tensor
+        float64, float32, float16 or bfloat16, larger is better; log-probabilities are the same
+        input.  -inf forbids a pairing.  Any strides; read in place and never changed.
+    a : (N,), optional
+        Mass of each sample; 1 / N each by default.
+    b : (K,), optional
+        Mass of each cluster; 1 / K each by default.  0 leaves a cluster unused.
+    epsilon : float
+        Weight of the entropy, in units of the logits.
+    tol : float
+        Stop when ``||column masses - b||_1 <= tol``.  0 runs exactly `max_iter` iterations.
+    max_iter : int
+        At most this many updates of g, each one read of the matrix.
+    g_init : (K,), optional
+        Potential to start from, such as `SinkhornResult.g` of a similar problem.
+    method : {"auto", "sinkhorn"}
+        "sinkhorn" is the textbook iteration; "auto" picks the best there is, today the same.
+    backend : {"auto", "cpu", "reference"}
+        "auto" takes the first of `available_backends` that can run.  A named one runs or raises.
+    callback : callable, optional
+        Gets a `Progress` (n_passes, marginal_violation, seconds) at each iteration; returning
+        True stops the solve.
+
+    Returns
+    -------
+    SinkhornResult
+        Labels, potentials and what the solve did.  Besides the returned arrays the `cpu` backend
+        adds at most 128 K float64 numbers (256 K where masses underflow): 1 MB at K = 1000.
+
+    Warns
+    -----
+    SinkhornWarning
+        When `tol` was not reached; the result of the least violation seen is still returned.
+
+    Raises
+    ------
+    TypeError
+        Unsupported array type or dtype, or NumPy and torch mixed.
+    ValueError
+        NaN or +inf, a row or a needed column that is -inf everywhere, wrong shapes, a marginal
+        that is negative or does not sum to 1 (within 1e-6; it is then normalised), a parameter
+        out of range, an unknown or unusable backend.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> logits = np.array([[4.0, 0.0], [3.0, 0.0], [2.0, 0.0], [1.0, 0.0]])
+    >>> sinkhorn(logits).labels
+    array([0, 0, 1, 1])
+    """
+    return _solve(
+        logits, a, b, epsilon, tol, max_iter, g_init, method, backend, callback
+    )
+
+
+def equipartition_labels(
+    logits: Array,
+    *,
+    b: Array | None = None,
+    epsilon: float = 0.04,
+    tol: float = 1e-3,
+    max_iter: int = 1000,
+    g_init: Array | None = None,
+    method: str = "auto",
+    backend: str = "auto",
+    callback: Callback | None = None,
+) -> Array:
+    """Balanced labels: the argmax of the entropic plan in which every cluster gets equal mass.
+
+    ``sinkhorn(logits, ...).labels``; see `sinkhorn` for the parameters, warnings and errors.
+    Masses are balanced exactly, class sizes nearly: `SinkhornResult.counts` tells.
+
+    Parameters
+    ----------
+    logits : (N, K) numpy.ndarray or torch.Tensor
+        Larger is better; float64, float32, float16 or bfloat16.
+    b, epsilon, tol, max_iter, g_init, method, backend, callback
+        As in `sinkhorn`.
+
+    Returns
+    -------
+    (N,) int64 array
+        In the library and on the device of the logits.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> equipartition_labels(np.array([[0.9, 0.1], [0.8, 0.2], [0.7, 0.3], [0.6, 0.4]]))
+    array([0, 0, 1, 1])
+    """
+    return _solve(
+        logits, None, b, epsilon, tol, max_iter, g_init, method, backend, callback
+    ).labels
+
+
+def available_backends(logits: Array | None = None) -> dict[str, str]:
+    """Which backends can run, here or on these logits.
+
+    Parameters
+    ----------
+    logits : (N, K) array, optional
+        When given, the reasons are about this input.
+
+    Returns
+    -------
+    dict of str to str
+        Backend name to "ok", or to the reason why it cannot run; in the order of "auto".
+    """
+    if logits is not None:
+        logits = check_matrix(logits)
+    return {backend.name: backend.why_not(logits) or "ok" for backend in BACKENDS}
+
+
+def _solve(
+    logits: Array,
+    a: Array | None,
+    b: Array | None,
+    epsilon: float,
+    tol: float,
+    max_iter: int,
+    g_init: Array | None,
+    method: str,
+    backend: str,
+    callback: Callback | None,
+) -> SinkhornResult:
+    logits = check_matrix(logits)
+    epsilon = _check_number(epsilon, "epsilon", positive=True)
+    tol = _check_number(tol, "tol", positive=False)
+    if isinstance(max_iter, bool) or not isinstance(max_iter, numbers.Integral) or max_iter < 1:
+        raise ValueError(f"max_iter must be an integer >= 1, got {max_iter!r}")
+    if method not in METHODS:
+        raise ValueError(f"method must be one of {', '.join(METHODS)}, got {method!r}")
+    if callback is not None and not callable(callback):
+        raise TypeError(f"callback must be callable, got {type(callback).__name__}")
+    n, k = logits.shape
+    b_checked = check_marginal(b, "b", k, logits)
+    problem = Problem(
+        logits=logits,
+        a=None if a is None else check_marginal(a, "a", n, logits),
+        b=b_checked,
+        epsilon=epsilon,
+    )
+    g = check_potential(g_init, k, logits, b_checked)
+    chosen = _choose_backend(backend, logits)
+    try:
+        solution = solve(
+            problem,
+            chosen.passes(problem),
+            g,
+            tol=tol,
+            max_iter=int(max_iter),
+            callback=callback,
+        )
+    except BadRow as error:
+        raise explain_bad_row(problem, error.row) from None
+    except EmptyColumn as error:
+        raise explain_empty_column(error.column) from None
+    if tol > 0 and not solution.converged and not solution.stopped:
+        warnings.warn(
+            f"sinkhorn stopped after {solution.n_iter} iterations with marginal_violation "
+            f"{solution.marginal_violation:.3g} > tol {tol:.3g}: raise max_iter or epsilon "
+            f"(now {epsilon:g}), or accept a larger tol; if it no longer falls, the -inf entries "
+            "may leave no feasible plan. The best result so far is returned.",
+            SinkhornWarning,
+            stacklevel=3,
+        )
+    return SinkhornResult(
+        labels=solution.labels,
+        f=solution.f,
+        g=solution.g,
+        n_iter=solution.n_iter,
+        n_passes=solution.n_passes,
+        converged=solution.converged,
+        marginal_violation=solution.marginal_violation,
+        history=solution.history,
+        epsilon=epsilon,
+        backend=chosen.name,
+    )
+
+
+def _check_number(value: float, name: str, *, positive: bool) -> float:
+    if isinstance(value, bool) or not isinstance(value, numbers.Real):
+        raise TypeError(f"{name} must be a number, got {type(value).__name__}")
+    number = float(value)
+    if not math.isfinite(number) or number < 0 or (positive and number == 0):
+        raise ValueError(f"{name} must be finite and {'>' if positive else '>='} 0, got {value}")
+    return number
+
+
+def _choose_backend(name: str, logits: Array) -> Backend:
+    if name == "auto":
+        return _first_usable(logits)
+    for backend in BACKENDS:
+        if backend.name == name:
+            reason = backend.why_not(logits)
+            if reason:
+                raise ValueError(f"backend {name!r} cannot run here: {reason}")
+            return backend
+    known = ", ".join(["auto", *(backend.name for backend in BACKENDS)])
+    raise ValueError(f"backend must be one of {known}, got {name!r}")
+
+
+def _first_usable(logits: Array) -> Backend:
+    for backend in BACKENDS:
+        if backend.why_not(logits) is None:
+            break
+    if backend.name == "reference":
+        _warn_slow()
+    return backend
+
+
+@functools.cache
+def _warn_slow() -> None:
+    """Say once that the slow backend runs, and why."""
+    warnings.warn(
+        f"sinkhorn_ot uses its slow float64 reference backend: {BACKENDS[0].why_not(None)}",
+        RuntimeWarning,
+        stacklevel=5,
+    )

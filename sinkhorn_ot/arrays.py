@@ -1,0 +1,202 @@
+"""The little that NumPy and torch do differently, and the checks of what the user passed."""
+
+from __future__ import annotations
+
+import math
+import sys
+from dataclasses import dataclass
+from types import ModuleType
+from typing import Any, TypeAlias
+
+import numpy as np
+
+#: numpy.ndarray or torch.Tensor; torch is not imported here, so there is no narrower name.
+Array: TypeAlias = Any
+
+DTYPES = ("float64", "float32", "float16", "bfloat16")
+SUM_TOLERANCE = 1e-6
+#: Rows are worked on in Python in blocks of about this many entries (32 MB of float64).
+BLOCK_ENTRIES = 1 << 22
+
+
+def is_torch(x: object) -> bool:
+    """Whether `x` is a torch tensor, without importing torch."""
+    torch = sys.modules.get("torch")
+    return torch is not None and isinstance(x, torch.Tensor)
+
+
+def namespace(x: Array) -> ModuleType:
+    """`numpy` or `torch`: the module whose functions work on `x`."""
+    return sys.modules["torch"] if is_torch(x) else np
+
+
+def float64(x: Array, like: Array) -> Array:
+    """`x` as float64 in the library and on the device of `like`."""
+    xp = namespace(like)
+    return xp.asarray(x, dtype=xp.float64, **({"device": like.device} if xp is not np else {}))
+
+
+def cast_like(x: Array, like: Array) -> Array:
+    """`x` in the dtype of `like`."""
+    return x.to(like.dtype) if is_torch(like) else x.astype(like.dtype)
+
+
+def dtype_name(x: Array) -> str:
+    """``float32`` for both ``numpy.float32`` and ``torch.float32``."""
+    return str(x.dtype).removeprefix("torch.")
+
+
+def row_blocks(n: int, k: int) -> list[slice]:
+    """Slices that cover `n` rows of `k` entries in blocks that stay small in float64."""
+    step = max(1, BLOCK_ENTRIES // k)
+    return [slice(i, min(i + step, n)) for i in range(0, n, step)]
+
+
+def check_matrix(logits: Array, name: str = "logits") -> Array:
+    """`logits` itself (a tensor detached) when it is a matrix this package can read."""
+    if is_torch(logits):
+        if logits.layout != sys.modules["torch"].strided:
+            raise TypeError(f"{name} is a {logits.layout} tensor; pass {name}.to_dense()")
+        if logits.device.type != "cpu":
+            raise ValueError(
+                f"{name} is on device {str(logits.device)!r}, and this version has CPU backends "
+                f"only; pass {name}.cpu()"
+            )
+        logits = logits.detach()
+    elif isinstance(logits, np.ma.MaskedArray):
+        raise TypeError(
+            f"{name} is a masked array; forbid pairings with -inf instead: "
+            f"{name}.filled(-numpy.inf)"
+        )
+    elif not isinstance(logits, np.ndarray):
+        raise TypeError(
+            f"{name} must be a numpy.ndarray or a torch.Tensor, got {type(logits).__name__}; "
+            f"wrap it with numpy.asarray"
+        )
+    elif not logits.dtype.isnative:
+        raise TypeError(
+            f"{name} has byte-swapped dtype {logits.dtype.str}; pass "
+            f"{name}.astype({dtype_name(logits)!r})"
+        )
+    if dtype_name(logits) not in DTYPES:
+        raise TypeError(
+            f"{name} must be one of {', '.join(DTYPES)}, got {dtype_name(logits)}; "
+            "convert it to a floating dtype first"
+        )
+    if logits.ndim != 2:
+        raise ValueError(
+            f"{name} must be a matrix (N samples, K clusters), got shape {tuple(logits.shape)}"
+        )
+    if 0 in logits.shape:
+        raise ValueError(
+            f"{name} needs at least one sample and one cluster, got shape {tuple(logits.shape)}"
+        )
+    return logits
+
+
+def _check_vector(v: object, name: str, length: int, logits: Array) -> Array:
+    if is_torch(v) != is_torch(logits) and (is_torch(v) or isinstance(v, np.ndarray)):
+        raise TypeError(
+            f"{name} is a {type(v).__name__} but logits is a {type(logits).__name__}; "
+            "pass both from one library"
+        )
+    if is_torch(v) and v.device != logits.device:  # type: ignore[attr-defined]
+        raise ValueError(
+            f"{name} is on {v.device}, logits on {logits.device}"  # type: ignore[attr-defined]
+        )
+    if is_torch(v):
+        v = v.detach()  # type: ignore[attr-defined]
+    try:
+        vector = float64(v, logits)
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise TypeError(f"{name} must be a vector of {length} numbers: {error}") from error
+    if tuple(vector.shape) != (length,):
+        raise ValueError(f"{name} must have shape ({length},), got {tuple(vector.shape)}")
+    return vector
+
+
+def check_marginal(v: object, name: str, length: int, logits: Array) -> Array:
+    """A float64 probability vector; uniform for None."""
+    if v is None:
+        return float64([1.0 / length], logits).repeat(length)
+    vector = _check_vector(v, name, length, logits)
+    ok = vector >= 0
+    if not bool(ok.all()):
+        first = int(namespace(vector).nonzero(~ok)[0][0])
+        raise ValueError(
+            f"{name} must be non-negative, but {name}[{first}] is {float(vector[first])}"
+        )
+    total = float(vector.sum())
+    if not abs(total - 1) <= SUM_TOLERANCE:
+        raise ValueError(f"{name} must sum to 1, got {total}; pass {name} / {name}.sum()")
+    return vector / total
+
+
+def check_potential(g: object, length: int, logits: Array, b: Array) -> Array:
+    """The starting potential: float64, finite where b > 0; zeros for None."""
+    xp = namespace(logits)
+    if g is None:
+        vector = xp.zeros_like(b)
+    else:
+        vector = _check_vector(g, "g_init", length, logits)
+        bad = ~xp.isfinite(vector) & (b > 0)
+        if bool(bad.any()):
+            first = int(xp.nonzero(bad)[0][0])
+            raise ValueError(
+                f"g_init must be finite where b > 0, but g_init[{first}] is "
+                f"{float(vector[first])}"
+            )
+    return xp.where(b > 0, vector, -math.inf)
+
+
+@dataclass(frozen=True)
+class Problem:
+    """A checked input: what every backend and the solver work from."""
+
+    logits: Array  # (N, K), as the user passed it
+    a: Array | None  # (N,) float64, None for 1/N each
+    b: Array  # (K,) float64
+    epsilon: float
+
+
+class BadRow(Exception):
+    """A pass met a row without a finite maximum."""
+
+    def __init__(self, row: int) -> None:
+        super().__init__(row)
+        self.row = row
+
+
+class EmptyColumn(Exception):
+    """A cluster that must receive mass is forbidden to every row."""
+
+    def __init__(self, column: int) -> None:
+        super().__init__(column)
+        self.column = column
+
+
+def explain_bad_row(problem: Problem, row: int) -> ValueError:
+    """The error for the first row that cannot be labelled."""
+    values = float64(problem.logits[row], problem.b)
+    xp = namespace(values)
+    wrong = xp.isnan(values) | (values == math.inf)
+    if bool(wrong.any()):
+        column = int(xp.nonzero(wrong)[0][0])
+        return ValueError(
+            f"logits[{row}, {column}] is {float(values[column])} (the first bad row is {row}); "
+            "logits must be finite, or -inf to forbid a pairing: look for a diverged network "
+            "or an unnormalised input"
+        )
+    where = "" if bool((values == -math.inf).all()) else " among the clusters with b > 0"
+    return ValueError(
+        f"row {row} of logits is -inf everywhere{where}, so sample {row} can go nowhere; allow "
+        "at least one cluster or drop the sample"
+    )
+
+
+def explain_empty_column(column: int) -> ValueError:
+    """The error for a cluster that no sample may join."""
+    return ValueError(
+        f"column {column} of logits is -inf for every sample (with a > 0), so cluster {column} "
+        f"can receive nothing although b[{column}] > 0; set b[{column}] = 0 or drop the column"
+    )

@@ -1,0 +1,144 @@
+"""The compiled core: one fused read per pass, SIMD and threads (csrc/cpu)."""
+
+from __future__ import annotations
+
+import os
+import sys
+from typing import Any
+
+import numpy as np
+
+from sinkhorn_ot.arrays import Array, BadRow, Problem, dtype_name, is_torch
+
+try:
+    import sinkhorn_ot._cpu as _cpu
+except ImportError as error:
+    _cpu = None  # type: ignore[assignment]
+    _import_error = f"the compiled core is missing ({error}); install a C++17 compiler and reinstall"
+
+#: Below this many entries a second thread costs more than it brings.
+SMALL = 1 << 16
+#: A float32 column sum (in units of the mean row mass) below this has lost entries to underflow.
+UNDERFLOW = 1e-25
+
+_forked = False
+
+
+def _after_fork() -> None:
+    # OpenMP's threads did not survive the fork: a parallel region would wait for them for ever.
+    global _forked
+    _forked = True
+
+
+os.register_at_fork(after_in_child=_after_fork)
+
+
+def why_not(logits: Array | None) -> str | None:
+    """None, or why the compiled core cannot run."""
+    if _cpu is None:
+        return _import_error
+    return None
+
+
+def simd_level() -> str:
+    """The instruction set in use: the best one, or what SINKHORN_OT_SIMD names."""
+    levels = _cpu.simd_levels()
+    asked = os.environ.get("SINKHORN_OT_SIMD")
+    if asked and asked not in levels:
+        raise ValueError(
+            f"SINKHORN_OT_SIMD={asked!r} is not one of what this build and processor offer: "
+            f"{', '.join(levels)}"
+        )
+    return asked or levels[0]
+
+
+def threads() -> int:
+    """OMP_NUM_THREADS, torch's setting once torch is loaded, or 1 in a forked child."""
+    if _forked:
+        return 1
+    torch = sys.modules.get("torch")
+    return int(torch.get_num_threads()) if torch is not None else _cpu.max_threads()
+
+
+class CpuPasses:
+    """The passes over rows in CPU memory, read as they are; K-vectors are NumPy or torch."""
+
+    def __init__(self, problem: Problem) -> None:
+        logits = problem.logits
+        self.problem = problem  # keeps the memory behind the addresses alive
+        self.n, self.k = logits.shape
+        if is_torch(logits):
+            data, strides = logits.data_ptr(), logits.stride()
+        else:
+            if not logits.flags.aligned or any(s % logits.itemsize for s in logits.strides):
+                logits = logits.copy()  # rows inside a packed record; rare, and C++ needs aligned
+                self.aligned_copy = logits
+            data = logits.ctypes.data
+            strides = tuple(s // logits.itemsize for s in logits.strides)
+        dtype = getattr(_cpu.Dtype, dtype_name(logits))
+        self.rows = _cpu.Rows(data, dtype, self.n, self.k, *strides)
+        self.a = None if problem.a is None else np.ascontiguousarray(problem.a)
+        self.simd = simd_level()
+        self.threads = 1 if self.n * self.k < SMALL else threads()
+        self.reads = 0.0
+
+    def log_mass(self, g: Array, *, exact: bool) -> Array:
+        """Return log of the column masses; see `Passes`."""
+        kind = _cpu.Kind.exact if exact else _cpu.Kind.quick
+        return self._like(g, self._log_mass(_numpy(g), kind))
+
+    def assign(self, g: Array) -> tuple[Array, Array, Array]:
+        """Return labels, f and log mass; see `Passes`."""
+        labels, f = np.empty(self.n, np.int64), np.empty(self.n)
+        mass = self._log_mass(_numpy(g), _cpu.Kind.exact, f, labels)
+        return self._like(g, labels), self._like(g, f), self._like(g, mass)
+
+    def _log_mass(
+        self,
+        g: np.ndarray[Any, Any],
+        kind: _cpu.Kind,
+        f: np.ndarray[Any, Any] | None = None,
+        labels: np.ndarray[Any, Any] | None = None,
+    ) -> np.ndarray[Any, Any]:
+        mass = self._run(g, kind, f, labels)
+        if bool(np.any(mass[g > -np.inf] * self.n < UNDERFLOW)):
+            return self._run(g, _cpu.Kind.log)
+        with np.errstate(divide="ignore"):
+            return np.log(mass)
+
+    def _run(
+        self,
+        g: np.ndarray[Any, Any],
+        kind: _cpu.Kind,
+        f: np.ndarray[Any, Any] | None = None,
+        labels: np.ndarray[Any, Any] | None = None,
+    ) -> np.ndarray[Any, Any]:
+        out = np.empty(self.k)
+        bad_row = _cpu.run_pass(
+            self.rows,
+            _address(g),
+            _address(self.a),
+            self.problem.epsilon,
+            kind,
+            self.simd,
+            self.threads,
+            _address(out),
+            _address(f),
+            _address(labels),
+        )
+        if bad_row >= 0:
+            raise BadRow(bad_row)
+        self.reads += 1
+        return out
+
+    @staticmethod
+    def _like(g: Array, x: np.ndarray[Any, Any]) -> Array:
+        return sys.modules["torch"].from_numpy(x) if is_torch(g) else x
+
+
+def _numpy(g: Array) -> np.ndarray[Any, Any]:
+    return np.ascontiguousarray(g.numpy() if is_torch(g) else g)
+
+
+def _address(x: np.ndarray[Any, Any] | None) -> int:
+    return 0 if x is None else int(x.ctypes.data)

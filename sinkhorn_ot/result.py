@@ -1,0 +1,182 @@
+"""What a solve returns."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from sinkhorn_ot.arrays import (
+    Array,
+    cast_like,
+    check_matrix,
+    float64,
+    is_torch,
+    namespace,
+    row_blocks,
+)
+
+
+class SinkhornWarning(UserWarning):
+    """The solve stopped before the column marginal reached `tol`."""
+
+
+class Progress(NamedTuple):
+    """One entry of `SinkhornResult.history`, and what a callback receives.
+
+    Attributes
+    ----------
+    n_passes : float
+        Reads of the matrix so far.
+    marginal_violation : float
+        ``||m - b||_1`` at that point, in [0, 2].
+    seconds : float
+        Wall time since the solve began.
+    """
+
+    n_passes: float
+    marginal_violation: float
+    seconds: float
+
+
+@dataclass(frozen=True, eq=False)
+class SinkhornResult:
+    """An entropic transport plan ``P_ik = exp((logits_ik + f_i + g_k) / epsilon)`` by its potentials.
+
+    `labels`, `f`, `g`, `marginal_violation` and `converged` all belong to the same `g`.
+    Arrays are of the library and on the device of the logits.
+
+    Attributes
+    ----------
+    labels : (N,) int64
+        ``argmax_k (logits_ik + g_k)``, the lowest index on ties.
+    f : (N,) float64
+        Row potentials; rows of the plan sum to `a` by construction.
+    g : (K,) float64
+        Column potentials, with ``sum_k b_k g_k = 0`` over b_k > 0; -inf where b_k = 0.
+    n_iter : int
+        Updates of `g`.
+    n_passes : float
+        Reads of the N x K matrix, the one that makes the labels included.
+    converged : bool
+        Whether `marginal_violation` <= tol.
+    marginal_violation : float
+        ``||m - b||_1`` for the column masses m of the plan, in float64; in [0, 2].
+    history : tuple of Progress
+        (n_passes, marginal_violation, seconds) through the solve; the last is the result.
+    epsilon : float
+        The entropy weight that was used.
+    backend : str
+        The backend that ran.
+    """
+
+    labels: Array
+    f: Array
+    g: Array
+    n_iter: int
+    n_passes: float
+    converged: bool
+    marginal_violation: float
+    history: tuple[Progress, ...]
+    epsilon: float
+    backend: str
+
+    @property
+    def counts(self) -> Array:
+        """How many rows carry each label: (K,) int64."""
+        return namespace(self.labels).bincount(self.labels, minlength=self.g.shape[0])
+
+    def plan(self, logits: Array) -> Array:
+        """Transport plan: rows sum to `a`, columns to `b` within the violation.
+
+        Parameters
+        ----------
+        logits : (N, K)
+            The logits that were solved.
+
+        Returns
+        -------
+        (N, K) array in the logits' dtype
+            It is as large as the logits; entries are about 1 / (N K).
+        """
+        logits = self._check(logits)
+        if logits.shape[0] != self.f.shape[0]:
+            raise ValueError(
+                f"plan needs the {self.f.shape[0]} rows that were solved, got {logits.shape[0]}; "
+                "soft_labels and predict take any rows"
+            )
+        xp, out = namespace(logits), _empty_like(logits)
+        for rows in row_blocks(*logits.shape):
+            exponent = float64(logits[rows], logits) + self.g + self.f[rows, None]
+            out[rows] = cast_like(xp.exp(exponent / self.epsilon), logits)
+        return out
+
+    def soft_labels(self, logits: Array) -> Array:
+        """Class probabilities of each row: the plan with rows scaled to sum to 1.
+
+        Parameters
+        ----------
+        logits : (M, K)
+            Any rows, those that were solved or new ones.
+
+        Returns
+        -------
+        (M, K) array in the logits' dtype
+        """
+        logits = self._check(logits)
+        xp, out = namespace(logits), _empty_like(logits)
+        for rows in row_blocks(*logits.shape):
+            shifted, top = self._shifted(logits, rows)
+            weights = xp.exp((shifted - top) / self.epsilon)
+            out[rows] = cast_like(weights / xp.sum(weights, axis=1, keepdims=True), logits)
+        return out
+
+    def predict(self, new_logits: Array) -> Array:
+        """Labels of unseen rows: ``argmax_k (new_logits_ik + g_k)``.
+
+        Parameters
+        ----------
+        new_logits : (M, K)
+
+        Returns
+        -------
+        (M,) int64 array
+            The lowest index on ties.
+        """
+        logits = self._check(new_logits)
+        xp = namespace(logits)
+        blocks = row_blocks(*logits.shape)
+        return xp.concatenate(
+            [xp.argmax(self._shifted(logits, rows)[0], axis=1) for rows in blocks]
+        )
+
+    def _check(self, logits: Array) -> Array:
+        if is_torch(logits) != is_torch(self.g):
+            raise TypeError(
+                f"the result holds {type(self.g).__name__}s, got a {type(logits).__name__}"
+            )
+        logits = check_matrix(logits)
+        if logits.shape[1] != self.g.shape[0]:
+            raise ValueError(
+                f"logits must have the {self.g.shape[0]} clusters of this result, "
+                f"got shape {tuple(logits.shape)}"
+            )
+        return logits
+
+    def _shifted(self, logits: Array, rows: slice) -> tuple[Array, Array]:
+        """``logits + g`` of some rows in float64, and its finite row maxima."""
+        xp = namespace(logits)
+        shifted = float64(logits[rows], logits) + self.g
+        top = xp.amax(shifted, axis=1, keepdims=True)
+        bad = ~xp.isfinite(top[:, 0])
+        if bool(bad.any()):
+            row = rows.start + int(xp.nonzero(bad)[0][0])
+            raise ValueError(
+                f"row {row} of logits holds NaN or +inf, or is -inf for every cluster in use"
+            )
+        return shifted, top
+
+
+def _empty_like(logits: Array) -> Array:
+    """A new contiguous array, writable even where the logits are not."""
+    xp = namespace(logits)
+    return xp.empty(tuple(logits.shape), dtype=logits.dtype)
