@@ -41,6 +41,8 @@ class Config:
 
     clusters: tuple[int, ...] = (10,)  # one head per entry
     epsilon: float = 0.04  # 1 / lambda
+    tol: float = 1e-2  # marginal violation at which a solve stops
+    max_iter: int = 300
     updates: int = 80  # label updates, the first before the first step, the last at the end
     schedule_power: float = 2.0  # 1 linear, 1.5 as SeLaVi, 2 as SeLa on ImageNet
     label_views: int = 0  # random views averaged into a label; 0: the image itself

@@ -64,7 +64,9 @@ def knn_accuracy(
     test = torch.nn.functional.normalize(test)
     classes = int(train_targets.max()) + 1
     correct = 0
-    for features, targets in zip(test.split(500), test_targets.split(500), strict=True):
+    for features, targets in zip(
+        torch.split(test, 500), torch.split(test_targets, 500), strict=True
+    ):
         similarity, index = (features @ train.T).topk(min(k, len(train)), dim=1)
         votes = torch.zeros(len(features), classes)
         votes.scatter_add_(1, train_targets[index], torch.exp((similarity - 1) / sigma))

@@ -40,7 +40,7 @@ class MultiHead(nn.Module):
 
     def forward(self, features: Tensor) -> tuple[Tensor, ...]:
         """Return one (B, K) matrix of logits per head."""
-        return self.linear(features).split(self.clusters, dim=1)
+        return torch.split(self.linear(features), list(self.clusters), dim=1)
 
     def head(self, index: int, features: Tensor) -> Tensor:
         """Return the logits of one head only."""
@@ -90,6 +90,8 @@ class Network(nn.Module):
                 layers.append(Block(channels, outputs, 2 if stage and not block else 1))
                 channels = outputs
         self.trunk = nn.Sequential(*layers)
+        # Standardised features: the logits of a random network then differ between images.
+        self.norm = nn.BatchNorm1d(channels, affine=False)
         self.dim = channels
         self.heads = MultiHead(channels, clusters)
         for module in self.modules():
@@ -99,10 +101,28 @@ class Network(nn.Module):
     def features(self, images: Tensor) -> Tensor:
         """Return the (B, D) output of the trunk for images in [0, 1]."""
         x = (images - self.mean) / self.std
-        x = self.trunk(x.contiguous(memory_format=torch.channels_last))
-        return x.mean((2, 3))
+        x = self.trunk(x.contiguous(memory_format=torch.channels_last)).mean((2, 3))
+        features: Tensor = self.norm(x)
+        return features
 
     def forward(self, images: Tensor) -> tuple[Tensor, ...]:
         """Return the logits of every head."""
         outputs: tuple[Tensor, ...] = self.heads(self.features(images))
         return outputs
+
+    @torch.no_grad()
+    def calibrate(self, images: Tensor, batch: int = 500) -> None:
+        """Measure the statistics of batch normalisation, which a new network lacks.
+
+        The first labels come from the untrained network in evaluation mode.
+        """
+        norms = [m for m in self.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)]
+        momenta = [m.momentum for m in norms]
+        for m in norms:
+            m.momentum = None  # a plain mean over the batches
+        self.train()
+        for part in torch.split(images, batch):
+            if len(part) > 1:
+                self.features(part.to(self.mean.device).float() / 255)
+        for m, momentum in zip(norms, momenta, strict=True):
+            m.momentum = momentum

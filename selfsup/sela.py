@@ -22,17 +22,18 @@ after a bounded number of iterations.
 from __future__ import annotations
 
 import time
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
-from sinkhorn_ot import sinkhorn
 from torch import Tensor
 from torch.nn import functional as F
 
 from selfsup.augment import random_views
-from selfsup.config import AugmentConfig
+from selfsup.config import AugmentConfig, Config
 from selfsup.models import Network
+from sinkhorn_ot import SinkhornWarning, sinkhorn
 
 EVAL_BATCH = 1000
 
@@ -71,7 +72,7 @@ def extract_features(
     network.eval()
     device = network.mean.device
     parts = []
-    for batch in images.split(EVAL_BATCH):
+    for batch in torch.split(images, EVAL_BATCH):
         x = batch.to(device).float() / 255
         if views and augment is not None and generator is not None:
             total = network.features(random_views(x, augment, generator))
@@ -91,7 +92,8 @@ class Assignment:
     labels: Tensor  # (heads, N) int64
     potentials: tuple[Tensor, ...]  # (K,) float64 per head
     marginal_violation: float  # the largest over heads
-    passes: int  # over an N x K matrix, all heads together
+    unconverged: int  # heads whose solve stopped at the iteration limit
+    passes: float  # over an N x K matrix, all heads together
     seconds: float
 
 
@@ -99,7 +101,7 @@ class Assignment:
 def assign_labels(
     network: Network,
     features: Tensor,
-    epsilon: float,
+    config: Config,
     potentials: Sequence[Tensor] | None = None,
 ) -> Assignment:
     """Label the images of `features` with every head; one N x K matrix exists at a time."""
@@ -108,11 +110,22 @@ def assign_labels(
     for h in range(len(network.heads.clusters)):
         logits = network.heads.head(h, features).cpu()
         warm = None if potentials is None else potentials[h]
-        results.append(sinkhorn(logits, epsilon=epsilon, g_init=warm))
+        with warnings.catch_warnings():
+            # The violation that was reached is in the log, and a cap on the work is wanted here.
+            warnings.simplefilter("ignore", SinkhornWarning)
+            result = sinkhorn(
+                logits,
+                epsilon=config.epsilon,
+                tol=config.tol,
+                max_iter=config.max_iter,
+                g_init=warm,
+            )
+        results.append(result)
     return Assignment(
         labels=torch.stack([r.labels for r in results]),
         potentials=tuple(r.g for r in results),
         marginal_violation=max(float(r.marginal_violation) for r in results),
-        passes=sum(int(r.n_passes) for r in results),
+        unconverged=sum(not r.converged for r in results),
+        passes=sum(float(r.n_passes) for r in results),
         seconds=time.perf_counter() - start,
     )

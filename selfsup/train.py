@@ -27,6 +27,8 @@ from selfsup.sela import (
     update_times,
 )
 
+CALIBRATION_IMAGES = 2000
+
 
 class RunError(Exception):
     """A run directory is missing, exists already or does not fit."""
@@ -38,7 +40,11 @@ def build_network(config: Config, train: ImageSet, clusters: tuple[int, ...]) ->
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(config.seed)
         network = Network(mean, std, clusters, config.width, config.blocks, config.stem_stride)
-    return network.to(config.device, memory_format=torch.channels_last)
+    network.to(memory_format=torch.channels_last)
+    network.to(config.device)
+    # Evenly spaced images, as a folder lists them class by class.
+    network.calibrate(train.images[:: max(1, len(train) // CALIBRATION_IMAGES)])
+    return network
 
 
 def build_optimiser(config: Config, network: Network) -> torch.optim.SGD:
@@ -98,6 +104,7 @@ class Trainer:
         self.optimiser = build_optimiser(config, self.network)
         self.generator = torch.Generator().manual_seed(config.seed)
         self.epoch = 0
+        self.saved_epoch = 0
         self.step = 0
         self.updates_done = 0
         self.assignment: Assignment | None = None
@@ -127,7 +134,7 @@ class Trainer:
         after = assign_labels(
             self.network,
             features,
-            self.config.epsilon,
+            self.config,
             None if before is None else before.potentials,
         )
         self.assignment = after
@@ -137,6 +144,7 @@ class Trainer:
             changed = float((before.labels != after.labels).float().mean())
         self.last["label_change"] = changed
         self.last["marginal_violation"] = after.marginal_violation
+        self.last["unconverged"] = after.unconverged
         self.last["solver_passes"] = self.last.get("solver_passes", 0) + after.passes
         self.last["solver_seconds"] = self.last.get("solver_seconds", 0.0) + after.seconds
         self.last["updates"] = self.last.get("updates", 0) + 1
@@ -219,6 +227,7 @@ class Trainer:
         temporary = self.run / "checkpoint.pt.tmp"
         torch.save(self.state(), temporary)
         os.replace(temporary, self.run / "checkpoint.pt")
+        self.saved_epoch = self.epoch
 
     def load(self) -> None:
         """Continue from the run's checkpoint, and drop log lines of epochs after it."""
@@ -227,10 +236,11 @@ class Trainer:
         self.optimiser.load_state_dict(state["optimiser"])
         self.generator.set_state(state["generator"].cpu())
         self.epoch, self.step = state["epoch"], state["step"]
+        self.saved_epoch = self.epoch
         self.updates_done = state["updates_done"]
         if state["labels"] is not None:
             potentials = tuple(g.cpu() for g in state["potentials"])
-            self.assignment = Assignment(state["labels"].cpu(), potentials, 0.0, 0, 0.0)
+            self.assignment = Assignment(state["labels"].cpu(), potentials, 0.0, 0, 0.0, 0.0)
         log = self.run / "log.jsonl"
         if log.exists():
             kept = [line for line in read_log(self.run) if line["epoch"] <= self.epoch]
