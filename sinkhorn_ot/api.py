@@ -97,9 +97,7 @@ def sinkhorn(
     >>> sinkhorn(logits).labels
     array([0, 0, 1, 1])
     """
-    return _solve(
-        logits, a, b, epsilon, tol, max_iter, g_init, method, backend, callback
-    )
+    return _solve(logits, a, b, epsilon, tol, max_iter, g_init, method, backend, callback)
 
 
 def equipartition_labels(
@@ -137,9 +135,7 @@ def equipartition_labels(
     >>> equipartition_labels(np.array([[0.9, 0.1], [0.8, 0.2], [0.7, 0.3], [0.6, 0.4]]))
     array([0, 0, 1, 1])
     """
-    return _solve(
-        logits, None, b, epsilon, tol, max_iter, g_init, method, backend, callback
-    ).labels
+    return _solve(logits, None, b, epsilon, tol, max_iter, g_init, method, backend, callback).labels
 
 
 def available_backends(logits: Array | None = None) -> dict[str, str]:

@@ -143,8 +143,7 @@ def check_potential(g: object, length: int, logits: Array, b: Array) -> Array:
         if bool(bad.any()):
             first = int(xp.nonzero(bad)[0][0])
             raise ValueError(
-                f"g_init must be finite where b > 0, but g_init[{first}] is "
-                f"{float(vector[first])}"
+                f"g_init must be finite where b > 0, but g_init[{first}] is {float(vector[first])}"
             )
     return xp.where(b > 0, vector, -math.inf)
 

@@ -30,11 +30,10 @@ PYBIND11_MODULE(_cpu, m, py::mod_gil_not_used()) {
       .value("exact", Kind::exact)
       .value("log", Kind::log)
       .finalize();
-  py::class_<Rows>(m, "Rows").def(
-      py::init([](uintptr_t data, Dtype dtype, int64_t n, int64_t k, int64_t row_stride,
-                  int64_t col_stride) {
-        return Rows{pointer<void>(data), dtype, n, k, row_stride, col_stride};
-      }));
+  py::class_<Rows>(m, "Rows").def(py::init([](uintptr_t data, Dtype dtype, int64_t n, int64_t k,
+                                              int64_t row_stride, int64_t col_stride) {
+    return Rows{pointer<void>(data), dtype, n, k, row_stride, col_stride};
+  }));
   m.def(
       "run_pass",
       [](const Rows& x, uintptr_t g, uintptr_t a, double epsilon, Kind kind,

@@ -7,9 +7,9 @@ namespace sinkhorn {
 
 // Scratch of one thread, k entries each, 64-byte aligned.
 struct Scratch {
-  double* shifted;   // logits + g of the current row
-  void* weights;     // exp(.) of the current row, float or double
-  void* partial;     // column sums of a short run of rows, float or double
+  double* shifted;  // logits + g of the current row
+  void* weights;    // exp(.) of the current row, float or double
+  void* partial;    // column sums of a short run of rows, float or double
 };
 
 struct Block {

@@ -5,8 +5,12 @@ namespace {
 
 using namespace sinkhorn;
 
-struct half { uint16_t bits; };
-struct bfloat { uint16_t bits; };
+struct half {
+  uint16_t bits;
+};
+struct bfloat {
+  uint16_t bits;
+};
 
 template <class To, class From>
 inline To bits_as(From from) {
@@ -21,8 +25,8 @@ inline double widen(float x) { return x; }
 inline double widen(bfloat x) { return bits_as<float>(uint32_t(x.bits) << 16); }
 inline double widen(half x) {
   uint32_t magnitude = x.bits & 0x7fffu, sign = uint32_t(x.bits & 0x8000u) << 16;
-  uint32_t normal = (magnitude << 13) + 0x38000000u;         // exponent bias 15 -> 127
-  uint32_t special = (magnitude << 13) | 0x7f800000u;        // inf, NaN
+  uint32_t normal = (magnitude << 13) + 0x38000000u;   // exponent bias 15 -> 127
+  uint32_t special = (magnitude << 13) | 0x7f800000u;  // inf, NaN
   uint32_t tiny = bits_as<uint32_t>(float(int32_t(magnitude)) * 0x1p-24f);
   uint32_t value = magnitude < 0x400u ? tiny : magnitude < 0x7c00u ? normal : special;
   return bits_as<float>(value | sign);
@@ -97,7 +101,7 @@ inline double shift_row(const T* row, int64_t stride, const double* g, int64_t k
 // weights = exp((shifted - top) / epsilon); returns their sum.
 template <class E>
 inline double weigh_row(const double* shifted, double top, double rate, int64_t k, E* weights) {
-  constexpr int64_t run = 4096;  // a float sum is only trusted over a short run
+  constexpr int64_t run = 512;  // a float sum is only trusted over a short run
   double total = 0;
   for (int64_t j0 = 0; j0 < k; j0 += run) {
     int64_t j1 = j0 + run < k ? j0 + run : k;
@@ -134,7 +138,7 @@ inline void flush(const E* partial, double* sum, int64_t k) {
 // Column masses times n: weights are then of order 1, far from float's underflow.
 template <class T, class E>
 BadRow mass_block(const Rows& x, const Point& at, const Scratch& scratch, const Block& block) {
-  constexpr int64_t run = 256;  // rows summed in E before they are added in double
+  constexpr int64_t run = 64;  // rows summed in E before they are added in double
   const int64_t k = x.k;
   const double rate = 1. / at.epsilon, n = double(x.n), log_n = __builtin_log(n);
   E* weights = static_cast<E*>(scratch.weights);

@@ -107,9 +107,12 @@ BadRow run_pass(const Rows& x, const Point& at, Kind kind, const std::string& si
     const Scratch scratch{base, base + padded, base + 2 * padded};
 #pragma omp for schedule(dynamic)
     for (int64_t b = 0; b < blocks; ++b) {
-      const Block block{b * step,  std::min(x.n, (b + 1) * step),
-                        sums.data() + b * k, log ? tops.data() + b * k : nullptr,
-                        f,         labels};
+      const Block block{b * step,
+                        std::min(x.n, (b + 1) * step),
+                        sums.data() + b * k,
+                        log ? tops.data() + b * k : nullptr,
+                        f,
+                        labels};
       bad[size_t(b)] = pass(x, at, scratch, block);
     }
   }

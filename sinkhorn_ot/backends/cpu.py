@@ -14,7 +14,9 @@ try:
     import sinkhorn_ot._cpu as _cpu
 except ImportError as error:
     _cpu = None  # type: ignore[assignment]
-    _import_error = f"the compiled core is missing ({error}); install a C++17 compiler and reinstall"
+    _import_error = (
+        f"the compiled core is missing ({error}); install a C++17 compiler and reinstall"
+    )
 
 #: Below this many entries a second thread costs more than it brings.
 SMALL = 1 << 16

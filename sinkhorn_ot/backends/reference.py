@@ -18,9 +18,10 @@ class ReferencePasses:
     def __init__(self, problem: Problem) -> None:
         self.problem = problem
         self.xp = namespace(problem.logits)
+        self.log_a = None if problem.a is None else safe_log(self.xp, problem.a)
         self.reads = 0.0
 
-    def log_mass(self, g: Array, *, exact: bool) -> Array:  # noqa: ARG002 - always exact
+    def log_mass(self, g: Array, *, exact: bool) -> Array:
         """Return log of the column masses; see `Passes`."""
         return self._pass(g)[2]
 
@@ -35,7 +36,7 @@ class ReferencePasses:
         for rows in row_blocks(n, k):
             shifted = float64(self.problem.logits[rows], g) + g
             self._check_rows(shifted, rows)
-            log_a = -math.log(n) if self.problem.a is None else xp.log(self.problem.a[rows])
+            log_a = -math.log(n) if self.log_a is None else self.log_a[rows]
             f = epsilon * (log_a - logsumexp(xp, shifted / epsilon, axis=1))
             log_mass = xp.logaddexp(
                 log_mass, logsumexp(xp, (shifted + f[:, None]) / epsilon, axis=0)
@@ -55,7 +56,9 @@ def logsumexp(xp: Array, x: Array, axis: int) -> Array:
     """Log of the sum of exp along `axis`; -inf for a slice of -inf."""
     top = xp.amax(x, axis=axis, keepdims=True)
     top = xp.where(top > -math.inf, top, 0.0)
-    total = xp.sum(xp.exp(x - top), axis=axis)
-    return xp.where(total > 0, xp.log(xp.where(total > 0, total, 1.0)), -math.inf) + top.squeeze(
-        axis
-    )
+    return safe_log(xp, xp.sum(xp.exp(x - top), axis=axis)) + top.squeeze(axis)
+
+
+def safe_log(xp: Array, x: Array) -> Array:
+    """Log of non-negative numbers; -inf for 0, without NumPy's warning."""
+    return xp.where(x > 0, xp.log(xp.where(x > 0, x, 1.0)), -math.inf)

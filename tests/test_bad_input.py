@@ -1,0 +1,110 @@
+"""Every wrong input is refused with what was received, where, and what to do."""
+
+import re
+
+import numpy as np
+import pytest
+import torch
+
+from sinkhorn_ot import equipartition_labels, sinkhorn
+
+GOOD = np.random.default_rng(0).normal(size=(6, 3))
+
+
+def with_entry(value, row=4, column=1):
+    logits = GOOD.copy()
+    logits[row, column] = value
+    return logits
+
+
+def with_row(value, row=2):
+    logits = GOOD.copy()
+    logits[row] = value
+    return logits
+
+
+def with_column(value, column=1):
+    logits = GOOD.copy()
+    logits[:, column] = value
+    return logits
+
+
+CASES = [
+    (with_entry(np.nan), {}, ValueError, r"logits\[4, 1\] is nan"),
+    (with_entry(np.inf), {}, ValueError, r"logits\[4, 1\] is inf"),
+    (with_row(-np.inf), {}, ValueError, "row 2 of logits is -inf everywhere"),
+    (with_column(-np.inf), {}, ValueError, "column 1 of logits is -inf for every sample"),
+    (GOOD.tolist(), {}, TypeError, "got list; wrap it with numpy.asarray"),
+    (GOOD[0], {}, ValueError, r"got shape \(3,\)"),
+    (GOOD[None], {}, ValueError, r"got shape \(1, 6, 3\)"),
+    (GOOD[:0], {}, ValueError, r"at least one sample.*\(0, 3\)"),
+    (GOOD[:, :0], {}, ValueError, r"at least one sample.*\(6, 0\)"),
+    (GOOD.astype(int), {}, TypeError, "got int64"),
+    (GOOD.astype(complex), {}, TypeError, "got complex128"),
+    (GOOD > 0, {}, TypeError, "got bool"),
+    (GOOD.astype(">f8"), {}, TypeError, "byte-swapped"),
+    (np.ma.masked_array(GOOD), {}, TypeError, "masked array"),
+    (torch.tensor(GOOD).to_sparse(), {}, TypeError, "to_dense"),
+    (torch.tensor(GOOD).to("meta"), {}, ValueError, "device 'meta'"),
+    (GOOD, {"b": np.ones(4) / 4}, ValueError, r"b must have shape \(3,\), got \(4,\)"),
+    (GOOD, {"b": [0.5, 0.6, -0.1]}, ValueError, r"b\[2\] is -0.1"),
+    (GOOD, {"b": [0.5, np.nan, 0.5]}, ValueError, r"b\[1\] is nan"),
+    (GOOD, {"b": [0.5, 0.5, 0.1]}, ValueError, "b must sum to 1, got 1.1"),
+    (GOOD, {"b": "uniform"}, TypeError, "b must be a vector of 3 numbers"),
+    (GOOD, {"b": torch.ones(3) / 3}, TypeError, "b is a Tensor but logits is a ndarray"),
+    (torch.tensor(GOOD), {"b": np.ones(3) / 3}, TypeError, "b is a ndarray but logits is a Tensor"),
+    (GOOD, {"a": np.ones(6)}, ValueError, "a must sum to 1, got 6.0"),
+    (GOOD, {"g_init": [0, np.nan, 0]}, ValueError, r"g_init\[1\] is nan"),
+    (GOOD, {"g_init": np.zeros(2)}, ValueError, r"g_init must have shape \(3,\)"),
+    (GOOD, {"epsilon": 0}, ValueError, "epsilon must be finite and > 0, got 0"),
+    (GOOD, {"epsilon": -1.0}, ValueError, "epsilon must be finite and > 0, got -1"),
+    (GOOD, {"epsilon": np.nan}, ValueError, "epsilon must be finite"),
+    (GOOD, {"epsilon": "0.04"}, TypeError, "epsilon must be a number, got str"),
+    (GOOD, {"tol": -1e-3}, ValueError, "tol must be finite and >= 0"),
+    (GOOD, {"max_iter": 0}, ValueError, "max_iter must be an integer >= 1, got 0"),
+    (GOOD, {"max_iter": 10.0}, ValueError, "max_iter must be an integer"),
+    (GOOD, {"method": "magic"}, ValueError, "method must be one of auto, sinkhorn, got 'magic'"),
+    (GOOD, {"backend": "cuda9"}, ValueError, "backend must be one of auto, cpu, reference"),
+    (GOOD, {"callback": 3}, TypeError, "callback must be callable, got int"),
+]
+
+
+@pytest.mark.parametrize("backend", ["cpu", "reference"])
+@pytest.mark.parametrize(
+    ("logits", "kwargs", "error", "message"), CASES, ids=[case[3] for case in CASES]
+)
+def test_refused_with_a_useful_message(backend, logits, kwargs, error, message):
+    before = np.array(logits) if isinstance(logits, np.ndarray) else None
+    with pytest.raises(error, match=message):
+        sinkhorn(logits, **{"backend": backend, **kwargs})
+    if before is not None:
+        np.testing.assert_array_equal(logits, before)
+
+
+@pytest.mark.parametrize("backend", ["cpu", "reference"])
+def test_first_bad_row_is_named_in_a_large_input(backend):
+    """Also when another thread meets a later one first."""
+    logits = np.zeros((5000, 40), np.float32)
+    logits[[4999, 3333, 1234], 7] = np.nan
+    with pytest.raises(ValueError, match=re.escape("logits[1234, 7] is nan")):
+        equipartition_labels(logits, backend=backend)
+
+
+def test_row_forbidden_by_unused_clusters():
+    """Finite logits only where b = 0 are no way out either."""
+    logits = GOOD.copy()
+    logits[3, :2] = -np.inf
+    with pytest.raises(ValueError, match="row 3 .* among the clusters with b > 0"):
+        sinkhorn(logits, b=[0.5, 0.5, 0.0])
+
+
+def test_result_methods_refuse_other_shapes_and_libraries():
+    result = sinkhorn(GOOD)
+    with pytest.raises(ValueError, match="plan needs the 6 rows"):
+        result.plan(GOOD[:3])
+    with pytest.raises(ValueError, match="3 clusters of this result"):
+        result.predict(GOOD[:, :2])
+    with pytest.raises(TypeError, match="got a Tensor"):
+        result.predict(torch.tensor(GOOD))
+    with pytest.raises(ValueError, match="row 4 of logits holds NaN"):
+        result.soft_labels(with_entry(np.nan))

@@ -1,0 +1,142 @@
+"""The `cpu` backend against the float64 reference, at every SIMD level, dtype, size and stride."""
+
+import ml_dtypes
+import numpy as np
+import pytest
+import torch
+
+from sinkhorn_ot import sinkhorn
+from sinkhorn_ot.arrays import Problem
+from sinkhorn_ot.backends.cpu import CpuPasses
+from sinkhorn_ot.backends.reference import ReferencePasses
+
+DTYPES = [np.float64, np.float32, np.float16, ml_dtypes.bfloat16]
+# odd sizes around the vector widths, the 64-row runs and 256-row blocks and the 512-column runs
+SIZES = [(1, 1), (1, 7), (3, 2), (17, 15), (300, 33), (257, 129), (515, 64), (40, 5001)]
+
+
+def both(logits, a=None, b=None, epsilon=0.3):
+    b = np.full(logits.shape[1], 1 / logits.shape[1]) if b is None else b
+    problem = Problem(logits, a, b, epsilon)
+    return CpuPasses(problem), ReferencePasses(problem)
+
+
+def float32_mass(logits, g, epsilon):
+    """The column masses by the same formulas in float32: the yardstick of the quick pass."""
+    x = logits.astype(np.float32) + g.astype(np.float32)
+    weights = np.exp((x - x.max(1, keepdims=True)) / np.float32(epsilon))
+    return (weights / weights.sum(1, keepdims=True)).mean(0, dtype=np.float32)
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=lambda d: np.dtype(d).name)
+@pytest.mark.parametrize("size", SIZES, ids=str)
+def test_passes_equal_the_reference(simd, dtype, size, normal):
+    logits = normal(*size).astype(dtype)
+    g = normal(1, size[1], seed=1)[0]
+    cpu, reference = both(logits)
+    truth = np.exp(reference.log_mass(g, exact=True))
+
+    exact = np.exp(cpu.log_mass(g, exact=True))
+    np.testing.assert_allclose(exact, truth, rtol=1e-12)
+
+    quick = np.exp(cpu.log_mass(g, exact=False))
+    allowed = 2 * np.abs(float32_mass(logits, g, 0.3) - truth).max() + 2e-7 * truth.max()
+    assert np.abs(quick - truth).max() <= allowed
+
+    labels, f, log_mass = cpu.assign(g)
+    true_labels, true_f, _ = reference.assign(g)
+    np.testing.assert_array_equal(labels, true_labels)
+    np.testing.assert_allclose(f, true_f, rtol=1e-12, atol=1e-12)
+    np.testing.assert_array_equal(np.exp(log_mass), exact)
+
+
+def test_log_pass_equals_the_reference(simd, normal):
+    """Masses far below the smallest float are right too (the log-domain kernel)."""
+    logits = normal(300, 37)
+    logits[:, 5:] -= 1e3
+    cpu, reference = both(logits, epsilon=0.5)
+    truth = reference.log_mass(np.zeros(37), exact=True)
+    assert truth.min() < -800  # exp() of this is zero even in float64
+    np.testing.assert_allclose(cpu.log_mass(np.zeros(37), exact=False), truth, rtol=1e-12)
+    assert cpu.reads == 2  # the linear pass that underflowed is counted
+
+
+def test_sample_weights_equal_the_reference(simd, normal):
+    logits = normal(700, 21).astype(np.float32)
+    a = np.random.default_rng(3).dirichlet(np.ones(700))
+    a[5] = 0
+    a /= a.sum()
+    cpu, reference = both(logits, a=a)
+    g = normal(1, 21, seed=1)[0]
+    truth = reference.log_mass(g, exact=True)
+    np.testing.assert_allclose(cpu.log_mass(g, exact=True), truth, rtol=1e-12)
+    np.testing.assert_allclose(cpu.log_mass(g, exact=False), truth, atol=1e-6)
+    np.testing.assert_allclose(cpu.assign(g)[1], reference.assign(g)[1], rtol=1e-12)
+
+
+@pytest.mark.parametrize("dtype", [np.float16, ml_dtypes.bfloat16], ids=["float16", "bfloat16"])
+def test_every_16_bit_value_is_read_exactly(simd, dtype):
+    """All 65,536 bit patterns, denormals and infinities included, widen as NumPy widens them."""
+    values = np.arange(1 << 16, dtype=np.uint16).view(dtype)
+    with np.errstate(invalid="ignore"):  # signalling NaNs
+        values = values[~np.isnan(values.astype(np.float64)) & (values != np.inf)]
+    logits = np.stack([values, np.zeros_like(values)], 1)
+    cpu, reference = both(logits, epsilon=1.0)
+    labels, f, _ = cpu.assign(np.zeros(2))
+    true_labels, true_f, _ = reference.assign(np.zeros(2))
+    np.testing.assert_array_equal(labels, true_labels)
+    np.testing.assert_allclose(f, true_f, rtol=1e-13, atol=1e-13)
+
+
+LAYOUTS = {
+    "row slice": lambda x: x[::3],
+    "column slice": lambda x: x[:, 2:31],
+    "column step": lambda x: x[:, ::2],
+    "fortran": lambda x: np.asfortranarray(x),
+    "reversed": lambda x: x[::-1, ::-1],
+    "broadcast rows": lambda x: np.broadcast_to(x[0], (50, x.shape[1])),
+}
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_strides(layout, normal):
+    x = LAYOUTS[layout](normal(300, 40).astype(np.float32))
+    before = x.copy()
+    cpu, reference = sinkhorn(x, backend="cpu"), sinkhorn(x, backend="reference")
+    np.testing.assert_array_equal(cpu.labels, reference.labels)
+    np.testing.assert_allclose(cpu.g, reference.g, atol=1e-7)
+    np.testing.assert_array_equal(x, before)
+
+
+def test_field_of_a_packed_record(normal):
+    """Rows at addresses that are no multiple of the item size."""
+    record = np.zeros(50, dtype=[("flag", "u1"), ("logits", "f4", (9,))])
+    record["logits"] = normal(50, 9)
+    assert not record["logits"].flags.aligned
+    expected = sinkhorn(np.ascontiguousarray(record["logits"]))
+    np.testing.assert_array_equal(sinkhorn(record["logits"]).labels, expected.labels)
+
+
+@pytest.mark.parametrize("backend", ["cpu", "reference"])
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.float16, torch.bfloat16])
+def test_torch_equals_numpy(backend, dtype, normal):
+    tensor = torch.tensor(normal(400, 23)).to(dtype)[:, 1:].requires_grad_()
+    result = sinkhorn(tensor, backend=backend, epsilon=0.2)
+    expected = sinkhorn(tensor.detach().double().numpy(), backend="reference", epsilon=0.2)
+    assert isinstance(result.labels, torch.Tensor)
+    assert result.labels.dtype == torch.int64
+    assert result.g.dtype == result.f.dtype == torch.float64
+    np.testing.assert_array_equal(result.labels.numpy(), expected.labels)
+    np.testing.assert_allclose(result.g.numpy(), expected.g, atol=2e-6)
+    assert result.plan(tensor).dtype == dtype
+
+
+@pytest.mark.parametrize("n", [300, 5000])
+def test_whole_solve_equals_the_reference(simd, n, normal):
+    logits = normal(n, 50, std=0.5).astype(np.float32)
+    cpu = sinkhorn(logits, tol=1e-9, max_iter=5000, backend="cpu")
+    reference = sinkhorn(logits, tol=1e-9, max_iter=5000, backend="reference")
+    np.testing.assert_allclose(cpu.g, reference.g, atol=1e-9)
+    np.testing.assert_array_equal(cpu.labels, reference.labels)
+    assert cpu.converged
+    assert reference.converged

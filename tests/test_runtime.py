@@ -1,0 +1,136 @@
+"""Threads, bits, the floating-point state, forks, imports, environment: how it behaves as a guest."""
+
+import multiprocessing
+import os
+import subprocess
+import sys
+import textwrap
+
+import numpy as np
+import pytest
+
+import sinkhorn_ot
+from sinkhorn_ot import sinkhorn
+from sinkhorn_ot.backends import cpu
+
+
+def run(code: str, **env: str) -> str:
+    done = subprocess.run(
+        [sys.executable, "-c", textwrap.dedent(code)],
+        env={**os.environ, **env},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+@pytest.mark.parametrize("dtype", [np.float64, np.float32, np.float16])
+def test_same_bits_for_any_number_of_threads(simd, dtype, normal, monkeypatch):
+    logits = normal(3001, 57).astype(dtype)
+    results = []
+    for threads in (1, 2, 2, 3):
+        monkeypatch.setattr(cpu, "threads", lambda threads=threads: threads)
+        results.append(sinkhorn(logits, tol=1e-6))
+    for other in results[1:]:
+        assert other.g.tobytes() == results[0].g.tobytes()
+        assert other.f.tobytes() == results[0].f.tobytes()
+        assert other.labels.tobytes() == results[0].labels.tobytes()
+        assert other.marginal_violation == results[0].marginal_violation
+
+
+def test_denormals_are_back_after_a_solve(normal):
+    """Flush-to-zero ends with the call, on every thread of the pool."""
+    sinkhorn(normal(3000, 50))
+    tiny = np.float32(1e-30) * np.full(4, 1e-10, np.float32)
+    assert (tiny > 0).all()
+
+
+def test_numpy_alone_is_enough():
+    """Neither import nor a solve pulls in torch or triton, and nothing is printed."""
+    out = run(
+        """
+        import sys
+        import numpy as np
+        import sinkhorn_ot
+        labels = sinkhorn_ot.equipartition_labels(np.eye(4))
+        assert labels.tolist() == [0, 1, 2, 3]
+        heavy = {"torch", "triton", "scipy", "sklearn", "selfsup"} & set(sys.modules)
+        assert not heavy, heavy
+        """
+    )
+    assert out == ""
+
+
+def test_threads_follow_the_environment_and_torch():
+    code = """
+        {before}
+        from sinkhorn_ot.backends import cpu
+        print(cpu.threads())
+        """
+    assert run(code.format(before=""), OMP_NUM_THREADS="3") == "3\n"
+    assert run(code.format(before="import torch; torch.set_num_threads(1)")) == "1\n"
+
+
+def _solve_in_child(queue) -> None:
+    queue.put(sinkhorn(np.eye(300, dtype=np.float32)).labels)
+
+
+def test_forked_child_answers(normal):
+    """OpenMP's threads do not survive a fork; the child must not wait for them."""
+    sinkhorn(normal(3000, 50))  # starts the pool in the parent
+    context = multiprocessing.get_context("fork")
+    queue = context.Queue()
+    child = context.Process(target=_solve_in_child, args=(queue,))
+    child.start()
+    labels = queue.get(timeout=60)
+    child.join()
+    np.testing.assert_array_equal(labels, np.arange(300))
+
+
+def test_forced_level_must_exist(normal, monkeypatch):
+    monkeypatch.setenv("SINKHORN_OT_SIMD", "mmx")
+    with pytest.raises(ValueError, match=r"SINKHORN_OT_SIMD='mmx' is not one of .*plain"):
+        sinkhorn(normal(5, 2))
+
+
+def test_without_the_compiled_core_the_reference_runs_and_says_so():
+    """Installed without a compiler: one clear warning, the right labels, an honest report."""
+    run(
+        """
+        import sys, warnings
+        sys.modules["sinkhorn_ot._cpu"] = None  # what a failed build leaves behind
+        import numpy as np
+        import sinkhorn_ot
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            for _ in range(2):
+                result = sinkhorn_ot.sinkhorn(np.eye(4))
+        assert result.backend == "reference"
+        assert result.labels.tolist() == [0, 1, 2, 3]
+        assert len(caught) == 1, caught
+        assert "install a C++17 compiler" in str(caught[0].message)
+        assert "compiled core is missing" in sinkhorn_ot.available_backends()["cpu"]
+        try:
+            sinkhorn_ot.sinkhorn(np.eye(4), backend="cpu")
+        except ValueError as error:
+            assert "'cpu' cannot run here" in str(error)
+        else:
+            raise AssertionError("a named backend must run or raise")
+        """
+    )
+
+
+def test_available_backends():
+    assert sinkhorn_ot.available_backends() == {"cpu": "ok", "reference": "ok"}
+    assert sinkhorn_ot.available_backends(np.eye(2)) == {"cpu": "ok", "reference": "ok"}
+
+
+def test_report_for_bug_reports():
+    done = subprocess.run(
+        [sys.executable, "-m", "sinkhorn_ot"], capture_output=True, text=True, check=True
+    )
+    assert f"sinkhorn_ot {sinkhorn_ot.__version__}" in done.stdout
+    assert f"numpy       {np.__version__}" in done.stdout
+    assert "cpu        ok" in done.stdout
