@@ -40,7 +40,7 @@ class Progress(NamedTuple):
 
 @dataclass(frozen=True, eq=False)
 class SinkhornResult:
-    """An entropic transport plan ``P_ik = exp((logits_ik + f_i + g_k) / epsilon)`` by its potentials.
+    """The plan ``P_ik = exp((logits_ik + f_i + g_k) / epsilon)``, held by its potentials.
 
     `labels`, `f`, `g`, `marginal_violation` and `converged` all belong to the same `g`.
     Arrays are of the library and on the device of the logits.

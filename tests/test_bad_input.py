@@ -94,7 +94,7 @@ def test_row_forbidden_by_unused_clusters():
     """Finite logits only where b = 0 are no way out either."""
     logits = GOOD.copy()
     logits[3, :2] = -np.inf
-    with pytest.raises(ValueError, match="row 3 .* among the clusters with b > 0"):
+    with pytest.raises(ValueError, match=r"row 3 .* among the clusters with b > 0"):
         sinkhorn(logits, b=[0.5, 0.5, 0.0])
 
 

@@ -1,5 +1,7 @@
 """The result object, history, callback, warm start, warnings."""
 
+import itertools
+
 import numpy as np
 import pytest
 
@@ -39,7 +41,7 @@ def test_history_falls_and_ends_with_the_result(backend, normal):
     result = sinkhorn(normal(300, 20), tol=1e-6, max_iter=5000, backend=backend)
     violations = [entry.marginal_violation for entry in result.history]
     assert all(isinstance(entry, Progress) for entry in result.history)
-    assert all(b <= a + 1e-6 for a, b in zip(violations, violations[1:], strict=False))
+    assert all(b <= a + 1e-6 for a, b in itertools.pairwise(violations))
     assert violations[-1] == result.marginal_violation <= 1e-6
     assert result.history[-1].n_passes == result.n_passes
     passes = [entry.n_passes for entry in result.history]

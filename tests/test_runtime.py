@@ -1,4 +1,4 @@
-"""Threads, bits, the floating-point state, forks, imports, environment: how it behaves as a guest."""
+"""How it behaves as a guest: threads, bits, floating-point state, forks, imports."""
 
 import multiprocessing
 import os

@@ -106,7 +106,8 @@ class CpuPasses:
         if bool(np.any(mass[g > -np.inf] * self.n < UNDERFLOW)):
             return self._run(g, _cpu.Kind.log)
         with np.errstate(divide="ignore"):
-            return np.log(mass)
+            log_mass: np.ndarray[Any, Any] = np.log(mass)
+        return log_mass
 
     def _run(
         self,
@@ -139,7 +140,8 @@ class CpuPasses:
 
 
 def _numpy(g: Array) -> np.ndarray[Any, Any]:
-    return np.ascontiguousarray(g.numpy() if is_torch(g) else g)
+    vector: np.ndarray[Any, Any] = np.ascontiguousarray(g.numpy() if is_torch(g) else g)
+    return vector
 
 
 def _address(x: np.ndarray[Any, Any] | None) -> int:
