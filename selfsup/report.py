@@ -116,7 +116,9 @@ def _curves(log: list[dict[str, Any]]) -> str:
     axes[3].fill_between(epochs, scores.min(1), scores.max(1), color=ACCENT, alpha=0.18, lw=0)
     axes[3].plot(epochs, scores.mean(1), color=ACCENT, lw=2)
     axes[3].set_title("NMI with the classes: mean and range of heads")
+    axes[3].set_ylim(0, 1)
     for axis in axes:
+        axis.xaxis.get_major_locator().set_params(integer=True)
         axis.set_xlabel("epoch", color=INK)
         axis.spines[["top", "right"]].set_visible(False)
         axis.grid(axis="y", color="#e4e8ec", lw=0.8)

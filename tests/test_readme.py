@@ -1,0 +1,20 @@
+"""The README's Python is run and its output compared: it cannot drift from the code."""
+
+import doctest
+from pathlib import Path
+
+import sinkhorn_ot.api
+
+README = Path(__file__).parent.parent / "README.md"
+
+
+def test_readme_examples():
+    results = doctest.testfile(str(README), module_relative=False)
+    assert results.attempted >= 8
+    assert results.failed == 0
+
+
+def test_docstring_examples():
+    results = doctest.testmod(sinkhorn_ot.api)
+    assert results.attempted >= 4
+    assert results.failed == 0
