@@ -16,7 +16,7 @@ from selfsup.config import PRESETS, Config
 from selfsup.data import DataError, load_data
 from selfsup.evaluate import evaluate_run, format_rows, load_network
 from selfsup.report import write_report
-from selfsup.train import RunError, Trainer, create_run, load_config
+from selfsup.train import RunError, Trainer, create_run, load_config, refuse_existing
 
 
 @dataclass(frozen=True)
@@ -32,6 +32,7 @@ class Train:
     data: str | None = None
     """Folder of the images."""
     epochs: int | None = None
+    """Passes over the images."""
     updates: int | None = None
     """Label updates."""
     clusters: tuple[int, ...] | None = None
@@ -40,11 +41,14 @@ class Train:
     """1 / lambda."""
     batch_size: int | None = None
     lr: float | None = None
+    """Highest learning rate; it follows half a cosine."""
     image_size: int | None = None
+    """Side that images are resized to."""
     supervised_epochs: int | None = None
     """Epochs of the labelled baseline in the evaluation."""
     seed: int | None = None
     device: str | None = None
+    """cpu or cuda; only cpu runs repeat to the bit."""
 
 
 @dataclass(frozen=True)
@@ -76,6 +80,8 @@ def config_of(command: Train) -> Config:
         for name, value in vars(command).items()
         if value is not None and name not in ("preset", "resume", "out")
     }
+    if command.data is not None:  # a run can then be resumed from anywhere
+        changes["data"] = str(Path(command.data).resolve())
     return replace(PRESETS[command.preset], **changes)
 
 
@@ -90,6 +96,7 @@ def train(command: Train) -> None:
     else:
         config = config_of(command)
         run = command.out or Path("runs") / config.preset
+        refuse_existing(run)
         data = load_data(config)
         create_run(config, run)
     trainer = Trainer(config, data.train, run)

@@ -265,15 +265,19 @@ class Trainer:
             epochs.set_postfix(loss=f"{line['loss']:.3f}", nmi=f"{np.mean(line['nmi']):.3f}")
 
 
-def create_run(config: Config, run: Path) -> None:
-    """Make a new run directory; an existing one is never touched."""
-    try:
-        run.mkdir(parents=True)
-    except FileExistsError:
+def refuse_existing(run: Path) -> None:
+    """Raise if there is anything where a new run should go."""
+    if run.exists():
         raise RunError(
             f"{run} exists already. Choose another --out, or go on with it: "
             f"python -m selfsup train --resume {run}"
-        ) from None
+        )
+
+
+def create_run(config: Config, run: Path) -> None:
+    """Make a new run directory; an existing one is never touched."""
+    refuse_existing(run)
+    run.mkdir(parents=True)
     config.save(run / "config.json")
 
 

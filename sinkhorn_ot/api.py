@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import math
 import numbers
+import sys
 import warnings
 
 from sinkhorn_ot.arrays import (
@@ -227,7 +228,8 @@ def _check_number(value: float, name: str, *, positive: bool) -> float:
     if isinstance(value, bool) or not isinstance(value, numbers.Real):
         raise TypeError(f"{name} must be a number, got {type(value).__name__}")
     number = float(value)
-    if not math.isfinite(number) or number < 0 or (positive and number == 0):
+    least = sys.float_info.min if positive else 0.0  # the inverse of a denormal is infinite
+    if not math.isfinite(number) or number < least:
         raise ValueError(f"{name} must be finite and {'>' if positive else '>='} 0, got {value}")
     return number
 

@@ -59,6 +59,7 @@ CASES = [
     (GOOD, {"epsilon": 0}, ValueError, "epsilon must be finite and > 0, got 0"),
     (GOOD, {"epsilon": -1.0}, ValueError, "epsilon must be finite and > 0, got -1"),
     (GOOD, {"epsilon": np.nan}, ValueError, "epsilon must be finite"),
+    (GOOD, {"epsilon": 1e-320}, ValueError, "epsilon must be finite and > 0, got 1e-320"),
     (GOOD, {"epsilon": "0.04"}, TypeError, "epsilon must be a number, got str"),
     (GOOD, {"tol": -1e-3}, ValueError, "tol must be finite and >= 0"),
     (GOOD, {"max_iter": 0}, ValueError, "max_iter must be an integer >= 1, got 0"),
