@@ -1,0 +1,16 @@
+"""Small tensors on one thread: faster than two, and equal on every machine."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from threadpoolctl import threadpool_limits
+
+
+@pytest.fixture(autouse=True, scope="package")
+def one_thread():
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    with threadpool_limits(1):
+        yield
+    torch.set_num_threads(before)
