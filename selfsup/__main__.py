@@ -98,10 +98,11 @@ def train(command: Train) -> None:
         run = command.out or Path("runs") / config.preset
         refuse_existing(run)
         data = load_data(config)
-        create_run(config, run)
     trainer = Trainer(config, data.train, run)
     if command.resume is not None:
         trainer.load()
+    else:
+        create_run(config, run)
     try:
         trainer.fit()
     except KeyboardInterrupt:
