@@ -78,6 +78,6 @@ def linear_accuracy(
     train: Tensor, train_targets: Tensor, test: Tensor, test_targets: Tensor
 ) -> float:
     """Return the test accuracy of logistic regression on standardised features."""
-    probe: Any = make_pipeline(StandardScaler(), LogisticRegression(C=1.0, max_iter=300))
+    probe: Any = make_pipeline(StandardScaler(), LogisticRegression(C=1.0, max_iter=2000))
     probe.fit(train.numpy(), train_targets.numpy())
     return float(probe.score(test.numpy(), test_targets.numpy()))
