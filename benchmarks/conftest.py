@@ -39,8 +39,9 @@ def pytest_terminal_summary(
     header = f"{'family':8} {'solver':18} {'median s':>9} {'min':>7} {'max':>7}"
     write(f"{header} {'iterations':>10} {'violation':>10} {'x cpu':>6}")
     for info, median, low, high in rows:
-        ratio = median / ours[info["family"]]
+        cpu = ours.get(info["family"])  # missing when deselected or failed
+        ratio = "-" if cpu is None else f"{median / cpu:.1f}"
         write(
             f"{info['family']:8} {info['solver']:18} {median:9.2f} {low:7.2f} {high:7.2f} "
-            f"{info['n_iter']:10} {info['violation']:10.1e} {ratio:6.1f}"
+            f"{info['n_iter']:10} {info['violation']:10.1e} {ratio:>6}"
         )
