@@ -11,6 +11,8 @@ $(VENV)/installed: $(CORE)
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install --quiet --upgrade "pip>=25.1"
 	$(BIN)/pip install --quiet --editable ".[selfsup,bench]" --group test
+	$(BIN)/python -c "import sinkhorn_ot._cpu" || \
+		{ echo "The C++ core did not build; $(BIN)/pip install -v -e . tells why."; exit 1; }
 	touch $@
 
 $(VENV)/linters: $(VENV)/installed

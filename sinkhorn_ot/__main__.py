@@ -25,10 +25,11 @@ def main() -> None:
         print(f"  {name:<10} {reason}")
     if cpu.why_not(None) is None:
         forced = os.environ.get("SINKHORN_OT_SIMD")
-        print(
-            f"cpu core    SIMD {cpu.simd_level()}{' (SINKHORN_OT_SIMD)' if forced else ''}, "
-            f"{cpu.threads()} threads"
-        )
+        try:
+            level = cpu.simd_level() + (" (SINKHORN_OT_SIMD)" if forced else "")
+        except ValueError as error:
+            level = f"unusable: {error}"
+        print(f"cpu core    {cpu.threads()} threads, SIMD {level}")
 
 
 if __name__ == "__main__":

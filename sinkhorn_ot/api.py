@@ -50,7 +50,8 @@ def sinkhorn(
     ----------
     logits : (N, K) numpy.ndarray or torch.Tensor
         float64, float32, float16 or bfloat16, larger is better; log-probabilities are the same
-        input.  -inf forbids a pairing.  Any strides; read in place and never changed.
+        input.  -inf forbids a pairing.  Any strides; read in place and never changed (only a buffer
+        that is not aligned to its dtype is copied).
     a : (N,), optional
         Mass of each sample; 1 / N each by default.
     b : (K,), optional
@@ -58,7 +59,8 @@ def sinkhorn(
     epsilon : float
         Weight of the entropy, in units of the logits.
     tol : float
-        Stop when ``||column masses - b||_1 <= tol``.  0 runs exactly `max_iter` iterations.
+        Stop when ``||column masses - b||_1 <= tol``.  0 runs exactly `max_iter` iterations,
+        in float64, without a warning.
     max_iter : int
         At most this many updates of g, each one read of the matrix.
     g_init : (K,), optional
@@ -68,8 +70,8 @@ def sinkhorn(
     backend : {"auto", "cpu", "reference"}
         "auto" takes the first of `available_backends` that can run.  A named one runs or raises.
     callback : callable, optional
-        Gets a `Progress` (n_passes, marginal_violation, seconds) at each iteration; returning
-        True stops the solve.
+        Gets a `Progress` (n_passes, marginal_violation, seconds) at each iteration; a true
+        return value stops the solve.
 
     Returns
     -------
@@ -262,5 +264,5 @@ def _warn_slow() -> None:
     warnings.warn(
         f"sinkhorn_ot uses its slow float64 reference backend: {BACKENDS[0].why_not(None)}",
         RuntimeWarning,
-        stacklevel=5,
+        stacklevel=6,
     )

@@ -49,11 +49,12 @@ def dtype_name(x: Array) -> str:
 def row_blocks(n: int, k: int) -> list[slice]:
     """Slices that cover `n` rows of `k` entries in blocks that stay small in float64."""
     step = max(1, BLOCK_ENTRIES // k)
-    return [slice(i, min(i + step, n)) for i in range(0, n, step)]
+    return [slice(i, min(i + step, n)) for i in range(0, max(n, 1), step)]
 
 
-def check_matrix(logits: Array, name: str = "logits") -> Array:
+def check_matrix(logits: Array, *, may_be_empty: bool = False) -> Array:
     """`logits` itself (a tensor detached) when it is a matrix this package can read."""
+    name = "logits"
     if is_torch(logits):
         if logits.layout != sys.modules["torch"].strided:
             raise TypeError(f"{name} is a {logits.layout} tensor; pass {name}.to_dense()")
@@ -62,7 +63,7 @@ def check_matrix(logits: Array, name: str = "logits") -> Array:
                 f"{name} is on device {str(logits.device)!r}, and this version has CPU backends "
                 f"only; pass {name}.cpu()"
             )
-        logits = logits.detach()
+        logits = logits.detach().resolve_neg()
     elif isinstance(logits, np.ma.MaskedArray):
         raise TypeError(
             f"{name} is a masked array; forbid pairings with -inf instead: "
@@ -76,7 +77,7 @@ def check_matrix(logits: Array, name: str = "logits") -> Array:
     elif not logits.dtype.isnative:
         raise TypeError(
             f"{name} has byte-swapped dtype {logits.dtype.str}; pass "
-            f"{name}.astype({dtype_name(logits)!r})"
+            f"{name}.astype({logits.dtype.name!r})"
         )
     if dtype_name(logits) not in DTYPES:
         raise TypeError(
@@ -87,7 +88,7 @@ def check_matrix(logits: Array, name: str = "logits") -> Array:
         raise ValueError(
             f"{name} must be a matrix (N samples, K clusters), got shape {tuple(logits.shape)}"
         )
-    if 0 in logits.shape:
+    if logits.shape[1] == 0 or (logits.shape[0] == 0 and not may_be_empty):
         raise ValueError(
             f"{name} needs at least one sample and one cluster, got shape {tuple(logits.shape)}"
         )

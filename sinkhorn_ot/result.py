@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import NamedTuple
 
+import numpy as np
+
 from sinkhorn_ot.arrays import (
     Array,
     cast_like,
@@ -106,8 +108,9 @@ class SinkhornResult:
             )
         xp, out = namespace(logits), _empty_like(logits)
         for rows in row_blocks(*logits.shape):
-            exponent = float64(logits[rows], logits) + self.g + self.f[rows, None]
-            out[rows] = cast_like(xp.exp(exponent / self.epsilon), logits)
+            shifted, _ = self._shifted(logits, rows)
+            weights = xp.exp((shifted + self.f[rows, None]) / self.epsilon)
+            out[rows] = cast_like(weights, logits)
         return out
 
     def soft_labels(self, logits: Array) -> Array:
@@ -154,7 +157,7 @@ class SinkhornResult:
             raise TypeError(
                 f"the result holds {type(self.g).__name__}s, got a {type(logits).__name__}"
             )
-        logits = check_matrix(logits)
+        logits = check_matrix(logits, may_be_empty=True)
         if logits.shape[1] != self.g.shape[0]:
             raise ValueError(
                 f"logits must have the {self.g.shape[0]} clusters of this result, "
@@ -178,5 +181,6 @@ class SinkhornResult:
 
 def _empty_like(logits: Array) -> Array:
     """A new contiguous array, writable even where the logits are not."""
-    xp = namespace(logits)
-    return xp.empty(tuple(logits.shape), dtype=logits.dtype)
+    if is_torch(logits):
+        return logits.new_empty(tuple(logits.shape))
+    return np.empty(logits.shape, logits.dtype)

@@ -56,9 +56,12 @@ class _Trace:
     entries: list[Progress] = field(default_factory=list)
 
     def add(self, violation: float) -> bool:
-        entry = Progress(self.passes.reads, violation, time.perf_counter() - self.start)
-        self.entries.append(entry)
-        return self.callback is not None and self.callback(entry) is True
+        self.close(violation)
+        return self.callback is not None and bool(self.callback(self.entries[-1]))
+
+    def close(self, violation: float) -> None:
+        now = time.perf_counter() - self.start
+        self.entries.append(Progress(self.passes.reads, violation, now))
 
 
 def solve(
@@ -73,8 +76,8 @@ def solve(
     """Textbook Sinkhorn on the column potential (Cuturi 2013, in the semi-dual variable g).
 
     ``g += epsilon * log(b / m(g))`` until ``||m(g) - b||_1 <= tol``; the rows are always exact.
-    With ``tol == 0`` it takes `max_iter` steps without looking.  Otherwise the g of the least
-    violation seen is the one that is returned.
+    With ``tol == 0`` it takes exactly `max_iter` steps and returns the last g.  Otherwise the g of
+    the least violation seen is the one that is returned.
     """
     xp, b = namespace(problem.b), problem.b
     used = b > 0
@@ -87,7 +90,8 @@ def solve(
         return _Point(labels, f, g, log_mass, violation_of(xp, log_mass, b))
 
     g = centre(xp, g, b)
-    best_g, least, n_iter, stopped, exact = g, math.inf, 0, False, False
+    best_g, least, n_iter, stopped = g, math.inf, 0, False
+    exact = tol == 0  # nothing would tell when float32 is no longer enough
     final: _Point | None = None
     while n_iter < max_iter:
         log_mass = passes.log_mass(g, exact=exact)
@@ -96,7 +100,7 @@ def solve(
         if watch:
             violation = violation_of(xp, log_mass, b)
             stopped = trace.add(violation)
-            if violation < least:
+            if tol > 0 and violation < least:
                 best_g, least = g, violation
             exact = exact or violation < EXACT_BELOW
             if stopped or (tol > 0 and violation <= tol):
@@ -111,7 +115,7 @@ def solve(
         final = point(g)
         if final.violation > least:
             final = min(final, point(best_g), key=lambda p: p.violation)
-    trace.add(final.violation)
+    trace.close(final.violation)
     return Solution(
         labels=final.labels,
         f=final.f,

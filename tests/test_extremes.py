@@ -130,6 +130,6 @@ def test_float32_column_sums_do_not_lie():
 
 
 def test_denormal_logits_still_decide():
-    """Flush-to-zero inside the kernels does not flush the input."""
+    """Flush-to-zero inside the kernels does not flush float32 input."""
     logits = np.array([[1e-40, 2e-40], [2e-40, 1e-40]], np.float32)
     np.testing.assert_array_equal(equipartition_labels(logits), [1, 0])

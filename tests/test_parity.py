@@ -131,6 +131,24 @@ def test_torch_equals_numpy(backend, dtype, normal):
     assert result.plan(tensor).dtype == dtype
 
 
+def test_torch_lazy_negation_is_read(normal):
+    """A view whose storage holds the negated values."""
+    x = torch.tensor(normal(100, 5))
+    lazy = torch.complex(torch.zeros_like(x), -x).conj().imag
+    assert lazy.is_neg()
+    torch.testing.assert_close(sinkhorn(lazy).labels, sinkhorn(x).labels)
+
+
+def test_output_stays_on_the_device_of_the_logits(normal):
+    x = torch.tensor(normal(20, 5))
+    result = sinkhorn(x)
+    with torch.device("meta"):  # a default device that is not the logits'
+        again = sinkhorn(x)
+        plan = again.plan(x)
+    torch.testing.assert_close(again.g, result.g)
+    assert plan.device == x.device
+
+
 @pytest.mark.parametrize("n", [300, 5000])
 def test_whole_solve_equals_the_reference(simd, n, normal):
     logits = normal(n, 50, std=0.5).astype(np.float32)

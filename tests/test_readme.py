@@ -9,6 +9,7 @@ README = Path(__file__).parent.parent / "README.md"
 
 
 def test_readme_examples():
+    assert "@@" not in README.read_text()
     results = doctest.testfile(str(README), module_relative=False)
     assert results.attempted >= 8
     assert results.failed == 0

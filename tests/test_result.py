@@ -54,20 +54,37 @@ def test_callback_sees_and_stops(backend, normal):
 
     def stop_at_third(info):
         seen.append(info)
-        return len(seen) == 3
+        return np.bool_(len(seen) == 3)
 
     result = sinkhorn(normal(300, 20), tol=1e-9, callback=stop_at_third, backend=backend)
     assert result.n_iter == 2  # stopped by the user: no warning, which the settings make an error
-    assert tuple(seen) == result.history
+    assert tuple(seen) == result.history[:-1]  # the last entry is the result itself
     assert seen[2].marginal_violation < seen[0].marginal_violation
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
 def test_zero_tol_runs_exactly_max_iter_in_silence(backend, normal):
     result = sinkhorn(normal(300, 20), tol=0, max_iter=4, backend=backend)
+    watched = sinkhorn(
+        normal(300, 20), tol=0, max_iter=4, backend=backend, callback=lambda info: np.False_
+    )
+    np.testing.assert_array_equal(watched.g, result.g)
+    assert len(watched.history) == 5
     assert result.n_iter == 4
     assert result.n_passes == 5
     assert len(result.history) == 1
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_zero_tol_reaches_float64(backend, normal):
+    result = sinkhorn(normal(50, 5), epsilon=0.3, tol=0, max_iter=500, backend=backend)
+    assert result.marginal_violation < 1e-14
+
+
+def test_predict_takes_an_empty_batch(normal):
+    result = sinkhorn(normal(50, 5))
+    assert result.predict(normal(1, 5)[:0]).shape == (0,)
+    assert result.soft_labels(normal(1, 5)[:0]).shape == (0, 5)
 
 
 @pytest.mark.parametrize("backend", BACKENDS)

@@ -41,7 +41,7 @@ def test_same_bits_for_any_number_of_threads(simd, dtype, normal, monkeypatch):
 
 
 def test_denormals_are_back_after_a_solve(normal):
-    """Flush-to-zero ends with the call, on every thread of the pool."""
+    """Flush-to-zero ends with the call."""
     sinkhorn(normal(3000, 50))
     tiny = np.float32(1e-30) * np.full(4, 1e-10, np.float32)
     assert (tiny > 0).all()
@@ -134,3 +134,14 @@ def test_report_for_bug_reports():
     assert f"sinkhorn_ot {sinkhorn_ot.__version__}" in done.stdout
     assert f"numpy       {np.__version__}" in done.stdout
     assert "cpu        ok" in done.stdout
+
+
+def test_report_survives_a_wrong_setting():
+    done = subprocess.run(
+        [sys.executable, "-m", "sinkhorn_ot"],
+        env={**os.environ, "SINKHORN_OT_SIMD": "mmx"},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert "unusable: SINKHORN_OT_SIMD='mmx'" in done.stdout

@@ -21,7 +21,7 @@ namespace sinkhorn {
 namespace {
 
 // Denormal results cost a hundred cycles each and mean nothing here: flushed inside, restored
-// after.  Denormal inputs are kept: a label may hang on them.
+// after.  Denormal logits below float64 are kept, as they widen to normal numbers.
 class FlushToZero {
  public:
 #if defined(__x86_64__)
