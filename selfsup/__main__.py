@@ -12,7 +12,7 @@ from typing import Annotated
 import numpy as np
 import tyro
 
-from selfsup.config import PRESETS, Config
+from selfsup.config import PRESETS, Config, ConfigError
 from selfsup.data import DataError, load_data
 from selfsup.evaluate import evaluate_run, format_rows, load_network
 from selfsup.report import write_report
@@ -139,6 +139,8 @@ def write_labels(command: Labels) -> None:
         raise RunError(f"{command.run}: no labels.npy yet")
     labels = np.load(path)
     paths = load_data(config).train.paths
+    if not command.csv.parent.is_dir():
+        raise RunError(f"--csv {command.csv}: there is no folder {command.csv.parent}")
     with command.csv.open("w", newline="") as file:
         writer = csv.writer(file)
         writer.writerow(["index", "path", *(f"head_{h}" for h in range(len(labels)))])
@@ -159,7 +161,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             evaluate(command)
         else:
             write_labels(command)
-    except (DataError, RunError) as error:
+    except (ConfigError, DataError, RunError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:

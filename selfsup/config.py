@@ -8,6 +8,10 @@ from pathlib import Path
 from typing import Any
 
 
+class ConfigError(ValueError):
+    """A setting that cannot be meant."""
+
+
 @dataclasses.dataclass(frozen=True)
 class AugmentConfig:
     """Ranges from which every image draws its own random parameters."""
@@ -60,11 +64,11 @@ class Config:
         """Refuse settings that cannot be meant."""
         for name in ("epochs", "batch_size", "updates", "image_size", "width", "blocks"):
             if getattr(self, name) < 1:
-                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
+                raise ConfigError(f"{name} must be at least 1, got {getattr(self, name)}")
         if self.epsilon <= 0:
-            raise ValueError(f"epsilon must be positive, got {self.epsilon}")
+            raise ConfigError(f"epsilon must be positive, got {self.epsilon}")
         if not self.clusters or min(self.clusters) < 2:
-            raise ValueError(f"clusters needs a K >= 2 for every head, got {self.clusters}")
+            raise ConfigError(f"clusters needs a K >= 2 for every head, got {self.clusters}")
 
     def save(self, path: Path) -> None:
         """Write the settings as JSON."""

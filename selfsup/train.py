@@ -36,6 +36,11 @@ class RunError(Exception):
 
 def build_network(config: Config, train: ImageSet, clusters: tuple[int, ...]) -> Network:
     """Return the network of `config`; equal settings give equal weights."""
+    try:
+        torch.empty(0, device=config.device)
+    except (RuntimeError, AssertionError) as error:
+        reason = str(error).splitlines()[0]
+        raise RunError(f"device {config.device!r} cannot be used here: {reason}") from error
     mean, std = train.statistics()
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(config.seed)

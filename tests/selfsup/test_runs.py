@@ -167,6 +167,8 @@ def test_train_evaluate_and_labels_from_the_command_line(tmp_path, capsys, monke
     assert "data:image/png;base64" in page
     assert 'src="http' not in page
 
+    assert main(["labels", "runs/digits", "--csv", "missing/labels.csv"]) == 1
+    assert "there is no folder missing" in capsys.readouterr().err
     assert main(["labels", "runs/digits", "--csv", "labels.csv"]) == 0
     with open("labels.csv", newline="") as file:
         table = list(csv.reader(file))
@@ -192,6 +194,8 @@ def test_ctrl_c_says_how_to_go_on(tmp_path, capsys, monkeypatch):
         (["train", "--resume", "nowhere"], "nowhere"),
         (["train", "--resume", "nowhere", "--epochs", "3"], "drop epochs"),
         (["train", "folder"], "--data DIR"),
+        (["train", "digits", "--epochs", "0"], "epochs must be at least 1, got 0"),
+        (["train", "digits", "--device", "mars"], "device 'mars' cannot be used here"),
         (["evaluate", "nowhere"], "no run here"),
         (["labels", "nowhere", "--csv", "x.csv"], "no run here"),
     ],
