@@ -191,39 +191,29 @@ def _solve(
     g = check_potential(g_init, k, logits, b_checked)
     chosen = _choose_backend(backend, logits)
     try:
-        solution = solve(
+        result, stopped = solve(
             problem,
             chosen.passes(problem),
             g,
             tol=tol,
             max_iter=int(max_iter),
             callback=callback,
+            backend=chosen.name,
         )
     except BadRow as error:
         raise explain_bad_row(problem, error.row) from None
     except EmptyColumn as error:
         raise explain_empty_column(error.column) from None
-    if tol > 0 and not solution.converged and not solution.stopped:
+    if tol > 0 and not result.converged and not stopped:
         warnings.warn(
-            f"sinkhorn stopped after {solution.n_iter} iterations with marginal_violation "
-            f"{solution.marginal_violation:.3g} > tol {tol:.3g}: raise max_iter or epsilon "
+            f"sinkhorn stopped after {result.n_iter} iterations with marginal_violation "
+            f"{result.marginal_violation:.3g} > tol {tol:.3g}: raise max_iter or epsilon "
             f"(now {epsilon:g}), or accept a larger tol; if it no longer falls, the -inf entries "
             "may leave no feasible plan. The best result so far is returned.",
             SinkhornWarning,
             stacklevel=3,
         )
-    return SinkhornResult(
-        labels=solution.labels,
-        f=solution.f,
-        g=solution.g,
-        n_iter=solution.n_iter,
-        n_passes=solution.n_passes,
-        converged=solution.converged,
-        marginal_violation=solution.marginal_violation,
-        history=solution.history,
-        epsilon=epsilon,
-        backend=chosen.name,
-    )
+    return result
 
 
 def _check_number(value: float, name: str, *, positive: bool) -> float:

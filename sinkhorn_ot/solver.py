@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from sinkhorn_ot.arrays import Array, EmptyColumn, Problem, namespace
-from sinkhorn_ot.result import Progress
+from sinkhorn_ot.result import Progress, SinkhornResult
 
 if TYPE_CHECKING:
     from sinkhorn_ot.backends import Passes
@@ -18,21 +18,6 @@ if TYPE_CHECKING:
 EXACT_BELOW = 1e-5
 
 Callback = Callable[[Progress], object]
-
-
-@dataclass(frozen=True)
-class Solution:
-    """Where the iteration stopped; all fields belong to the same `g`."""
-
-    labels: Array
-    f: Array
-    g: Array
-    n_iter: int
-    n_passes: float
-    converged: bool
-    stopped: bool
-    marginal_violation: float
-    history: tuple[Progress, ...]
 
 
 @dataclass(frozen=True)
@@ -72,12 +57,14 @@ def solve(
     tol: float,
     max_iter: int,
     callback: Callback | None,
-) -> Solution:
+    backend: str,
+) -> tuple[SinkhornResult, bool]:
     """Textbook Sinkhorn on the column potential (Cuturi 2013, in the semi-dual variable g).
 
     ``g += epsilon * log(b / m(g))`` until ``||m(g) - b||_1 <= tol``; the rows are always exact.
     With ``tol == 0`` it takes exactly `max_iter` steps and returns the last g.  Otherwise the g of
-    the least violation seen is the one that is returned.
+    the least violation seen is the one that is returned.  The flag says whether the
+    callback stopped it.
     """
     xp, b = namespace(problem.b), problem.b
     used = b > 0
@@ -116,17 +103,19 @@ def solve(
         if final.violation > least:
             final = min(final, point(best_g), key=lambda p: p.violation)
     trace.close(final.violation)
-    return Solution(
+    result = SinkhornResult(
         labels=final.labels,
         f=final.f,
         g=final.g,
         n_iter=n_iter,
         n_passes=passes.reads,
         converged=final.violation <= tol,
-        stopped=stopped,
         marginal_violation=final.violation,
         history=tuple(trace.entries),
+        epsilon=problem.epsilon,
+        backend=backend,
     )
+    return result, stopped
 
 
 def violation_of(xp: Array, log_mass: Array, b: Array) -> float:
