@@ -16,17 +16,29 @@ class Rows:
         self, data: int, dtype: Dtype, n: int, k: int, row_stride: int, col_stride: int
     ) -> None: ...
 
+class Sketch:
+    def __init__(self, k: int, entries: int) -> None: ...
+    @property
+    def rows(self) -> int: ...
+    @property
+    def entries(self) -> int: ...
+    def mass(self, scalings: int, m: int, second: int, threads: int) -> float: ...
+    def second_moment(self, scalings: int, v: int, out: int, threads: int) -> None: ...
+
 def run_pass(
     x: Rows,
     g: int,
     a: int,
     epsilon: float,
     kind: Kind,
+    stride: int,
     simd: str,
     threads: int,
     out: int,
     f: int,
     labels: int,
+    sketch: Sketch | None,
+    cut: float,
 ) -> int: ...
 def simd_levels() -> list[str]: ...
 def max_threads() -> int: ...

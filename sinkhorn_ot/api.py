@@ -23,7 +23,7 @@ from sinkhorn_ot.backends import BACKENDS, Backend
 from sinkhorn_ot.result import SinkhornResult, SinkhornWarning
 from sinkhorn_ot.solver import Callback, solve
 
-METHODS = ("auto", "sinkhorn")
+METHODS = ("auto", "sinkhorn", "newton")
 
 
 def sinkhorn(
@@ -197,6 +197,8 @@ def _solve(
             g,
             tol=tol,
             max_iter=int(max_iter),
+            accelerate=0 if method == "sinkhorn" else 1 << 24,
+            warm=g_init is not None,
             callback=callback,
             backend=chosen.name,
         )

@@ -6,7 +6,7 @@ import math
 import sys
 from dataclasses import dataclass
 from types import ModuleType
-from typing import Any, TypeAlias
+from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
 
@@ -157,6 +157,14 @@ class Problem:
     a: Array | None  # (N,) float64, None for 1/N each
     b: Array  # (K,) float64
     epsilon: float
+
+
+class Reading(NamedTuple):
+    """What a pass over the rows found; all of it belongs to the g of that pass."""
+
+    log_mass: Array  # (K,) float64
+    f: Array | None = None  # (N,) float64
+    labels: Array | None = None  # (N,) int64
 
 
 class BadRow(Exception):

@@ -8,27 +8,19 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from sinkhorn_ot.arrays import Array, EmptyColumn, Problem, namespace
+from sinkhorn_ot.arrays import Array, EmptyColumn, Problem, Reading, namespace
 from sinkhorn_ot.result import Progress, SinkhornResult
+from sinkhorn_ot.sketching import NEAR, Sketched
 
 if TYPE_CHECKING:
     from sinkhorn_ot.backends import Passes
 
 #: Below this violation float32 exponentials are no longer good enough to steer by.
-EXACT_BELOW = 1e-5
+EXACT_BELOW = 5e-7
+#: A reading this many times above `tol` is not expected to be the last: it makes no labels.
+HOPELESS = 300.0
 
 Callback = Callable[[Progress], object]
-
-
-@dataclass(frozen=True)
-class _Point:
-    """An exact assignment and the g it belongs to."""
-
-    labels: Array
-    f: Array
-    g: Array
-    log_mass: Array
-    violation: float
 
 
 @dataclass
@@ -56,12 +48,18 @@ def solve(
     *,
     tol: float,
     max_iter: int,
+    accelerate: int,
+    warm: bool,
     callback: Callback | None,
     backend: str,
 ) -> tuple[SinkhornResult, bool]:
-    """Textbook Sinkhorn on the column potential (Cuturi 2013, in the semi-dual variable g).
+    """Move g until ``||m(g) - b||_1 <= tol``; rows are always exact.
 
-    ``g += epsilon * log(b / m(g))`` until ``||m(g) - b||_1 <= tol``; the rows are always exact.
+    Each iteration is one read of the matrix and one step: Sinkhorn's ``g += epsilon * log(b / m)``
+    (Cuturi 2013, in the semi-dual variable g), or with `accelerate` (entries of a sketch) a step
+    of `Sketched`; whenever that does not lower the violation, a Sinkhorn step from the best
+    g instead.
+
     With ``tol == 0`` it takes exactly `max_iter` steps and returns the last g.  Otherwise the g of
     the least violation seen is the one that is returned.  The flag says whether the
     callback stopped it.
@@ -70,57 +68,67 @@ def solve(
     used = b > 0
     log_b = xp.log(xp.where(used, b, 1.0))
     trace = _Trace(passes, callback)
-    watch = tol > 0 or callback is not None
+    sketched = Sketched(problem, passes, accelerate) if accelerate else None
+    sketch = sketched.sketch if sketched else None
 
-    def point(g: Array) -> _Point:
-        labels, f, log_mass = passes.assign(g)
-        return _Point(labels, f, g, log_mass, violation_of(xp, log_mass, b))
+    def violation_of(reading: Reading) -> float:
+        """``||m - b||_1``; for a device this is the one wait for it per iteration."""
+        return float(xp.sum(abs(xp.exp(reading.log_mass) - b)))
+
+    def sinkhorn_step(g: Array, reading: Reading) -> Array:
+        return g + xp.where(used, problem.epsilon * (log_b - reading.log_mass), 0.0)
 
     g = centre(xp, g, b)
-    best_g, least, n_iter, stopped = g, math.inf, 0, False
+    if sketched and not warm:
+        g = centre(xp, sketched.start(g), b)
+    n_iter, stopped, distrust, forecast = 0, False, 0, HOPELESS * tol if warm else math.inf
     exact = tol == 0  # nothing would tell when float32 is no longer enough
-    final: _Point | None = None
-    while n_iter < max_iter:
-        log_mass = passes.log_mass(g, exact=exact)
+    best: tuple[float, Array, Reading] | None = None
+    while True:
+        last = n_iter >= max_iter
+        assign = last or forecast <= HOPELESS * tol
+        reading = passes.read(
+            g, exact=exact, assign=assign, sketch=None if last else sketch, cut=math.exp(-NEAR)
+        )
         if n_iter == 0:
-            _check_columns(xp, log_mass, used)
-        if watch:
-            violation = violation_of(xp, log_mass, b)
+            _check_columns(xp, reading.log_mass, used)
+        violation = violation_of(reading)
+        worse = best is not None and violation >= best[0]
+        forecast = violation * (0.01 if best is None else min(violation / best[0], 1.0))
+        if not last:
             stopped = trace.add(violation)
-            if tol > 0 and violation < least:
-                best_g, least = g, violation
-            exact = exact or violation < EXACT_BELOW
-            if stopped or (tol > 0 and violation <= tol):
-                here = point(g)
-                if stopped or here.violation <= tol:
-                    final = here
-                    break
-                exact, log_mass = True, here.log_mass  # float32 promised too much
-        g = centre(xp, g + xp.where(used, problem.epsilon * (log_b - log_mass), 0.0), b)
+        if best is None or not worse or tol == 0:
+            best = violation, g, reading
+        if stopped or last or (tol > 0 and violation <= tol):
+            break
+        exact = exact or violation < EXACT_BELOW
+        if worse:
+            distrust = 2 * distrust + 1
+        if sketched and not worse and distrust == 0:
+            g = g + problem.epsilon * sketched.step(reading, violation, tol)
+        else:
+            distrust = max(distrust - 1, 0)
+            g = sinkhorn_step(*best[1:])
+        g = centre(xp, g, b)
         n_iter += 1
-    if final is None:
-        final = point(g)
-        if final.violation > least:
-            final = min(final, point(best_g), key=lambda p: p.violation)
-    trace.close(final.violation)
+    violation, g, final = best
+    if final.labels is None:
+        final = passes.read(g, exact=exact, assign=True)
+        violation = violation_of(final)
+    trace.close(violation)
     result = SinkhornResult(
         labels=final.labels,
         f=final.f,
-        g=final.g,
+        g=g,
         n_iter=n_iter,
         n_passes=passes.reads,
-        converged=final.violation <= tol,
-        marginal_violation=final.violation,
+        converged=violation <= tol,
+        marginal_violation=violation,
         history=tuple(trace.entries),
         epsilon=problem.epsilon,
         backend=backend,
     )
     return result, stopped
-
-
-def violation_of(xp: Array, log_mass: Array, b: Array) -> float:
-    """``||m - b||_1``; for a device this is the one wait for it per iteration."""
-    return float(xp.sum(abs(xp.exp(log_mass) - b)))
 
 
 def centre(xp: Array, g: Array, b: Array) -> Array:

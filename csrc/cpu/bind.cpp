@@ -4,6 +4,7 @@
 #include <pybind11/stl.h>
 
 #include "passes.hpp"
+#include "sketch.hpp"
 
 namespace py = pybind11;
 using namespace sinkhorn;
@@ -18,6 +19,7 @@ T* pointer(uintptr_t address) {
 }  // namespace
 
 PYBIND11_MODULE(_cpu, m, py::mod_gil_not_used()) {
+  const py::call_guard<py::gil_scoped_release> release;
   m.doc() = "Passes over rows on the CPU; see sinkhorn_ot/backends/cpu.py.";
   py::native_enum<Dtype>(m, "Dtype", "enum.Enum")
       .value("float64", Dtype::f64)
@@ -34,15 +36,35 @@ PYBIND11_MODULE(_cpu, m, py::mod_gil_not_used()) {
                                               int64_t row_stride, int64_t col_stride) {
     return Rows{pointer<void>(data), dtype, n, k, row_stride, col_stride};
   }));
+  py::class_<Sketch>(m, "Sketch")
+      .def(py::init<int64_t, int64_t>())
+      .def_property_readonly("rows", &Sketch::rows)
+      .def_property_readonly("entries", &Sketch::entries)
+      .def(
+          "mass",
+          [](Sketch& s, uintptr_t scalings, uintptr_t m, uintptr_t second, int threads) {
+            return s.mass(pointer<float>(scalings), pointer<double>(m), pointer<double>(second),
+                          threads);
+          },
+          release)
+      .def(
+          "second_moment",
+          [](Sketch& s, uintptr_t scalings, uintptr_t v, uintptr_t out, int threads) {
+            s.second_moment(pointer<float>(scalings), pointer<double>(v), pointer<double>(out),
+                            threads);
+          },
+          release);
   m.def(
       "run_pass",
-      [](const Rows& x, uintptr_t g, uintptr_t a, double epsilon, Kind kind,
-         const std::string& simd, int threads, uintptr_t out, uintptr_t f, uintptr_t labels) {
-        py::gil_scoped_release release;
-        return run_pass(x, {pointer<double>(g), pointer<double>(a), epsilon}, kind, simd, threads,
-                        pointer<double>(out), pointer<double>(f), pointer<int64_t>(labels));
+      [](const Rows& x, uintptr_t g, uintptr_t a, double epsilon, Kind kind, int64_t stride,
+         const std::string& simd, int threads, uintptr_t out, uintptr_t f, uintptr_t labels,
+         Sketch* sketch, double cut) {
+        return run_pass(
+            x, {pointer<double>(g), pointer<double>(a), epsilon}, kind, stride, simd, threads,
+            pointer<double>(out),
+            {pointer<double>(f), pointer<int64_t>(labels), sketch, cut});
       },
-      "First bad row or -1; addresses of float64 and int64 arrays, 0 for none.");
+      "First bad row or -1; addresses of float64 and int64 arrays, 0 for none.", release);
   m.def("simd_levels", &simd_levels);
   m.def("max_threads", &max_threads);
 }

@@ -2,25 +2,39 @@
 #pragma once
 
 #include "passes.hpp"
+#include "sketch.hpp"
 
 namespace sinkhorn {
 
-// Scratch of one thread, k entries each, 64-byte aligned.
+// Widest vector of any level in floats; scratch rows are padded to it.
+constexpr int64_t kPad = 16;
+
+// g for the float32 kernel, in units of log(2) * epsilon: rate * g = high + low, where `high` lies
+// on a grid so coarse that high - top is exact for every row top on that grid.
+struct Scaled {
+  const float *high, *low;  // k, padded with zeros
+  float rate;
+  bool usable;  // false: out of the range in which the above holds
+};
+
+// Scratch of one thread, 64-byte aligned, padded to kPad entries.
 struct Scratch {
-  double* shifted;  // logits + g of the current row
-  void* weights;    // exp(.) of the current row, float or double
-  void* partial;    // column sums of a short run of rows, float or double
+  double* shifted;  // k: logits + g of the current row
+  double* weights;  // k: exp(.) of the current row, double or float
+  void* partial;    // k: column sums of a short run of rows, double or float
+  void* row[3];     // k logits each: rows whose columns are not contiguous are copied here
 };
 
 struct Block {
-  int64_t first, last;  // rows
+  int64_t first, last;  // of the sample
   double* sum;          // k column sums of this block (Kind::log: relative to exp(top))
   double* top;          // k column maxima, Kind::log only
-  double* f;            // n, or null
-  int64_t* labels;      // n, or null
+  double weight;        // total weight of the rows
+  SketchBlock* sketch;  // or null
 };
 
-using BlockFn = BadRow (*)(const Rows&, const Point&, const Scratch&, const Block&);
+using BlockFn = BadRow (*)(const Rows&, const Point&, const Scaled&, const Sample&, const Extras&,
+                           const Scratch&, Block&);
 
 struct Kernels {
   BlockFn pass[3][4];  // [Kind][Dtype]

@@ -32,6 +32,10 @@ inline double widen(half x) {
   return bits_as<float>(value | sign);
 }
 
+constexpr double kInf = __builtin_inf();
+
+#include "simd.inl"
+
 // exp(x) for x <= 0; relative error below 2e-7.  Adding 1.5 * 2^23 rounds to an integer
 // and leaves that integer in the low bits.
 inline float exp_nonpositive(float x) {
@@ -70,7 +74,6 @@ inline double exp_nonpositive(double x) {
   return x > -708. ? p * scale : 0.;
 }
 
-constexpr double kInf = __builtin_inf();
 // Stands for log(0) in the log-domain sums, where -inf - -inf would be NaN.
 constexpr double kLogZero = -1e300;
 
@@ -123,10 +126,10 @@ inline int64_t first_equal(const double* shifted, double top, int64_t k) {
   return j;
 }
 
-inline void report_row(const Point& at, const Block& block, const double* shifted, int64_t i,
+inline void report_row(const Point& at, const Extras& extras, const double* shifted, int64_t i,
                        int64_t k, double top, double total, double log_a) {
-  if (block.labels) block.labels[i] = first_equal(shifted, top, k);
-  if (block.f) block.f[i] = at.epsilon * (log_a - __builtin_log(total)) - top;
+  if (extras.labels) extras.labels[i] = first_equal(shifted, top, k);
+  if (extras.f) extras.f[i] = at.epsilon * (log_a - __builtin_log(total)) - top;
 }
 
 template <class E>
@@ -135,26 +138,38 @@ inline void flush(const E* partial, double* sum, int64_t k) {
   for (int64_t j = 0; j < k; ++j) sum[j] += partial[j];
 }
 
+#include "fast.inl"
+
 // Column masses times n: weights are then of order 1, far from float's underflow.
 template <class T, class E>
-BadRow mass_block(const Rows& x, const Point& at, const Scratch& scratch, const Block& block) {
+BadRow mass_block(const Rows& x, const Point& at, const Scaled&, const Sample& sample,
+                  const Extras& extras, const Scratch& scratch, Block& block) {
   constexpr int64_t run = 64;  // rows summed in E before they are added in double
   const int64_t k = x.k;
   const double rate = 1. / at.epsilon, n = double(x.n), log_n = __builtin_log(n);
-  E* weights = static_cast<E*>(scratch.weights);
+  E* weights = reinterpret_cast<E*>(scratch.weights);
   E* partial = static_cast<E*>(scratch.partial);
-  for (int64_t i0 = block.first; i0 < block.last; i0 += run) {
+  for (int64_t s0 = block.first; s0 < block.last; s0 += run) {
     __builtin_memset(partial, 0, sizeof(E) * size_t(k));
-    for (int64_t i = i0; i < i0 + run && i < block.last; ++i) {
+    for (int64_t s = s0; s < s0 + run && s < block.last; ++s) {
+      const int64_t i = sample.row(s);
       const T* row = static_cast<const T*>(x.data) + i * x.row_stride;
       double top = shift_row(row, x.col_stride, at.g, k, scratch.shifted);
       if (top != top) return i;
       double total = weigh_row<E>(scratch.shifted, top, rate, k, weights);
-      double log_a = at.a ? __builtin_log(at.a[i]) : -log_n;
-      report_row(at, block, scratch.shifted, i, k, top, total, log_a);
-      E scale = E((at.a ? at.a[i] * n : 1.) / total);
+      const double weight = at.a ? at.a[i] * n : 1.;
+      report_row(at, extras, scratch.shifted, i, k, top, total,
+                 at.a ? __builtin_log(at.a[i]) : -log_n);
+      E scale = E(weight / total);
 #pragma omp simd
       for (int64_t j = 0; j < k; ++j) partial[j] += weights[j] * scale;
+      block.weight += weight;
+      if (block.sketch) {
+        float* narrow = reinterpret_cast<float*>(scratch.shifted);
+        for (int64_t j = 0; j < k; ++j) narrow[j] = float(weights[j]);
+        for (int64_t j = k; j % kPad; ++j) narrow[j] = 0;
+        sketch_row(*block.sketch, narrow, smallest_entry(extras), float(weight), k);
+      }
     }
     flush(partial, block.sum, k);
   }
@@ -163,19 +178,20 @@ BadRow mass_block(const Rows& x, const Point& at, const Scratch& scratch, const 
 
 // log of the column masses by a running log-sum-exp per column.
 template <class T>
-BadRow log_block(const Rows& x, const Point& at, const Scratch& scratch, const Block& block) {
+BadRow log_block(const Rows& x, const Point& at, const Scaled&, const Sample& sample,
+                 const Extras&, const Scratch& scratch, Block& block) {
   const int64_t k = x.k;
-  const double rate = 1. / at.epsilon, log_n = __builtin_log(double(x.n));
-  double* weights = static_cast<double*>(scratch.weights);
+  const double rate = 1. / at.epsilon, n = double(x.n);
+  double* weights = scratch.weights;
   for (int64_t j = 0; j < k; ++j) block.top[j] = kLogZero;
-  for (int64_t i = block.first; i < block.last; ++i) {
+  for (int64_t s = block.first; s < block.last; ++s) {
+    const int64_t i = sample.row(s);
     const T* row = static_cast<const T*>(x.data) + i * x.row_stride;
     double top = shift_row(row, x.col_stride, at.g, k, scratch.shifted);
     if (top != top) return i;
     double total = weigh_row<double>(scratch.shifted, top, rate, k, weights);
-    double log_a = at.a ? __builtin_log(at.a[i]) : -log_n;
-    report_row(at, block, scratch.shifted, i, k, top, total, log_a);
-    double offset = log_a - __builtin_log(total);
+    const double weight = at.a ? at.a[i] * n : 1., offset = __builtin_log(weight / total);
+    block.weight += weight;
 #pragma omp simd
     for (int64_t j = 0; j < k; ++j) {
       double u = (scratch.shifted[j] - top) * rate + offset, old = block.top[j];
@@ -189,8 +205,7 @@ BadRow log_block(const Rows& x, const Point& at, const Scratch& scratch, const B
 }
 
 constexpr Kernels kKernels = {{
-    {mass_block<double, float>, mass_block<float, float>, mass_block<half, float>,
-     mass_block<bfloat, float>},
+    {mass_block<double, float>, fast_block<float>, fast_block<half>, fast_block<bfloat>},
     {mass_block<double, double>, mass_block<float, double>, mass_block<half, double>,
      mass_block<bfloat, double>},
     {log_block<double>, log_block<float>, log_block<half>, log_block<bfloat>},

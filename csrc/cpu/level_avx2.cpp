@@ -2,6 +2,8 @@
 #include "block.hpp"
 
 #if defined(__x86_64__)
+#include <immintrin.h>
+#define SINKHORN_AVX2 1
 #pragma GCC target("avx2,fma,f16c")
 #include "kernels.inl"
 

@@ -6,53 +6,14 @@
 
 #include <algorithm>
 #include <cmath>
-#include <cstdlib>
-#include <memory>
-#include <new>
 #include <stdexcept>
 
 #include "block.hpp"
-
-#if defined(__x86_64__)
-#include <xmmintrin.h>
-#endif
+#include "flush.hpp"
+#include "memory.hpp"
 
 namespace sinkhorn {
 namespace {
-
-// Denormal results cost a hundred cycles each and mean nothing here: flushed inside, restored
-// after.  Denormal logits below float64 are kept, as they widen to normal numbers.
-class FlushToZero {
- public:
-#if defined(__x86_64__)
-  FlushToZero() : saved_(_mm_getcsr()) { _mm_setcsr(saved_ | _MM_FLUSH_ZERO_ON); }
-  ~FlushToZero() { _mm_setcsr(saved_); }
-
- private:
-  unsigned saved_;
-#elif defined(__aarch64__)
-  FlushToZero() {
-    asm volatile("mrs %0, fpcr" : "=r"(saved_));
-    asm volatile("msr fpcr, %0" ::"r"(saved_ | (uint64_t(1) << 24)));
-  }
-  ~FlushToZero() { asm volatile("msr fpcr, %0" ::"r"(saved_)); }
-
- private:
-  uint64_t saved_;
-#endif
-};
-
-struct Free {
-  void operator()(void* p) const { std::free(p); }
-};
-using Buffer = std::unique_ptr<double, Free>;
-
-Buffer aligned(int64_t doubles) {
-  size_t bytes = (size_t(doubles) * sizeof(double) + 63) / 64 * 64;
-  void* p = std::aligned_alloc(64, bytes ? bytes : 64);
-  if (!p) throw std::bad_alloc();
-  return Buffer(static_cast<double*>(p));
-}
 
 const Kernels& kernels(const std::string& simd) {
 #if defined(__x86_64__)
@@ -66,62 +27,86 @@ const Kernels& kernels(const std::string& simd) {
 // At most 128 blocks bound the memory for their sums; at least 256 rows amortise the reduction.
 int64_t rows_per_block(int64_t n) { return std::max<int64_t>(256, (n + 127) / 128); }
 
-void add_masses(const std::vector<double>& sums, int64_t blocks, int64_t n, int64_t k,
+void add_masses(const std::vector<double>& sums, int64_t blocks, int64_t k, double weight,
                 double* out) {
   for (int64_t j = 0; j < k; ++j) {
     double total = 0;
     for (int64_t b = 0; b < blocks; ++b) total += sums[size_t(b * k + j)];
-    out[j] = total / double(n);
+    out[j] = total / weight;
   }
 }
 
 void add_log_masses(const std::vector<double>& sums, const std::vector<double>& tops,
-                    int64_t blocks, int64_t k, double* out) {
+                    int64_t blocks, int64_t k, double weight, double* out) {
   for (int64_t j = 0; j < k; ++j) {
     double top = tops[size_t(j)], total = 0;
     for (int64_t b = 1; b < blocks; ++b) top = std::max(top, tops[size_t(b * k + j)]);
     for (int64_t b = 0; b < blocks; ++b)
       total += sums[size_t(b * k + j)] * std::exp(tops[size_t(b * k + j)] - top);
-    out[j] = top + std::log(total);
+    out[j] = top + std::log(total / weight);
   }
+}
+
+// Splits g for the float32 kernel.
+Scaled scale(const Point& at, int64_t k, float* high, float* low) {
+  const double exact_rate = 1.4426950408889634 / at.epsilon;
+  Scaled g{high, low, float(exact_rate), exact_rate > 1e-30 && exact_rate < 1e30};
+  for (int64_t j = 0; j < k; ++j) {
+    // with the same rounded rate for logits and g, rounding it only changes epsilon by 6e-8
+    const double h = at.g[j] * double(g.rate);
+    high[j] = h == -INFINITY ? -INFINITY : float(std::nearbyint(h * 1024) / 1024);
+    low[j] = h == -INFINITY ? 0 : float(h - double(high[j]));
+    g.usable = g.usable && (h == -INFINITY || std::fabs(h) <= 8192);
+  }
+  return g;
 }
 
 }  // namespace
 
-BadRow run_pass(const Rows& x, const Point& at, Kind kind, const std::string& simd, int threads,
-                double* out, double* f, int64_t* labels) {
+BadRow run_pass(const Rows& x, const Point& at, Kind kind, int64_t stride, const std::string& simd,
+                int threads, double* out, const Extras& extras) {
+  const Sample sample(x.n, stride);
+  const int64_t k = x.k, step = rows_per_block(sample.count);
+  const int64_t blocks = (sample.count + step - 1) / step, padded = (k + kPad - 1) / kPad * kPad;
+  Buffer<float> split = aligned<float>(2 * padded);
+  std::fill(split.get(), split.get() + 2 * padded, 0.f);
+  const Scaled g = scale(at, k, split.get(), split.get() + padded);
+  if (kind == Kind::quick && x.dtype != Dtype::f64 && !g.usable) kind = Kind::exact;
   const BlockFn pass = kernels(simd).pass[int(kind)][int(x.dtype)];
-  const int64_t k = x.k, step = rows_per_block(x.n), blocks = (x.n + step - 1) / step;
   const bool log = kind == Kind::log;
   std::vector<double> sums(size_t(blocks * k), 0.), tops(log ? size_t(blocks * k) : 0);
+  std::vector<double> weights(size_t(blocks), 0.);
   std::vector<BadRow> bad(size_t(blocks), -1);
+  if (extras.sketch) extras.sketch->start(blocks, std::min(step, sample.count));
   threads = int(std::min<int64_t>(std::max(threads, 1), blocks));
-  std::vector<Buffer> memory;  // allocated here: an exception may not leave a parallel region
-  const int64_t padded = (k + 7) / 8 * 8;
-  for (int t = 0; t < threads; ++t) memory.push_back(aligned(3 * padded));
+  const int64_t rows_apart = x.col_stride == 1 ? 0 : padded;  // rows that must be gathered
+  std::vector<Buffer<double>> memory;  // allocated here: an exception may not leave a parallel region
+  for (int t = 0; t < threads; ++t) memory.push_back(aligned<double>(3 * padded + 3 * rows_apart));
 
 #pragma omp parallel num_threads(threads) if (threads > 1)
   {
     FlushToZero flush;
     double* base = memory[size_t(omp_get_thread_num())].get();
-    const Scratch scratch{base, base + padded, base + 2 * padded};
+    double* rows = base + 3 * padded;
+    const Scratch scratch{base, base + padded, base + 2 * padded,
+                          {rows, rows + rows_apart, rows + 2 * rows_apart}};
 #pragma omp for schedule(dynamic)
     for (int64_t b = 0; b < blocks; ++b) {
-      const Block block{b * step,
-                        std::min(x.n, (b + 1) * step),
-                        sums.data() + b * k,
-                        log ? tops.data() + b * k : nullptr,
-                        f,
-                        labels};
-      bad[size_t(b)] = pass(x, at, scratch, block);
+      Block block{b * step, std::min(sample.count, (b + 1) * step), sums.data() + b * k,
+                  log ? tops.data() + b * k : nullptr, 0.,
+                  extras.sketch ? &extras.sketch->block(b) : nullptr};
+      bad[size_t(b)] = pass(x, at, g, sample, extras, scratch, block);
+      weights[size_t(b)] = block.weight;
     }
   }
   for (BadRow row : bad)
     if (row >= 0) return row;
+  double weight = 0;
+  for (double w : weights) weight += w;
   if (log)
-    add_log_masses(sums, tops, blocks, k, out);
+    add_log_masses(sums, tops, blocks, k, weight, out);
   else
-    add_masses(sums, blocks, x.n, k, out);
+    add_masses(sums, blocks, k, weight, out);
   return -1;
 }
 

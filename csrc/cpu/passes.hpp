@@ -1,4 +1,4 @@
-// The passes over rows that a Sinkhorn solve needs: raw pointers, sizes and strides only.
+// The passes over rows that a solve needs: raw pointers, sizes and strides only.
 #pragma once
 
 #include <cstdint>
@@ -24,17 +24,40 @@ struct Point {
   double epsilon;
 };
 
-// mass: float32 exponentials, float64 everywhere else.  exact: float64 throughout.
-// log_mass: float64 in the log domain, for columns whose mass underflows.
+// quick: float32 exponentials of nearly exact exponents (float64 logits: as exact).
+// exact: float64 throughout.  log: float64 in the log domain, for masses that underflow.
 enum class Kind { quick, exact, log };
+
+// The rows of a pass: one of each `stride` neighbours, spread by a fixed hash.
+struct Sample {
+  int64_t stride, count;
+
+  Sample(int64_t n, int64_t every) : stride(every), count(n / every) {}
+
+  int64_t row(int64_t j) const {
+    if (stride == 1) return j;
+    uint64_t h = uint64_t(j) * 0x9E3779B97F4A7C15u;  // Fibonacci hashing
+    return j * stride + int64_t((h >> 32) % uint64_t(stride));
+  }
+};
+
+class Sketch;
+
+// What else a pass leaves behind; every pointer may be null.
+struct Extras {
+  double* f;         // n row potentials  (stride 1 only)
+  int64_t* labels;   // n                 (stride 1 only)
+  Sketch* sketch;    // filled with entries of at least `cut` times the largest of their row
+  double cut;
+};
 
 // The first row (in row order) that has no finite maximum, or -1.
 using BadRow = int64_t;
 
-// One read of the matrix.  out (k): column masses, or their logarithms for Kind::log.
-// f and labels (n each) may be null; both need Kind::exact.  The same bits for any `threads`.
-BadRow run_pass(const Rows& x, const Point& at, Kind kind, const std::string& simd, int threads,
-                double* out, double* f, int64_t* labels);
+// One read of the sampled rows.  out (k): their column masses, summing to 1, or the logarithms of
+// these for Kind::log.  The same bits for any `threads`.
+BadRow run_pass(const Rows& x, const Point& at, Kind kind, int64_t stride, const std::string& simd,
+                int threads, double* out, const Extras& extras);
 
 // Instruction sets this build has and this processor runs, best first; "plain" is always there.
 std::vector<std::string> simd_levels();

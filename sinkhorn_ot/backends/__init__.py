@@ -4,30 +4,63 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
-from sinkhorn_ot.arrays import Array, Problem
+from sinkhorn_ot.arrays import Array, Problem, Reading
 from sinkhorn_ot.backends import cpu, reference
+
+
+class Sketch(Protocol):
+    """A stand-in for the matrix: some rows, and of these the entries that matter.
+
+    It holds ``e_ik = exp((logits_ik + g_k - row maximum) / epsilon)`` at the g at which it was
+    read; a `delta` of (K,) numbers then moves g to g + epsilon * delta.
+    """
+
+    @property
+    def rows(self) -> int:
+        """How many rows it holds; each stands for those that were passed over."""
+
+    def mass(self, delta: Array) -> tuple[float, Array, Array]:
+        """Return ``sum_i a_i log sum_k e_ik exp(delta_k)``, column masses and second moments.
+
+        With p_i the probabilities of row i, the masses are ``sum_i a_i p_i``, and the second
+        moments ``sum_i a_i p_i**2`` (both (K,), for a total mass of 1).
+        """
+
+    def second_moment(self, v: Array) -> Array:
+        """Return ``sum_i a_i p_i <p_i, v>`` at the delta of the last `mass`: (K,)."""
 
 
 class Passes(Protocol):
     """What a backend does: reads of the rows with a (K,) vector in hand.
 
-    Every method may raise `BadRow`.  Vectors are float64 and live where the backend puts them.
+    Vectors are float64 and live where the backend puts them.
     """
 
     @property
     def reads(self) -> float:
-        """Reads of the matrix so far."""
+        """Reads of the matrix so far, in units of its bytes."""
 
-    def log_mass(self, g: Array, *, exact: bool) -> Array:
-        """Return the (K,) logarithms of the column masses of P(g).
+    def read(
+        self,
+        g: Array,
+        *,
+        exact: bool = False,
+        stride: int = 1,
+        assign: bool = False,
+        sketch: Any = None,
+        cut: float = 0.0,
+    ) -> Reading:
+        """Read the rows once, or one of each `stride` rows; may raise `BadRow`.
 
-        Without `exact` a backend may use float32 exponentials (a violation good to about 1e-6).
+        Without `exact` a backend may use float32 exponentials (masses good to about 1e-7 of
+        themselves). `assign` also makes labels and f. A `sketch` is filled on the way with
+        entries of at least `cut` times the largest of their row.
         """
 
-    def assign(self, g: Array) -> tuple[Array, Array, Array]:
-        """Return (N,) int64 labels, (N,) float64 f and the exact log mass, all of this g."""
+    def sketch(self, entries: int) -> Sketch:
+        """Return an empty sketch with room for that many entries."""
 
 
 @dataclass(frozen=True)

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import sys
 from typing import Any
 
 import numpy as np
 
-from sinkhorn_ot.arrays import Array, BadRow, Problem, dtype_name, is_torch
+from sinkhorn_ot.arrays import Array, BadRow, Problem, Reading, dtype_name, is_torch
 
 try:
     import sinkhorn_ot._cpu as _cpu
@@ -77,6 +78,7 @@ class CpuPasses:
                 self.aligned_copy = logits
             data = logits.ctypes.data
             strides = tuple(s // logits.itemsize for s in logits.strides)
+        self.itemsize = int(logits.itemsize)
         dtype = getattr(_cpu.Dtype, dtype_name(logits))
         self.rows = _cpu.Rows(data, dtype, self.n, self.k, *strides)
         self.a = None if problem.a is None else np.ascontiguousarray(problem.a)
@@ -84,37 +86,49 @@ class CpuPasses:
         self.threads = 1 if self.n * self.k < SMALL else threads()
         self.reads = 0.0
 
-    def log_mass(self, g: Array, *, exact: bool) -> Array:
-        """Return log of the column masses; see `Passes`."""
-        kind = _cpu.Kind.exact if exact else _cpu.Kind.quick
-        return self._like(g, self._log_mass(_numpy(g), kind))
-
-    def assign(self, g: Array) -> tuple[Array, Array, Array]:
-        """Return labels, f and log mass; see `Passes`."""
-        labels, f = np.empty(self.n, np.int64), np.empty(self.n)
-        mass = self._log_mass(_numpy(g), _cpu.Kind.exact, f, labels)
-        return self._like(g, labels), self._like(g, f), self._like(g, mass)
-
-    def _log_mass(
+    def read(
         self,
-        g: np.ndarray[Any, Any],
-        kind: _cpu.Kind,
-        f: np.ndarray[Any, Any] | None = None,
-        labels: np.ndarray[Any, Any] | None = None,
-    ) -> np.ndarray[Any, Any]:
-        mass = self._run(g, kind, f, labels)
-        if bool(np.any(mass[g > -np.inf] * self.n < UNDERFLOW)):
-            return self._run(g, _cpu.Kind.log)
-        with np.errstate(divide="ignore"):
-            log_mass: np.ndarray[Any, Any] = np.log(mass)
-        return log_mass
+        g: Array,
+        *,
+        exact: bool = False,
+        stride: int = 1,
+        assign: bool = False,
+        sketch: CpuSketch | None = None,
+        cut: float = 0.0,
+    ) -> Reading:
+        """Read the rows once; see `Passes`."""
+        vector = _numpy(g)
+        kind = _cpu.Kind.exact if exact else _cpu.Kind.quick
+        f = labels = None
+        if assign:
+            f, labels = np.empty(self.n), np.empty(self.n, np.int64)
+        core = None if sketch is None else sketch.core
+        mass = self._run(vector, kind, stride, f, labels, core, cut)
+        if bool(np.any(mass[vector > -np.inf] * self.n < UNDERFLOW)):
+            log_mass = self._run(vector, _cpu.Kind.log, stride)
+        else:
+            with np.errstate(divide="ignore"):
+                log_mass = np.log(mass)
+        like = functools.partial(_like, g)
+        return Reading(
+            like(log_mass),
+            None if f is None else like(f),
+            None if labels is None else like(labels),
+        )
+
+    def sketch(self, entries: int) -> CpuSketch:
+        """Return room for a sketch; see `Passes`."""
+        return CpuSketch(self, entries)
 
     def _run(
         self,
         g: np.ndarray[Any, Any],
         kind: _cpu.Kind,
+        stride: int,
         f: np.ndarray[Any, Any] | None = None,
         labels: np.ndarray[Any, Any] | None = None,
+        sketch: _cpu.Sketch | None = None,
+        cut: float = 0.0,
     ) -> np.ndarray[Any, Any]:
         out = np.empty(self.k)
         bad_row = _cpu.run_pass(
@@ -123,20 +137,61 @@ class CpuPasses:
             _address(self.a),
             self.problem.epsilon,
             kind,
+            stride,
             self.simd,
             self.threads,
             _address(out),
             _address(f),
             _address(labels),
+            sketch,
+            cut,
         )
         if bad_row >= 0:
             raise BadRow(bad_row)
-        self.reads += 1
+        self.reads += 1 / stride
         return out
 
-    @staticmethod
-    def _like(g: Array, x: np.ndarray[Any, Any]) -> Array:
-        return sys.modules["torch"].from_numpy(x) if is_torch(g) else x
+
+class CpuSketch:
+    """Rows of sparse weights in memory of their own; see `Sketch`."""
+
+    def __init__(self, passes: CpuPasses, entries: int) -> None:
+        self.passes = passes
+        self.core = _cpu.Sketch(passes.k, entries)
+        self.scalings = np.empty(0, np.float32)
+
+    @property
+    def rows(self) -> int:
+        """Rows that were kept."""
+        return self.core.rows
+
+    def mass(self, delta: Array) -> tuple[float, Array, Array]:
+        """Return value, masses and second moments; see `Sketch`."""
+        self.scalings = np.exp(_numpy(delta)).astype(np.float32)
+        m, s = np.empty(len(delta)), np.empty(len(delta))
+        value = self.core.mass(
+            _address(self.scalings), _address(m), _address(s), self.passes.threads
+        )
+        self._count()
+        return value, _like(delta, m), _like(delta, s)
+
+    def second_moment(self, v: Array) -> Array:
+        """Return the product; see `Sketch`."""
+        out, vector = np.empty(len(v)), _numpy(v)
+        self.core.second_moment(
+            _address(self.scalings), _address(vector), _address(out), self.passes.threads
+        )
+        self._count()
+        return _like(v, out)
+
+    def _count(self) -> None:
+        # an entry is a float32 and its column: 8 bytes
+        whole = self.passes.n * self.passes.k * self.passes.itemsize
+        self.passes.reads += 8 * self.core.entries / whole
+
+
+def _like(g: Array, x: np.ndarray[Any, Any]) -> Array:
+    return sys.modules["torch"].from_numpy(x) if is_torch(g) else x
 
 
 def _numpy(g: Array) -> np.ndarray[Any, Any]:

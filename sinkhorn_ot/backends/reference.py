@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import math
 
-from sinkhorn_ot.arrays import Array, BadRow, Problem, float64, namespace, row_blocks
+import numpy
+
+from sinkhorn_ot.arrays import Array, BadRow, Problem, Reading, float64, namespace, row_blocks
 
 
 def why_not(logits: Array | None) -> str | None:
@@ -18,38 +20,89 @@ class ReferencePasses:
     def __init__(self, problem: Problem) -> None:
         self.problem = problem
         self.xp = namespace(problem.logits)
-        self.log_a = None if problem.a is None else safe_log(self.xp, problem.a)
+        a = problem.a
+        if a is None:
+            n = problem.logits.shape[0]
+            a = float64([1.0 / n], problem.b).repeat(n)
+        self.log_a = safe_log(self.xp, a)
         self.reads = 0.0
 
-    def log_mass(self, g: Array, *, exact: bool) -> Array:
-        """Return log of the column masses; see `Passes`."""
-        return self._pass(g)[2]
-
-    def assign(self, g: Array) -> tuple[Array, Array, Array]:
-        """Return labels, f and log mass; see `Passes`."""
-        return self._pass(g)
-
-    def _pass(self, g: Array) -> tuple[Array, Array, Array]:
+    def read(
+        self,
+        g: Array,
+        *,
+        exact: bool = True,
+        stride: int = 1,
+        assign: bool = False,
+        sketch: ReferenceSketch | None = None,
+        cut: float = 0.0,
+    ) -> Reading:
+        """Read the rows; see `Passes`."""
         xp, epsilon = self.xp, self.problem.epsilon
         n, k = self.problem.logits.shape
-        labels, potentials, log_mass = [], [], xp.full_like(g, -math.inf)
-        for rows in row_blocks(n, k):
-            shifted = float64(self.problem.logits[rows], g) + g
-            self._check_rows(shifted, rows)
-            log_a = -math.log(n) if self.log_a is None else self.log_a[rows]
+        labels, potentials, kept = [], [], []
+        log_mass, log_total = xp.full_like(g, -math.inf), -math.inf
+        for rows in row_blocks(n // stride, k):
+            # the first of each `stride` rows
+            taken = slice(rows.start * stride, (rows.stop - 1) * stride + 1, stride)
+            shifted = float64(self.problem.logits[taken], g) + g
+            self._check_rows(shifted, taken)
+            log_a = self.log_a[taken]
             f = epsilon * (log_a - logsumexp(xp, shifted / epsilon, axis=1))
             log_mass = xp.logaddexp(
                 log_mass, logsumexp(xp, (shifted + f[:, None]) / epsilon, axis=0)
             )
+            log_total = numpy.logaddexp(log_total, float(logsumexp(xp, log_a, axis=0)))
             labels.append(xp.argmax(shifted, axis=1))
             potentials.append(f)
-        self.reads += 1
-        return xp.concatenate(labels), xp.concatenate(potentials), log_mass
+            if sketch is not None:
+                top = xp.amax(shifted, axis=1)[:, None]
+                entries = xp.exp((shifted - top) / epsilon)
+                kept.append((xp.exp(log_a), xp.where(entries < cut, 0.0, entries)))
+        if sketch is not None:
+            sketch.weights, sketch.entries = map(xp.concatenate, zip(*kept, strict=True))
+        self.reads += 1 / stride
+        log_mass = log_mass - log_total
+        if not assign:
+            return Reading(log_mass)
+        return Reading(log_mass, xp.concatenate(potentials), xp.concatenate(labels))
+
+    def sketch(self, entries: int) -> ReferenceSketch:
+        """Return an empty sketch; see `Passes`. Here `entries` is no bound."""
+        return ReferenceSketch(self.xp)
 
     def _check_rows(self, shifted: Array, rows: slice) -> None:
         bad = ~self.xp.isfinite(self.xp.amax(shifted, axis=1))
         if bool(bad.any()):
-            raise BadRow(rows.start + int(self.xp.nonzero(bad)[0][0]))
+            step = rows.step or 1
+            raise BadRow(rows.start + step * int(self.xp.nonzero(bad)[0][0]))
+
+
+class ReferenceSketch:
+    """All rows of a pass, entries below the cut as zeros; see `Sketch`."""
+
+    def __init__(self, xp: Array) -> None:
+        self.xp = xp
+        self.weights = self.entries = self.probabilities = xp.zeros((0, 0))
+
+    @property
+    def rows(self) -> int:
+        """Rows that were kept."""
+        return int(self.weights.shape[0])
+
+    def mass(self, delta: Array) -> tuple[float, Array, Array]:
+        """Return value, masses and second moments; see `Sketch`."""
+        plan = self.entries * self.xp.exp(delta)
+        total = plan.sum(1)
+        self.probabilities = plan / total[:, None]
+        a = self.weights / self.weights.sum()
+        value = float((a * self.xp.log(total)).sum())
+        return value, a @ self.probabilities, a @ self.probabilities**2
+
+    def second_moment(self, v: Array) -> Array:
+        """Return the product; see `Sketch`."""
+        a = self.weights / self.weights.sum()
+        return (a * (self.probabilities @ v)) @ self.probabilities
 
 
 def logsumexp(xp: Array, x: Array, axis: int) -> Array:
