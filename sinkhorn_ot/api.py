@@ -23,6 +23,9 @@ from sinkhorn_ot.backends import BACKENDS, Backend
 from sinkhorn_ot.result import SinkhornResult, SinkhornWarning
 from sinkhorn_ot.solver import Callback, solve
 
+#: Of the bytes of the input, what a call may add by default.
+DEFAULT_LIMIT = 0.55
+SMALLEST_SKETCH, LARGEST_SKETCH = 1 << 17, 1 << 24
 METHODS = ("auto", "sinkhorn", "newton")
 
 
@@ -36,6 +39,7 @@ def sinkhorn(
     max_iter: int = 1000,
     g_init: Array | None = None,
     method: str = "auto",
+    memory_limit: int | None = None,
     backend: str = "auto",
     callback: Callback | None = None,
 ) -> SinkhornResult:
@@ -100,7 +104,7 @@ def sinkhorn(
     >>> sinkhorn(logits).labels
     array([0, 0, 1, 1])
     """
-    return _solve(logits, a, b, epsilon, tol, max_iter, g_init, method, backend, callback)
+    return _solve(logits, a, b, epsilon, tol, max_iter, g_init, method, memory_limit, backend, callback)
 
 
 def equipartition_labels(
@@ -112,6 +116,7 @@ def equipartition_labels(
     max_iter: int = 1000,
     g_init: Array | None = None,
     method: str = "auto",
+    memory_limit: int | None = None,
     backend: str = "auto",
     callback: Callback | None = None,
 ) -> Array:
@@ -138,7 +143,7 @@ def equipartition_labels(
     >>> equipartition_labels(np.array([[0.9, 0.1], [0.8, 0.2], [0.7, 0.3], [0.6, 0.4]]))
     array([0, 0, 1, 1])
     """
-    return _solve(logits, None, b, epsilon, tol, max_iter, g_init, method, backend, callback).labels
+    return _solve(logits, None, b, epsilon, tol, max_iter, g_init, method, memory_limit, backend, callback).labels
 
 
 def available_backends(logits: Array | None = None) -> dict[str, str]:
@@ -168,6 +173,7 @@ def _solve(
     max_iter: int,
     g_init: Array | None,
     method: str,
+    memory_limit: int | None,
     backend: str,
     callback: Callback | None,
 ) -> SinkhornResult:
@@ -197,7 +203,7 @@ def _solve(
             g,
             tol=tol,
             max_iter=int(max_iter),
-            accelerate=0 if method == "sinkhorn" else 1 << 24,
+            accelerate=0 if method == "sinkhorn" else sketch_entries(logits, memory_limit),
             warm=g_init is not None,
             callback=callback,
             backend=chosen.name,
@@ -216,6 +222,19 @@ def _solve(
             stacklevel=3,
         )
     return result
+
+
+def sketch_entries(logits: Array, memory_limit: int | None) -> int:
+    """How many entries a sketch may hold; 0 when there is no room for a useful one."""
+    n, k = logits.shape
+    size = n * k * logits.itemsize
+    limit = DEFAULT_LIMIT * size if memory_limit is None else memory_limit
+    blocks = min(128, n // 256 + 1)
+    # an entry takes 8 bytes, a row 16; sums take 8 K for each block and more
+    room = int(limit - 16 * n - 8 * k * (blocks + 96)) // 8
+    wanted = min(n * k, max(n * k // 64, SMALLEST_SKETCH), LARGEST_SKETCH)
+    entries = min(room, wanted)
+    return entries if entries >= 2 * k * blocks else 0
 
 
 def _check_number(value: float, name: str, *, positive: bool) -> float:

@@ -20,84 +20,98 @@ from sinkhorn_ot.arrays import Array, Problem, Reading, namespace
 if TYPE_CHECKING:
     from sinkhorn_ot.backends import Passes, Sketch
 
-#: Rows per cluster on the first rung of the ladder of samples, and the growth from rung to rung.
-FIRST_RUNG, GROWTH = 4, 8
-#: How far below the largest of its row an entry is kept (nats): on the way up, and at the end.
+#: Rows per cluster in the first sample, and the growth from sample to sample.
+FIRST_SAMPLE, GROWTH = 4, 8
+#: How far below the largest of its row an entry is kept (nats): in samples, and at the end.
 FAR, NEAR = 60.0, 16.0
-#: A delta may not exceed this: entries that were left out would matter, float32 overflow.
+#: A delta may not exceed this: entries that were left out would matter.
 RADIUS = 30.0
 #: Longest Newton step in any delta.
 LONGEST = 6.0
-NEWTON_STEPS, CG_STEPS = 30, 50
+NEWTON_STEPS, CG_STEPS, BACKTRACKS = 30, 50, 8
 
 
 class Sketched:
-    """The accelerated steps of one solve."""
+    """A sketch that follows g, and the steps that it suggests."""
 
     def __init__(self, problem: Problem, passes: Passes, entries: int) -> None:
         self.xp = namespace(problem.b)
         self.problem = problem
         self.passes = passes
+        self.entries = entries
         self.sketch: Sketch = passes.sketch(entries)
+        self.delta = self.xp.zeros_like(problem.b)
+
+    def renew(self, g: Array, *, exact: bool, assign: bool) -> Reading:
+        """Read the matrix at g and make the sketch anew on the way."""
+        self.delta = self.xp.zeros_like(self.delta)
+        return self.passes.read(
+            g, exact=exact, assign=assign, sketch=self.sketch, cut=math.exp(-NEAR)
+        )
+
+    def step(self, g: Array, reading: Reading, tol: float) -> Array:
+        """Return the g that solves the sketch for the marginal that `reading` corrects."""
+        before = self.delta
+        self.delta = self._solve(self.sketch, before, reading, tol=tol)
+        return g + self.problem.epsilon * (self.delta - before)
 
     def start(self, g: Array) -> Array:
         """Solve growing samples of the rows, each no better than its own sampling noise."""
         n, k = self.problem.logits.shape
-        for stride in ladder(n, k):
+        sample = self.passes.sketch(max(self.entries // 4, 2 * k))
+        for stride in sample_strides(n, k):
             for _ in range(4):
-                reading = self.passes.read(
-                    g, stride=stride, sketch=self.sketch, cut=math.exp(-FAR)
-                )
-                delta = self._solve(self.problem.b, reading, tol=0.0)
+                reading = self.passes.read(g, stride=stride, sketch=sample, cut=math.exp(-FAR))
+                delta = self._solve(sample, self.xp.zeros_like(self.delta), reading, tol=None)
                 g = g + self.problem.epsilon * delta
                 if float(abs(delta).max()) < RADIUS / 2:
                     break
         return g
 
-    def step(self, reading: Reading, violation: float, tol: float) -> Array:
-        """Return the delta that solves the sketch for the corrected marginal."""
-        return self._solve(None, reading, tol=max(0.3 * tol, 0.01 * violation))
+    def _solve(self, sketch: Sketch, delta: Array, reading: Reading, tol: float | None) -> Array:
+        """Minimise the semi-dual of a sketch by Newton-CG with a line search.
 
-    def _solve(self, target: Array | None, reading: Reading, tol: float) -> Array:
-        """Minimise the semi-dual of the sketch by Newton-CG with a line search."""
+        Without `tol` the sketch is a sample that is solved for b up to its sampling noise.
+        """
         xp, b = self.xp, self.problem.b
-        delta = xp.zeros_like(b)
-        value, m, s = self.sketch.mass(delta)
-        if target is None:
-            target = b * m / xp.exp(reading.log_mass)
-            target = xp.where(b > 0, target, 0.0)
+        value, m, s = sketch.mass(delta)
+        if tol is None:
+            target = b
+            deviation = xp.sqrt((s - m * m).clip(0.0) / max(sketch.rows, 1))
+            tol = 1.2 * math.sqrt(2 / math.pi) * float(deviation.sum())
+        else:
+            target = xp.where(b > 0, b * m / xp.exp(reading.log_mass), 0.0)
             target = target / target.sum()
-        else:  # a sample: its own noise is as far as it can be trusted
-            variance = (s - m * m).clip(0.0) / self.sketch.rows
-            tol = math.sqrt(2 / math.pi) * float(xp.sqrt(variance).sum())
-        plain = xp.where(b > 0, xp.log(xp.where(b > 0, b, 1.0)) - reading.log_mass, 0.0)
         unseen = (m == 0) & (b > 0)
         if bool(unseen.any()):
-            delta = xp.where(unseen, plain.clip(-RADIUS, RADIUS), 0.0)
-            value, m, s = self.sketch.mass(delta)
+            plain = xp.log(xp.where(unseen, b, 1.0)) - xp.where(unseen, reading.log_mass, 0.0)
+            delta = (delta + plain).clip(-RADIUS, RADIUS)
+            value, m, s = sketch.mass(delta)
         for _ in range(NEWTON_STEPS):
             residual = target - m
             violation = float(abs(residual).sum())
             if violation <= tol:
                 break
-            direction = self._direction(m, s, residual, min(0.3, math.sqrt(violation)))
+            direction = self._direction(sketch, m, s, residual, min(0.3, math.sqrt(violation)))
             size = min(1.0, LONGEST / max(float(abs(direction).max()), 1e-300))
             slope = float((residual * direction).sum())
             level = value - float((target * delta).sum())
-            for _ in range(12):
+            for _ in range(BACKTRACKS):
                 new = (delta + size * direction).clip(-RADIUS, RADIUS)
-                new_value, new_m, new_s = self.sketch.mass(new)
+                new_value, new_m, new_s = sketch.mass(new)
                 gain = level - (new_value - float((target * new).sum()))
                 falls = float(abs(target - new_m).sum()) < (1 - 0.1 * size) * violation
                 if falls or gain >= 1e-4 * size * slope:
                     break
                 size /= 4
             else:
-                break  # below the noise of float32
+                break
             delta, value, m, s = new, new_value, new_m, new_s
         return delta
 
-    def _direction(self, m: Array, s: Array, residual: Array, forcing: float) -> Array:
+    def _direction(
+        self, sketch: Sketch, m: Array, s: Array, residual: Array, forcing: float
+    ) -> Array:
         """Solve ``(diag(m) - sum_i a_i p_i p_i') x = residual`` by conjugate gradients."""
         xp = self.xp
         diagonal = m - s + 1e-3 * m
@@ -108,7 +122,7 @@ class Sketched:
         p, rho = z, float((r * z).sum())
         stop = forcing**2 * rho
         for _ in range(CG_STEPS):
-            q = m * p - self.sketch.second_moment(p)
+            q = m * p - sketch.second_moment(p)
             curvature = float((p * q).sum())
             if curvature <= 0:
                 break
@@ -123,9 +137,9 @@ class Sketched:
         return x if bool(xp.any(x != 0)) else z
 
 
-def ladder(n: int, k: int) -> list[int]:
-    """Strides of the samples to start from, the smallest sample first."""
-    strides, rows = [], FIRST_RUNG * k
+def sample_strides(n: int, k: int) -> list[int]:
+    """One of how many rows each sample takes, the smallest sample first."""
+    strides, rows = [], FIRST_SAMPLE * k
     while rows * GROWTH // 2 <= n:
         strides.append(n // rows)
         rows *= GROWTH

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from sinkhorn_ot.arrays import Array, EmptyColumn, Problem, Reading, namespace
 from sinkhorn_ot.result import Progress, SinkhornResult
-from sinkhorn_ot.sketching import NEAR, Sketched
+from sinkhorn_ot.sketching import Sketched
 
 if TYPE_CHECKING:
     from sinkhorn_ot.backends import Passes
@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 EXACT_BELOW = 5e-7
 #: A reading this many times above `tol` is not expected to be the last: it makes no labels.
 HOPELESS = 300.0
+#: Fewer entries than this are read faster than a sketch is made: it has to be worth it.
+SMALL = 1 << 17
 
 Callback = Callable[[Progress], object]
 
@@ -69,46 +71,52 @@ def solve(
     log_b = xp.log(xp.where(used, b, 1.0))
     trace = _Trace(passes, callback)
     sketched = Sketched(problem, passes, accelerate) if accelerate else None
-    sketch = sketched.sketch if sketched else None
 
     def violation_of(reading: Reading) -> float:
         """``||m - b||_1``; for a device this is the one wait for it per iteration."""
         return float(xp.sum(abs(xp.exp(reading.log_mass) - b)))
 
-    def sinkhorn_step(g: Array, reading: Reading) -> Array:
-        return g + xp.where(used, problem.epsilon * (log_b - reading.log_mass), 0.0)
-
     g = centre(xp, g, b)
-    if sketched and not warm:
+    small = problem.logits.shape[0] * problem.logits.shape[1] < SMALL
+    if sketched and not warm and not small:
         g = centre(xp, sketched.start(g), b)
-    n_iter, stopped, distrust, forecast = 0, False, 0, HOPELESS * tol if warm else math.inf
+    n_iter, stopped, failures, stale = 0, False, 0, True
+    plain = 2 if small else 0  # Sinkhorn steps to take before the next one on the sketch
+    forecast = HOPELESS * tol if warm else math.inf
     exact = tol == 0  # nothing would tell when float32 is no longer enough
     best: tuple[float, Array, Reading] | None = None
     while True:
         last = n_iter >= max_iter
         assign = last or forecast <= HOPELESS * tol
-        reading = passes.read(
-            g, exact=exact, assign=assign, sketch=None if last else sketch, cut=math.exp(-NEAR)
-        )
+        renew = sketched is not None and plain == 0 and stale and not last
+        if sketched and renew:
+            reading = sketched.renew(g, exact=exact, assign=assign)
+        else:
+            reading = passes.read(g, exact=exact, assign=assign)
         if n_iter == 0:
             _check_columns(xp, reading.log_mass, used)
         violation = violation_of(reading)
-        worse = best is not None and violation >= best[0]
-        forecast = violation * (0.01 if best is None else min(violation / best[0], 1.0))
         if not last:
             stopped = trace.add(violation)
-        if best is None or not worse or tol == 0:
+        ratio = 0.01 if best is None else violation / best[0]
+        forecast = violation * min(ratio, 1.0)
+        if best is None or ratio < 1 or tol == 0:
             best = violation, g, reading
         if stopped or last or (tol > 0 and violation <= tol):
             break
         exact = exact or violation < EXACT_BELOW
-        if worse:
-            distrust = 2 * distrust + 1
-        if sketched and not worse and distrust == 0:
-            g = g + problem.epsilon * sketched.step(reading, violation, tol)
+        if ratio >= 1:
+            failures += 1
+            plain = 2**failures
+        if sketched and plain == 0:
+            g = sketched.step(g, reading, tol=max(0.3 * tol, 0.01 * violation))
+            stale = ratio > 0.1
         else:
-            distrust = max(distrust - 1, 0)
-            g = sinkhorn_step(*best[1:])
+            _, g, reading = best
+            g = g + xp.where(used, problem.epsilon * (log_b - reading.log_mass), 0.0)
+            stale = True
+            if ratio > 0.3:
+                plain -= 1
         g = centre(xp, g, b)
         n_iter += 1
     violation, g, final = best

@@ -43,14 +43,14 @@ PYBIND11_MODULE(_cpu, m, py::mod_gil_not_used()) {
       .def(
           "mass",
           [](Sketch& s, uintptr_t scalings, uintptr_t m, uintptr_t second, int threads) {
-            return s.mass(pointer<float>(scalings), pointer<double>(m), pointer<double>(second),
+            return s.mass(pointer<double>(scalings), pointer<double>(m), pointer<double>(second),
                           threads);
           },
           release)
       .def(
           "second_moment",
           [](Sketch& s, uintptr_t scalings, uintptr_t v, uintptr_t out, int threads) {
-            s.second_moment(pointer<float>(scalings), pointer<double>(v), pointer<double>(out),
+            s.second_moment(pointer<double>(scalings), pointer<double>(v), pointer<double>(out),
                             threads);
           },
           release);

@@ -19,13 +19,13 @@ void Sketch::start(int64_t blocks, int64_t rows) {
   if (!columns_) {
     columns_ = aligned<uint32_t>(capacity_);
     entries_ = aligned<float>(capacity_);
-    y_ = aligned<float>(k_);
+    y_ = aligned<double>(k_);
   }
   if (blocks * rows > reserved_rows_) {
     reserved_rows_ = blocks * rows;
     row_ends_ = aligned<uint32_t>(reserved_rows_);
     weights_ = aligned<float>(reserved_rows_);
-    scales_ = aligned<float>(reserved_rows_);
+    scales_ = aligned<double>(reserved_rows_);
   }
   const int64_t room = capacity_ / blocks;
   blocks_.clear();
@@ -72,25 +72,24 @@ void Sketch::each_group(int threads, int64_t width, Row row) {
     for (int64_t j = 0; j < width; ++j) sums_[size_t(j)] += sums_[size_t(q * width + j)];
 }
 
-static inline float dot(const SketchBlock& block, uint32_t first, uint32_t last, const float* y) {
-  float t[4] = {0, 0, 0, 0};
+static inline double dot(const SketchBlock& block, uint32_t first, uint32_t last, const double* y) {
+  double t[4] = {0, 0, 0, 0};
   uint32_t e = first;
   for (; e + 4 <= last; e += 4)
-    for (int u = 0; u < 4; ++u) t[u] += block.entry[e + u] * y[block.column[e + u]];
-  for (; e < last; ++e) t[0] += block.entry[e] * y[block.column[e]];
+    for (int u = 0; u < 4; ++u) t[u] += double(block.entry[e + u]) * y[block.column[e + u]];
+  for (; e < last; ++e) t[0] += double(block.entry[e]) * y[block.column[e]];
   return (t[0] + t[1]) + (t[2] + t[3]);
 }
 
-double Sketch::mass(const float* E, double* m, double* s, int threads) {
+double Sketch::mass(const double* scalings, double* m, double* s, int threads) {
   // sums: k pairs (m, s), then the weight and the value
   each_group(threads, 2 * k_ + 2,
              [&](SketchBlock& block, int64_t r, uint32_t first, uint32_t last, double* sums) {
-               const double weight = block.weight[r], t = dot(block, first, last, E);
-               const float c = float(weight / t);
+               const double weight = block.weight[r], t = dot(block, first, last, scalings);
+               const double c = weight / t, per_weight = weight > 0 ? 1 / weight : 0;
                block.scale[r] = c;
-               const double per_weight = weight > 0 ? 1 / weight : 0;
                for (uint32_t e = first; e < last; ++e) {
-                 const double q = double(block.entry[e] * c);
+                 const double q = double(block.entry[e]) * c;
                  double* to = sums + 2 * block.column[e];
                  to[0] += q;
                  to[1] += q * q * per_weight;
@@ -100,24 +99,23 @@ double Sketch::mass(const float* E, double* m, double* s, int threads) {
              });
   weight_ = sums_[size_t(2 * k_)];
   for (int64_t j = 0; j < k_; ++j) {
-    const double scaling = E[j];
-    m[j] = sums_[size_t(2 * j)] * scaling / weight_;
-    s[j] = sums_[size_t(2 * j + 1)] * scaling * scaling / weight_;
+    m[j] = sums_[size_t(2 * j)] * scalings[j] / weight_;
+    s[j] = sums_[size_t(2 * j + 1)] * scalings[j] * scalings[j] / weight_;
   }
   return sums_[size_t(2 * k_ + 1)] / weight_;
 }
 
-void Sketch::second_moment(const float* E, const double* v, double* out, int threads) {
-  for (int64_t j = 0; j < k_; ++j) y_[j] = float(E[j] * v[j]);
+void Sketch::second_moment(const double* scalings, const double* v, double* out, int threads) {
+  for (int64_t j = 0; j < k_; ++j) y_[j] = scalings[j] * v[j];
   each_group(threads, k_,
              [&](SketchBlock& block, int64_t r, uint32_t first, uint32_t last, double* sums) {
-               const float c = block.scale[r];
+               const double c = block.scale[r];
                if (!(c > 0)) return;
-               const float u = dot(block, first, last, y_.get()) * c / block.weight[r] * c;
+               const double u = dot(block, first, last, y_.get()) * c / block.weight[r] * c;
                for (uint32_t e = first; e < last; ++e)
-                 sums[block.column[e]] += double(block.entry[e] * u);
+                 sums[block.column[e]] += double(block.entry[e]) * u;
              });
-  for (int64_t j = 0; j < k_; ++j) out[j] = sums_[size_t(j)] * E[j] / weight_;
+  for (int64_t j = 0; j < k_; ++j) out[j] = sums_[size_t(j)] * scalings[j] / weight_;
 }
 
 }  // namespace sinkhorn

@@ -13,7 +13,7 @@ struct SketchBlock {
   float* entry;       // exp((logits + g - row maximum) / epsilon)
   uint32_t* row_end;  // per row: the end of its entries in this block
   float* weight;      // per row: a_i * n of the rows that it stands for
-  float* scale;       // per row: weight / sum of its plan entries, at the last mass()
+  double* scale;      // per row: weight / sum_k e_ik E_k, at the last mass()
   int64_t capacity, planned;  // entries, rows that will be offered
   int64_t entries = 0, rows = 0, seen = 0;
   float pending = 0;  // weight of the rows passed over since the last kept one
@@ -32,11 +32,11 @@ class Sketch {
   int64_t entries() const;
   int64_t rows() const;
 
-  // Column masses m and the sums s_k = sum_i a_i P_ik^2 / a_i^2 of the rows' plans at the scalings
-  // E (k each, normalised to one mass); returns sum_i a_i log(sum_k e_ik E_k).
-  double mass(const float* E, double* m, double* s, int threads);
-  // out = E * sum_i a_i p_i <p_i, v>, with p_i the row's probabilities at the last mass(E).
-  void second_moment(const float* E, const double* v, double* out, int threads);
+  // With p_i the probabilities of row i at the scalings E: m = sum_i a_i p_i, s = sum_i a_i p_i^2 (k
+  // each, for a total mass of 1); returns sum_i a_i log(sum_k e_ik E_k).
+  double mass(const double* scalings, double* m, double* s, int threads);
+  // out = sum_i a_i p_i <p_i, v> at the scalings of the last mass().
+  void second_moment(const double* scalings, const double* v, double* out, int threads);
 
  private:
   template <class Row>
@@ -45,7 +45,8 @@ class Sketch {
   int64_t k_, capacity_, reserved_rows_ = 0;
   double weight_ = 0;  // of all rows
   Buffer<uint32_t> columns_, row_ends_;
-  Buffer<float> entries_, weights_, scales_, y_;
+  Buffer<float> entries_, weights_;
+  Buffer<double> scales_, y_;
   std::vector<SketchBlock> blocks_;
   std::vector<double> sums_;
 };

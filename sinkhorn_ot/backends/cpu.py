@@ -158,7 +158,7 @@ class CpuSketch:
     def __init__(self, passes: CpuPasses, entries: int) -> None:
         self.passes = passes
         self.core = _cpu.Sketch(passes.k, entries)
-        self.scalings = np.empty(0, np.float32)
+        self.scalings = np.empty(0)
 
     @property
     def rows(self) -> int:
@@ -167,7 +167,7 @@ class CpuSketch:
 
     def mass(self, delta: Array) -> tuple[float, Array, Array]:
         """Return value, masses and second moments; see `Sketch`."""
-        self.scalings = np.exp(_numpy(delta)).astype(np.float32)
+        self.scalings = np.exp(_numpy(delta))
         m, s = np.empty(len(delta)), np.empty(len(delta))
         value = self.core.mass(
             _address(self.scalings), _address(m), _address(s), self.passes.threads
