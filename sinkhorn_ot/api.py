@@ -231,7 +231,7 @@ def sketch_entries(logits: Array, memory_limit: int | None) -> int:
     limit = DEFAULT_LIMIT * size if memory_limit is None else memory_limit
     blocks = min(128, n // 256 + 1)
     # an entry takes 8 bytes, a row 16; sums take 8 K for each block and more
-    room = int(limit - 16 * n - 8 * k * (blocks + 96)) // 8
+    room = int(limit - 16 * n - 8 * k * (blocks + 3 * min(blocks, 32))) // 8
     wanted = min(n * k, max(n * k // 64, SMALLEST_SKETCH), LARGEST_SKETCH)
     entries = min(room, wanted)
     return entries if entries >= 2 * k * blocks else 0

@@ -22,8 +22,11 @@ if TYPE_CHECKING:
 
 #: Rows per cluster in the first sample, and the growth from sample to sample.
 FIRST_SAMPLE, GROWTH = 4, 8
-#: How far below the largest of its row an entry is kept (nats): in samples, and at the end.
+#: How far below the largest of its row an entry is kept (nats): in the first sample, where g is
+#: far off, and later.
 FAR, NEAR = 60.0, 16.0
+#: A sample is solved to this multiple of its own noise.
+NOISE = 1.2
 #: A delta may not exceed this: entries that were left out would matter.
 RADIUS = 30.0
 #: Longest Newton step in any delta.
@@ -38,7 +41,6 @@ class Sketched:
         self.xp = namespace(problem.b)
         self.problem = problem
         self.passes = passes
-        self.entries = entries
         self.sketch: Sketch = passes.sketch(entries)
         self.delta = self.xp.zeros_like(problem.b)
 
@@ -52,33 +54,34 @@ class Sketched:
     def step(self, g: Array, reading: Reading, tol: float) -> Array:
         """Return the g that solves the sketch for the marginal that `reading` corrects."""
         before = self.delta
-        self.delta = self._solve(self.sketch, before, reading, tol=tol)
+        self.delta = self._solve(before, reading, tol=tol)
         return g + self.problem.epsilon * (self.delta - before)
 
     def start(self, g: Array) -> Array:
         """Solve growing samples of the rows, each no better than its own sampling noise."""
         n, k = self.problem.logits.shape
-        sample = self.passes.sketch(max(self.entries // 4, 2 * k))
+        cut = math.exp(-FAR)
         for stride in sample_strides(n, k):
             for _ in range(4):
-                reading = self.passes.read(g, stride=stride, sketch=sample, cut=math.exp(-FAR))
-                delta = self._solve(sample, self.xp.zeros_like(self.delta), reading, tol=None)
+                reading = self.passes.read(g, stride=stride, sketch=self.sketch, cut=cut)
+                delta = self._solve(self.xp.zeros_like(self.delta), reading, tol=None)
                 g = g + self.problem.epsilon * delta
                 if float(abs(delta).max()) < RADIUS / 2:
                     break
+            cut = math.exp(-NEAR)
         return g
 
-    def _solve(self, sketch: Sketch, delta: Array, reading: Reading, tol: float | None) -> Array:
-        """Minimise the semi-dual of a sketch by Newton-CG with a line search.
+    def _solve(self, delta: Array, reading: Reading, tol: float | None) -> Array:
+        """Minimise the semi-dual of the sketch by Newton-CG with a line search.
 
-        Without `tol` the sketch is a sample that is solved for b up to its sampling noise.
+        Without `tol` it is a sketch of a sample that is solved for b up to its sampling noise.
         """
-        xp, b = self.xp, self.problem.b
+        xp, b, sketch = self.xp, self.problem.b, self.sketch
         value, m, s = sketch.mass(delta)
         if tol is None:
             target = b
             deviation = xp.sqrt((s - m * m).clip(0.0) / max(sketch.rows, 1))
-            tol = 1.2 * math.sqrt(2 / math.pi) * float(deviation.sum())
+            tol = NOISE * math.sqrt(2 / math.pi) * float(deviation.sum())
         else:
             target = xp.where(b > 0, b * m / xp.exp(reading.log_mass), 0.0)
             target = target / target.sum()
@@ -92,7 +95,7 @@ class Sketched:
             violation = float(abs(residual).sum())
             if violation <= tol:
                 break
-            direction = self._direction(sketch, m, s, residual, min(0.3, math.sqrt(violation)))
+            direction = self._direction(m, s, residual, min(0.3, math.sqrt(violation)))
             size = min(1.0, LONGEST / max(float(abs(direction).max()), 1e-300))
             slope = float((residual * direction).sum())
             level = value - float((target * delta).sum())
@@ -109,9 +112,7 @@ class Sketched:
             delta, value, m, s = new, new_value, new_m, new_s
         return delta
 
-    def _direction(
-        self, sketch: Sketch, m: Array, s: Array, residual: Array, forcing: float
-    ) -> Array:
+    def _direction(self, m: Array, s: Array, residual: Array, forcing: float) -> Array:
         """Solve ``(diag(m) - sum_i a_i p_i p_i') x = residual`` by conjugate gradients."""
         xp = self.xp
         diagonal = m - s + 1e-3 * m
@@ -122,7 +123,7 @@ class Sketched:
         p, rho = z, float((r * z).sum())
         stop = forcing**2 * rho
         for _ in range(CG_STEPS):
-            q = m * p - sketch.second_moment(p)
+            q = m * p - self.sketch.second_moment(p)
             curvature = float((p * q).sum())
             if curvature <= 0:
                 break

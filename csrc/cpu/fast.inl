@@ -40,14 +40,25 @@ float search_row(const T* row, const Scaled& g, int64_t k) {
 // The label in float64 among the entries that float32 cannot tell apart.
 template <class T>
 int64_t decide(const T* row, const double* g, const float* weights, float near, int64_t k) {
+  const V bound = all(near);
   double best = -kInf;
   int64_t label = 0;
-  for (int64_t j = 0; j < k; j += kLanes)
-    for (uint32_t bits = at_least(load(weights + j), all(near)); bits; bits &= bits - 1) {
+  auto look = [&](int64_t j) {
+    for (uint32_t bits = at_least(load(weights + j), bound); bits; bits &= bits - 1) {
       const int64_t c = j + __builtin_ctz(bits);
       const double s = c < k ? widen(row[c]) + g[c] : -kInf;
       if (s > best) best = s, label = c;
     }
+  };
+  int64_t j = 0;
+  for (; j + 4 * kLanes <= k; j += 4 * kLanes) {
+    const float* w = weights + j;
+    const V four = larger(larger(load(w), load(w + kLanes)),
+                          larger(load(w + 2 * kLanes), load(w + 3 * kLanes)));
+    if (__builtin_expect(at_least(four, bound) != 0, 0))
+      for (int64_t c = 0; c < 4; ++c) look(j + c * kLanes);
+  }
+  for (; j < k; j += kLanes) look(j);
   return label;
 }
 
