@@ -1,0 +1,219 @@
+"""The comparison with peers: runs the cases, keeps a CSV, prints the table, draws the plot.
+
+python benchmarks/compare.py run --size 100000x1000 --size 1000000x1000
+python benchmarks/compare.py table
+python benchmarks/compare.py plot
+
+`run` skips what the CSV already holds, so it can be stopped and started again. Each case is a
+process of its own; one that takes over ten minutes is stopped and recorded as such.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import json
+import os
+import platform
+import subprocess
+import sys
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+from problems import FAMILIES
+
+HERE = Path(__file__).parent
+CSV = HERE / "results" / "comparison.csv"
+CURVES = HERE / "results" / "curves.json"
+PLOT = HERE.parent / "docs" / "comparison.png"
+LIMIT = 600
+PEERS = ("torch_two_matvec", "sela_original", "pot", "ott")
+#: Peak bytes above the input in units of the input, as the CSV has them at 100,000 x 1,000.
+NEEDS = {"pot": 10.0, "ott": 4.0}
+FIELDS = (
+    "solver family n k tol memory_limit status seconds min max runs read_seconds gb_per_s "
+    "in_reads n_iter reads violation added machine versions"
+).split()
+
+
+def main() -> None:
+    """Run the command line."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    commands = parser.add_subparsers(dest="command", required=True)
+    run_parser = commands.add_parser("run")
+    run_parser.add_argument("--size", action="append", required=True, help="NxK")
+    run_parser.add_argument("--solvers", nargs="*", default=["sinkhorn_ot", *PEERS])
+    run_parser.add_argument("--families", nargs="*", default=list(FAMILIES))
+    run_parser.add_argument("--tol", nargs="*", type=float, default=[1e-3])
+    run_parser.add_argument("--memory-limit", type=float, help="as a part of the input")
+    run_parser.add_argument("--logits", type=Path, help="saved logits, for the family 'real'")
+    commands.add_parser("table")
+    commands.add_parser("plot")
+    options = parser.parse_args()
+    if options.command == "run":
+        for size in options.size:
+            n, k = map(int, size.split("x"))
+            for family in options.families:
+                for tol in options.tol:
+                    for solver in options.solvers:
+                        run(solver, family, n, k, tol, options.memory_limit, options.logits)
+    elif options.command == "table":
+        table()
+    else:
+        plot()
+
+
+def run(
+    solver: str,
+    family: str,
+    n: int,
+    k: int,
+    tol: float,
+    memory_limit: float | None,
+    logits: Path | None,
+) -> None:
+    """Run one case unless the CSV has it, and add it there."""
+    key = {"solver": solver, "family": family, "n": n, "k": k, "tol": tol}
+    key["memory_limit"] = "" if memory_limit is None else memory_limit
+    if any(all(str(row[f]) == str(v) for f, v in key.items()) for row in rows()):
+        return
+    row = dict(key, machine=machine(), versions=versions())
+    available = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    need = (1 + NEEDS.get(solver, 0)) * 4 * n * k
+    if need > available:
+        row["status"] = f"needs {need / 1e9:.0f} GB"
+    else:
+        command = [sys.executable, str(HERE / "case.py"), solver, "--family", family]
+        command += ["--n", str(n), "--k", str(k), "--tol", str(tol)]
+        if memory_limit is not None:
+            command += ["--memory-limit", str(memory_limit)]
+        if logits is not None:
+            command += ["--logits", str(logits)]
+        try:
+            done = subprocess.run(command, capture_output=True, text=True, timeout=LIMIT, check=False)
+        except subprocess.TimeoutExpired:
+            row["status"] = f"over {LIMIT} s"
+        else:
+            if done.returncode != 0:
+                row["status"] = "failed: " + (done.stderr.strip().splitlines() or ["killed"])[-1]
+            else:
+                answer = json.loads(done.stdout.splitlines()[-1])
+                curve = answer.pop("curve")
+                if not isinstance(answer["violation"], float) or answer["violation"] > 1.05 * tol:
+                    row["status"] = f"only reaches {answer['violation']:.1e}"
+                else:
+                    row["status"] = "ok"
+                row |= {f: answer[f] for f in FIELDS if f in answer and f not in key}
+                row["in_reads"] = round(answer["seconds"] / answer["read_seconds"], 2)
+                keep_curve(f"{solver} {family} {n}x{k} {tol:g}", curve)
+    CSV.parent.mkdir(exist_ok=True)
+    new = not CSV.exists()
+    with CSV.open("a", newline="") as file:
+        writer = csv.DictWriter(file, FIELDS)
+        if new:
+            writer.writeheader()
+        writer.writerow(row)
+    print({f: row.get(f) for f in ("solver", "family", "n", "k", "tol", "status", "seconds")})
+    sys.stdout.flush()
+
+
+def rows() -> list[dict[str, str]]:
+    """Return the rows of the CSV so far."""
+    if not CSV.exists():
+        return []
+    with CSV.open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def keep_curve(name: str, curve: list[list[float]]) -> None:
+    """Add one curve of (seconds, violation) to the file that the plot reads."""
+    curves = json.loads(CURVES.read_text()) if CURVES.exists() else {}
+    step = max(1, len(curve) // 60)
+    thinned = curve[::step] + ([curve[-1]] if (len(curve) - 1) % step else [])
+    curves[name] = [[float(f"{t:.4g}"), float(f"{v:.4g}")] for t, v in thinned]
+    CURVES.parent.mkdir(exist_ok=True)
+    CURVES.write_text(json.dumps(curves, indent=0))
+
+
+def machine() -> str:
+    """Return processor and cores."""
+    name = platform.processor()
+    if Path("/proc/cpuinfo").exists():
+        text = Path("/proc/cpuinfo").read_text().splitlines()
+        name = next(t.split(":")[1].strip() for t in text if t.startswith("model name"))
+    return f"{name}, {len(os.sched_getaffinity(0))} cores"
+
+
+def versions() -> str:
+    """Return the versions that matter."""
+    found = [f"Python {platform.python_version()}"]
+    for package in ("numpy", "torch", "POT", "ott-jax", "jax"):
+        try:
+            found.append(f"{package} {version(package)}")
+        except PackageNotFoundError:
+            found.append(f"{package} -")
+    return ", ".join(found)
+
+
+def table() -> None:
+    """Print the rows as Markdown, and what they were measured on."""
+    found = rows()
+    print("| size | family | tol | solver | seconds (min-max) | reads R | R, GB/s | x ours | ", end="")
+    print("iterations | violation | added memory |")
+    print("|---" * 11 + "|")
+    ours = {
+        (r["n"], r["k"], r["family"], r["tol"]): float(r["seconds"])
+        for r in found
+        if r["solver"] == "sinkhorn_ot" and r["seconds"] and not r["memory_limit"]
+    }
+    for r in found:
+        size = f"{int(r['n']):,} x {int(r['k']):,}"
+        name = r["solver"] + (f" (limit {r['memory_limit']})" if r["memory_limit"] else "")
+        print(f"| {size} | {r['family']} | {r['tol']} | {name} |", end=" ")
+        if not r["seconds"]:
+            print(f"{r['status']} | | | | | | |")
+            continue
+        seconds = float(r["seconds"])
+        base = ours.get((r["n"], r["k"], r["family"], r["tol"]))
+        note = "" if r["status"] == "ok" else f" **{r['status']}**"
+        print(
+            f"{seconds:.3g} ({float(r['min']):.3g}-{float(r['max']):.3g}){note} | "
+            f"{float(r['in_reads']):.1f} | {float(r['read_seconds']):.3g}, {r['gb_per_s']} | "
+            f"{'-' if base is None else f'{seconds / base:.1f}'} | {r['n_iter']} | "
+            f"{float(r['violation']):.1e} | {float(r['added']):.3f} |"
+        )
+    if found:
+        print(f"\n{found[-1]['machine']}; {found[-1]['versions']}")
+
+
+def plot() -> None:
+    """Draw violation against time: a panel for each family, a line for each solver."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    curves = json.loads(CURVES.read_text())
+    size = "1000000x1000"
+    names = {"sinkhorn_ot": "sinkhorn_ot", "torch_two_matvec": "torch float32, two products"}
+    names["sela_original"] = "original SeLa loop, float64"
+    figure, axes = pyplot.subplots(1, len(FAMILIES), figsize=(15, 3.4), sharey=True)
+    for axis, family in zip(axes, FAMILIES, strict=True):
+        for solver, label in names.items():
+            keys = [f"{solver} {family} {size} {t}" for t in ("1e-06", "0.0001", "0.001")]
+            key = next((c for c in keys if curves.get(c)), None)
+            if key:
+                axis.plot(*zip(*curves[key], strict=True), ".-", label=label)
+        axis.set(title=family, xscale="log", yscale="log", xlabel="seconds")
+        axis.grid(alpha=0.3)
+    axes[0].set_ylabel("marginal violation")
+    axes[0].legend(fontsize=7)
+    figure.suptitle(f"1,000,000 x 1,000 float32 logits on {machine()}")
+    figure.tight_layout()
+    PLOT.parent.mkdir(exist_ok=True)
+    figure.savefig(PLOT, dpi=110)
+    print(PLOT)
+
+
+if __name__ == "__main__":
+    main()
