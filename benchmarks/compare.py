@@ -90,7 +90,9 @@ def run(
         if logits is not None:
             command += ["--logits", str(logits)]
         try:
-            done = subprocess.run(command, capture_output=True, text=True, timeout=LIMIT, check=False)
+            done = subprocess.run(
+                command, capture_output=True, text=True, timeout=LIMIT, check=False
+            )
         except subprocess.TimeoutExpired:
             row["status"] = f"over {LIMIT} s"
         else:
@@ -158,7 +160,9 @@ def versions() -> str:
 def table() -> None:
     """Print the rows as Markdown, and what they were measured on."""
     found = rows()
-    print("| size | family | tol | solver | seconds (min-max) | reads R | R, GB/s | x ours | ", end="")
+    print(
+        "| size | family | tol | solver | seconds (min-max) | reads R | R, GB/s | x ours | ", end=""
+    )
     print("iterations | violation | added memory |")
     print("|---" * 11 + "|")
     ours = {

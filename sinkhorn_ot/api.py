@@ -104,7 +104,9 @@ def sinkhorn(
     >>> sinkhorn(logits).labels
     array([0, 0, 1, 1])
     """
-    return _solve(logits, a, b, epsilon, tol, max_iter, g_init, method, memory_limit, backend, callback)
+    return _solve(
+        logits, a, b, epsilon, tol, max_iter, g_init, method, memory_limit, backend, callback
+    )
 
 
 def equipartition_labels(
@@ -143,7 +145,9 @@ def equipartition_labels(
     >>> equipartition_labels(np.array([[0.9, 0.1], [0.8, 0.2], [0.7, 0.3], [0.6, 0.4]]))
     array([0, 0, 1, 1])
     """
-    return _solve(logits, None, b, epsilon, tol, max_iter, g_init, method, memory_limit, backend, callback).labels
+    return _solve(
+        logits, None, b, epsilon, tol, max_iter, g_init, method, memory_limit, backend, callback
+    ).labels
 
 
 def available_backends(logits: Array | None = None) -> dict[str, str]:

@@ -22,16 +22,18 @@ if TYPE_CHECKING:
 
 #: Rows per cluster in the first sample, and the growth from sample to sample.
 FIRST_SAMPLE, GROWTH = 4, 8
-#: How far below the largest of its row an entry is kept (nats): in the first sample, where g is
-#: far off, and later.
-FAR, NEAR = 60.0, 16.0
+#: How far below the largest of its row an entry is kept (nats): in the first sample, where g is far
+#: off; in data that prove sparse there; and otherwise.
+FAR, SPARSE_REACH, REACH = 60.0, 30.0, 16.0
+#: Data are sparse when rows have fewer entries than this within `FAR`.
+SPARSE = 100
+#: A delta may not exceed this, or float32 entries could overflow.
+RADIUS = 30.0
 #: A sample is solved to this multiple of its own noise.
 NOISE = 1.2
-#: A delta may not exceed this: entries that were left out would matter.
-RADIUS = 30.0
 #: Longest Newton step in any delta.
 LONGEST = 6.0
-NEWTON_STEPS, CG_STEPS, BACKTRACKS = 30, 50, 8
+NEWTON_STEPS, CG_STEPS, BACKTRACKS = 15, 40, 8
 
 
 class Sketched:
@@ -43,74 +45,88 @@ class Sketched:
         self.passes = passes
         self.sketch: Sketch = passes.sketch(entries)
         self.delta = self.xp.zeros_like(problem.b)
+        self.reach = REACH
 
     def renew(self, g: Array, *, exact: bool, assign: bool) -> Reading:
         """Read the matrix at g and make the sketch anew on the way."""
         self.delta = self.xp.zeros_like(self.delta)
         return self.passes.read(
-            g, exact=exact, assign=assign, sketch=self.sketch, cut=math.exp(-NEAR)
+            g, exact=exact, assign=assign, sketch=self.sketch, cut=math.exp(-self.reach)
         )
+
+    @property
+    def worn(self) -> bool:
+        """Whether g has left the place where the sketch is accurate."""
+        return float(abs(self.delta).max()) > self.reach / 2
 
     def step(self, g: Array, reading: Reading, tol: float) -> Array:
         """Return the g that solves the sketch for the marginal that `reading` corrects."""
-        before = self.delta
-        self.delta = self._solve(before, reading, tol=tol)
+        before, b = self.delta, self.problem.b
+        m, _ = self.sketch.mass(before)
+        target = self.xp.where(b > 0, b * m / self.xp.exp(reading.log_mass), 0.0)
+        self.delta = self._solve(before, target / target.sum(), reading, tol)
         return g + self.problem.epsilon * (self.delta - before)
 
     def start(self, g: Array) -> Array:
         """Solve growing samples of the rows, each no better than its own sampling noise."""
-        n, k = self.problem.logits.shape
-        cut = math.exp(-FAR)
-        for stride in sample_strides(n, k):
-            for _ in range(4):
-                reading = self.passes.read(g, stride=stride, sketch=self.sketch, cut=cut)
-                delta = self._solve(self.xp.zeros_like(self.delta), reading, tol=None)
+        zero, self.reach = self.xp.zeros_like(self.delta), FAR
+        for stride in sample_strides(*self.problem.logits.shape):
+            for _ in range(3):
+                reading = self.passes.read(
+                    g, stride=stride, sketch=self.sketch, cut=math.exp(-self.reach)
+                )
+                delta = self._solve(zero, self.problem.b, reading, None)
                 g = g + self.problem.epsilon * delta
                 if float(abs(delta).max()) < RADIUS / 2:
                     break
-            cut = math.exp(-NEAR)
+            if self.reach == FAR:
+                per_row = self.sketch.entries / max(self.sketch.rows, 1)
+                self.reach = SPARSE_REACH if per_row < SPARSE else REACH
         return g
 
-    def _solve(self, delta: Array, reading: Reading, tol: float | None) -> Array:
+    def _solve(self, delta: Array, target: Array, reading: Reading, tol: float | None) -> Array:
         """Minimise the semi-dual of the sketch by Newton-CG with a line search.
 
-        Without `tol` it is a sketch of a sample that is solved for b up to its sampling noise.
+        Without `tol` it is a sketch of a sample, solved up to its noise.
         """
-        xp, b, sketch = self.xp, self.problem.b, self.sketch
-        value, m, s = sketch.mass(delta)
-        if tol is None:
-            target = b
-            deviation = xp.sqrt((s - m * m).clip(0.0) / max(sketch.rows, 1))
-            tol = NOISE * math.sqrt(2 / math.pi) * float(deviation.sum())
-        else:
-            target = xp.where(b > 0, b * m / xp.exp(reading.log_mass), 0.0)
-            target = target / target.sum()
-        unseen = (m == 0) & (b > 0)
+        xp, sketch = self.xp, self.sketch
+        m, s = sketch.mass(delta)
+        unseen = (m == 0) & (target > 0)
         if bool(unseen.any()):
-            plain = xp.log(xp.where(unseen, b, 1.0)) - xp.where(unseen, reading.log_mass, 0.0)
+            plain = xp.log(xp.where(unseen, target, 1.0)) - xp.where(unseen, reading.log_mass, 0.0)
             delta = (delta + plain).clip(-RADIUS, RADIUS)
-            value, m, s = sketch.mass(delta)
+            m, s = sketch.mass(delta)
         for _ in range(NEWTON_STEPS):
             residual = target - m
             violation = float(abs(residual).sum())
-            if violation <= tol:
+            if violation <= (self._noise(target, m, s) if tol is None else tol):
                 break
             direction = self._direction(m, s, residual, min(0.3, math.sqrt(violation)))
             size = min(1.0, LONGEST / max(float(abs(direction).max()), 1e-300))
             slope = float((residual * direction).sum())
-            level = value - float((target * delta).sum())
             for _ in range(BACKTRACKS):
                 new = (delta + size * direction).clip(-RADIUS, RADIUS)
-                new_value, new_m, new_s = sketch.mass(new)
-                gain = level - (new_value - float((target * new).sum()))
-                falls = float(abs(target - new_m).sum()) < (1 - 0.1 * size) * violation
-                if falls or gain >= 1e-4 * size * slope:
+                new_m, new_s = sketch.mass(new)
+                if float(abs(target - new_m).sum()) < (1 - 0.1 * size) * violation:
+                    break
+                # the violation may rise on the way down: then the objective decides
+                gain = (
+                    sketch.value(delta) - sketch.value(new) + float((target * (new - delta)).sum())
+                )
+                if gain >= 1e-4 * size * slope:
                     break
                 size /= 4
             else:
+                sketch.mass(delta)
                 break
-            delta, value, m, s = new, new_value, new_m, new_s
+            delta, m, s = new, new_m, new_s
         return delta
+
+    def _noise(self, target: Array, m: Array, s: Array) -> float:
+        """How large the violation of the true g would be expected to be on this sample."""
+        variance = self.xp.where(m < target / 2, target, s - m * m)
+        deviation = self.xp.sqrt(variance.clip(0.0) / max(self.sketch.rows, 1))
+        return NOISE * math.sqrt(2 / math.pi) * float(deviation.sum())
 
     def _direction(self, m: Array, s: Array, residual: Array, forcing: float) -> Array:
         """Solve ``(diag(m) - sum_i a_i p_i p_i') x = residual`` by conjugate gradients."""

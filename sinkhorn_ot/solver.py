@@ -109,8 +109,8 @@ def solve(
             failures += 1
             plain = 2**failures
         if sketched and plain == 0:
-            g = sketched.step(g, reading, tol=max(0.3 * tol, 0.01 * violation))
-            stale = ratio > 0.1
+            g = sketched.step(g, reading, tol=max(0.3 * tol, 0.002 * violation))
+            stale = ratio > 0.1 or sketched.worn
         else:
             _, g, reading = best
             g = g + xp.where(used, problem.epsilon * (log_b - reading.log_mass), 0.0)

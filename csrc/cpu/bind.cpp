@@ -43,8 +43,13 @@ PYBIND11_MODULE(_cpu, m, py::mod_gil_not_used()) {
       .def(
           "mass",
           [](Sketch& s, uintptr_t scalings, uintptr_t m, uintptr_t second, int threads) {
-            return s.mass(pointer<double>(scalings), pointer<double>(m), pointer<double>(second),
-                          threads);
+            s.mass(pointer<double>(scalings), pointer<double>(m), pointer<double>(second), threads);
+          },
+          release)
+      .def(
+          "value",
+          [](Sketch& s, uintptr_t scalings, int threads) {
+            return s.value(pointer<double>(scalings), threads);
           },
           release)
       .def(

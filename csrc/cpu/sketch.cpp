@@ -81,12 +81,12 @@ static inline double dot(const SketchBlock& block, uint32_t first, uint32_t last
   return (t[0] + t[1]) + (t[2] + t[3]);
 }
 
-double Sketch::mass(const double* scalings, double* m, double* s, int threads) {
-  // sums: k pairs (m, s), then the weight and the value
-  each_group(threads, 2 * k_ + 2,
+void Sketch::mass(const double* scalings, double* m, double* s, int threads) {
+  // sums: k pairs (m, s), then the weight
+  each_group(threads, 2 * k_ + 1,
              [&](SketchBlock& block, int64_t r, uint32_t first, uint32_t last, double* sums) {
-               const double weight = block.weight[r], t = dot(block, first, last, scalings);
-               const double c = weight / t, per_weight = weight > 0 ? 1 / weight : 0;
+               const double weight = block.weight[r], c = weight / dot(block, first, last, scalings);
+               const double per_weight = weight > 0 ? 1 / weight : 0;
                block.scale[r] = c;
                for (uint32_t e = first; e < last; ++e) {
                  const double q = double(block.entry[e]) * c;
@@ -95,14 +95,20 @@ double Sketch::mass(const double* scalings, double* m, double* s, int threads) {
                  to[1] += q * q * per_weight;
                }
                sums[2 * k_] += weight;
-               sums[2 * k_ + 1] += weight * std::log(t);
              });
   weight_ = sums_[size_t(2 * k_)];
   for (int64_t j = 0; j < k_; ++j) {
     m[j] = sums_[size_t(2 * j)] * scalings[j] / weight_;
     s[j] = sums_[size_t(2 * j + 1)] * scalings[j] * scalings[j] / weight_;
   }
-  return sums_[size_t(2 * k_ + 1)] / weight_;
+}
+
+double Sketch::value(const double* scalings, int threads) {
+  each_group(threads, 1,
+             [&](SketchBlock& block, int64_t r, uint32_t first, uint32_t last, double* sums) {
+               sums[0] += block.weight[r] * std::log(dot(block, first, last, scalings));
+             });
+  return sums_[0] / weight_;
 }
 
 void Sketch::second_moment(const double* scalings, const double* v, double* out, int threads) {

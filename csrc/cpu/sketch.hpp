@@ -33,8 +33,10 @@ class Sketch {
   int64_t rows() const;
 
   // With p_i the probabilities of row i at the scalings E: m = sum_i a_i p_i, s = sum_i a_i p_i^2 (k
-  // each, for a total mass of 1); returns sum_i a_i log(sum_k e_ik E_k).
-  double mass(const double* scalings, double* m, double* s, int threads);
+  // each, for a total mass of 1).
+  void mass(const double* scalings, double* m, double* s, int threads);
+  // sum_i a_i log(sum_k e_ik E_k); after a mass().
+  double value(const double* scalings, int threads);
   // out = sum_i a_i p_i <p_i, v> at the scalings of the last mass().
   void second_moment(const double* scalings, const double* v, double* out, int threads);
 

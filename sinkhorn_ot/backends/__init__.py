@@ -21,12 +21,18 @@ class Sketch(Protocol):
     def rows(self) -> int:
         """How many rows it holds; each stands for those that were passed over."""
 
-    def mass(self, delta: Array) -> tuple[float, Array, Array]:
-        """Return ``sum_i a_i log sum_k e_ik exp(delta_k)``, column masses and second moments.
+    @property
+    def entries(self) -> int:
+        """How many entries it holds."""
 
-        With p_i the probabilities of row i, the masses are ``sum_i a_i p_i``, and the second
-        moments ``sum_i a_i p_i**2`` (both (K,), for a total mass of 1).
+    def mass(self, delta: Array) -> tuple[Array, Array]:
+        """Return column masses and second moments, (K,) each, for a total mass of 1.
+
+        With p_i the probabilities of row i these are ``sum_i a_i p_i`` and ``sum_i a_i p_i**2``.
         """
+
+    def value(self, delta: Array) -> float:
+        """Return ``sum_i a_i log sum_k e_ik exp(delta_k)``, whose gradient the masses are."""
 
     def second_moment(self, v: Array) -> Array:
         """Return ``sum_i a_i p_i <p_i, v>`` at the delta of the last `mass`: (K,)."""

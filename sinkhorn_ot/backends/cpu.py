@@ -165,15 +165,24 @@ class CpuSketch:
         """Rows that were kept."""
         return self.core.rows
 
-    def mass(self, delta: Array) -> tuple[float, Array, Array]:
-        """Return value, masses and second moments; see `Sketch`."""
+    @property
+    def entries(self) -> int:
+        """Entries that were kept."""
+        return self.core.entries
+
+    def mass(self, delta: Array) -> tuple[Array, Array]:
+        """Return masses and second moments; see `Sketch`."""
         self.scalings = np.exp(_numpy(delta))
         m, s = np.empty(len(delta)), np.empty(len(delta))
-        value = self.core.mass(
-            _address(self.scalings), _address(m), _address(s), self.passes.threads
-        )
+        self.core.mass(_address(self.scalings), _address(m), _address(s), self.passes.threads)
         self._count()
-        return value, _like(delta, m), _like(delta, s)
+        return _like(delta, m), _like(delta, s)
+
+    def value(self, delta: Array) -> float:
+        """Return the value; see `Sketch`."""
+        scalings = np.exp(_numpy(delta))
+        self._count()
+        return self.core.value(_address(scalings), self.passes.threads)
 
     def second_moment(self, v: Array) -> Array:
         """Return the product; see `Sketch`."""

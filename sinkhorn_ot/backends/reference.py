@@ -60,7 +60,7 @@ class ReferencePasses:
                 entries = xp.exp((shifted - top) / epsilon)
                 kept.append((xp.exp(log_a), xp.where(entries < cut, 0.0, entries)))
         if sketch is not None:
-            sketch.weights, sketch.entries = map(xp.concatenate, zip(*kept, strict=True))
+            sketch.weights, sketch.kept = map(xp.concatenate, zip(*kept, strict=True))
         self.reads += 1 / stride
         log_mass = log_mass - log_total
         if not assign:
@@ -83,21 +83,29 @@ class ReferenceSketch:
 
     def __init__(self, xp: Array) -> None:
         self.xp = xp
-        self.weights = self.entries = self.probabilities = xp.zeros((0, 0))
+        self.weights = self.kept = self.probabilities = xp.zeros((0, 0))
 
     @property
     def rows(self) -> int:
         """Rows that were kept."""
         return int(self.weights.shape[0])
 
-    def mass(self, delta: Array) -> tuple[float, Array, Array]:
-        """Return value, masses and second moments; see `Sketch`."""
-        plan = self.entries * self.xp.exp(delta)
-        total = plan.sum(1)
-        self.probabilities = plan / total[:, None]
+    @property
+    def entries(self) -> int:
+        """Entries that were kept."""
+        return int((self.kept > 0).sum())
+
+    def mass(self, delta: Array) -> tuple[Array, Array]:
+        """Return masses and second moments; see `Sketch`."""
+        plan = self.kept * self.xp.exp(delta)
+        self.probabilities = plan / plan.sum(1)[:, None]
         a = self.weights / self.weights.sum()
-        value = float((a * self.xp.log(total)).sum())
-        return value, a @ self.probabilities, a @ self.probabilities**2
+        return a @ self.probabilities, a @ self.probabilities**2
+
+    def value(self, delta: Array) -> float:
+        """Return the value; see `Sketch`."""
+        a = self.weights / self.weights.sum()
+        return float((a * self.xp.log((self.kept * self.xp.exp(delta)).sum(1))).sum())
 
     def second_moment(self, v: Array) -> Array:
         """Return the product; see `Sketch`."""
