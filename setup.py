@@ -9,7 +9,10 @@ ParallelCompile(default=2).install()
 
 
 flags = ["-O3", "-fno-math-errno", "-fno-trapping-math", "-Wall", "-Wextra"]
-flags += ["-Wno-uninitialized", "-Wno-maybe-uninitialized"]  # g++ 12 warns of its own AVX-512 header
+flags += [
+    "-Wno-uninitialized",
+    "-Wno-maybe-uninitialized",
+]  # g++ 12 warns of its own AVX-512 header
 openmp = ["-fopenmp"] if platform.system() != "Darwin" else ["-Xpreprocessor", "-fopenmp"]
 libomp = ["-fopenmp"] if platform.system() != "Darwin" else ["-lomp"]
 sources = ["bind", "passes", "sketch", "level_plain", "level_avx2", "level_avx512"]

@@ -134,7 +134,6 @@ def ott(logits: Logits, tol: float) -> Answer:
     from ott.problems.linear import linear_problem
     from ott.solvers.linear import acceleration, sinkhorn
 
-    n, k = logits.shape
     # transposed, so that the marginal it leaves inexact is the clusters'
     geom = geometry.Geometry(cost_matrix=-jnp.asarray(logits).T, epsilon=EPSILON)
     solver = sinkhorn.Sinkhorn(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import sys
+from collections.abc import Iterator
 from dataclasses import dataclass
 from types import ModuleType
 from typing import Any, NamedTuple, TypeAlias
@@ -52,6 +53,14 @@ def row_blocks(n: int, k: int) -> list[slice]:
     return [slice(i, min(i + step, n)) for i in range(0, max(n, 1), step)]
 
 
+def heads_of(logits: object) -> Iterator[Array] | None:
+    """The (N, K) matrices of a (T, N, K) stack or an iterator; None for a single matrix."""
+    if isinstance(logits, Iterator):
+        return logits
+    stack = isinstance(logits, np.ndarray) or is_torch(logits)
+    return iter(logits) if stack and logits.ndim == 3 else None  # type: ignore[attr-defined, call-overload, no-any-return]
+
+
 def check_matrix(logits: Array, *, may_be_empty: bool = False) -> Array:
     """`logits` itself (a tensor detached) when it is a matrix this package can read."""
     name = "logits"
@@ -86,7 +95,8 @@ def check_matrix(logits: Array, *, may_be_empty: bool = False) -> Array:
         )
     if logits.ndim != 2:
         raise ValueError(
-            f"{name} must be a matrix (N samples, K clusters), got shape {tuple(logits.shape)}"
+            f"{name} must be a matrix (N samples, K clusters) or a (T, N, K) stack of heads, "
+            f"got shape {tuple(logits.shape)}"
         )
     if logits.shape[1] == 0 or (logits.shape[0] == 0 and not may_be_empty):
         raise ValueError(

@@ -63,7 +63,8 @@ class Sketched:
         """Return the g that solves the sketch for the marginal that `reading` corrects."""
         before, b = self.delta, self.problem.b
         m, _ = self.sketch.mass(before)
-        target = self.xp.where(b > 0, b * m / self.xp.exp(reading.log_mass), 0.0)
+        mass = self.xp.exp(reading.log_mass)
+        target = self.xp.where(mass > 0, b * m / self.xp.where(mass > 0, mass, 1.0), 0.0)
         self.delta = self._solve(before, target / target.sum(), reading, tol)
         return g + self.problem.epsilon * (self.delta - before)
 

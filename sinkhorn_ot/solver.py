@@ -15,7 +15,7 @@ from sinkhorn_ot.sketching import Sketched
 if TYPE_CHECKING:
     from sinkhorn_ot.backends import Passes
 
-#: Below this violation float32 exponentials are no longer good enough to steer by.
+#: With a `tol` below this, a violation below this must be found in float64.
 EXACT_BELOW = 5e-7
 #: A reading this many times above `tol` is not expected to be the last: it makes no labels.
 HOPELESS = 300.0
@@ -50,7 +50,7 @@ def solve(
     *,
     tol: float,
     max_iter: int,
-    accelerate: int,
+    sketch_entries: int,
     warm: bool,
     callback: Callback | None,
     backend: str,
@@ -58,7 +58,7 @@ def solve(
     """Move g until ``||m(g) - b||_1 <= tol``; rows are always exact.
 
     Each iteration is one read of the matrix and one step: Sinkhorn's ``g += epsilon * log(b / m)``
-    (Cuturi 2013, in the semi-dual variable g), or with `accelerate` (entries of a sketch) a step
+    (Cuturi 2013, in the semi-dual variable g), or with `sketch_entries` a step
     of `Sketched`; whenever that does not lower the violation, a Sinkhorn step from the best
     g instead.
 
@@ -70,7 +70,7 @@ def solve(
     used = b > 0
     log_b = xp.log(xp.where(used, b, 1.0))
     trace = _Trace(passes, callback)
-    sketched = Sketched(problem, passes, accelerate) if accelerate else None
+    sketched = Sketched(problem, passes, sketch_entries) if sketch_entries else None
 
     def violation_of(reading: Reading) -> float:
         """``||m - b||_1``; for a device this is the one wait for it per iteration."""
@@ -80,7 +80,10 @@ def solve(
     small = problem.logits.shape[0] * problem.logits.shape[1] < SMALL
     if sketched and not warm and not small:
         g = centre(xp, sketched.start(g), b)
-    n_iter, stopped, failures, stale = 0, False, 0, True
+    watch = tol > 0 or callback is not None  # otherwise nothing waits for a violation
+    violation, ratio = math.inf, 0.01
+    n_iter, stopped, failures = 0, False, 0
+    stale, leapt = True, False  # the sketch is not of this g; the last step was taken on it
     plain = 2 if small else 0  # Sinkhorn steps to take before the next one on the sketch
     forecast = HOPELESS * tol if warm else math.inf
     exact = tol == 0  # nothing would tell when float32 is no longer enough
@@ -95,24 +98,29 @@ def solve(
             reading = passes.read(g, exact=exact, assign=assign)
         if n_iter == 0:
             _check_columns(xp, reading.log_mass, used)
-        violation = violation_of(reading)
-        if not last:
-            stopped = trace.add(violation)
-        ratio = 0.01 if best is None else violation / best[0]
-        forecast = violation * min(ratio, 1.0)
+        if watch or last:
+            violation = violation_of(reading)
+            if not exact and max(tol, violation) < EXACT_BELOW:
+                exact = True
+                reading = passes.read(g, exact=True, assign=True)
+                violation = violation_of(reading)
+            if not last:
+                stopped = trace.add(violation)
+            ratio = 0.01 if best is None else violation / max(best[0], 1e-300)
+            forecast = violation * min(ratio, 1.0)
         if best is None or ratio < 1 or tol == 0:
             best = violation, g, reading
         if stopped or last or (tol > 0 and violation <= tol):
             break
-        exact = exact or violation < EXACT_BELOW
-        if ratio >= 1:
+        if ratio >= 1 and leapt:
             failures += 1
             plain = 2**failures
-        if sketched and plain == 0:
+            _, g, reading = best
+        leapt = sketched is not None and plain == 0
+        if sketched and leapt:
             g = sketched.step(g, reading, tol=max(0.3 * tol, 0.002 * violation))
             stale = ratio > 0.1 or sketched.worn
         else:
-            _, g, reading = best
             g = g + xp.where(used, problem.epsilon * (log_b - reading.log_mass), 0.0)
             stale = True
             if ratio > 0.3:

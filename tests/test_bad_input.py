@@ -36,7 +36,7 @@ CASES = [
     (with_column(-np.inf), {}, ValueError, "column 1 of logits is -inf for every sample"),
     (GOOD.tolist(), {}, TypeError, "got list; wrap it with numpy.asarray"),
     (GOOD[0], {}, ValueError, r"got shape \(3,\)"),
-    (GOOD[None], {}, ValueError, r"got shape \(1, 6, 3\)"),
+    (GOOD[None, None], {}, ValueError, r"got shape \(1, 1, 6, 3\)"),
     (GOOD[:0], {}, ValueError, r"at least one sample.*\(0, 3\)"),
     (GOOD[:, :0], {}, ValueError, r"at least one sample.*\(6, 0\)"),
     (GOOD.astype(int), {}, TypeError, "got int64"),
@@ -64,8 +64,18 @@ CASES = [
     (GOOD, {"tol": -1e-3}, ValueError, "tol must be finite and >= 0"),
     (GOOD, {"max_iter": 0}, ValueError, "max_iter must be an integer >= 1, got 0"),
     (GOOD, {"max_iter": 10.0}, ValueError, "max_iter must be an integer"),
-    (GOOD, {"method": "magic"}, ValueError, "method must be one of auto, sinkhorn, got 'magic'"),
+    (
+        GOOD,
+        {"method": "magic"},
+        ValueError,
+        "method must be one of auto, sinkhorn, newton, got 'magic'",
+    ),
     (GOOD, {"backend": "cuda9"}, ValueError, "backend must be one of auto, cpu, reference"),
+    (GOOD, {"memory_limit": -1}, ValueError, "memory_limit must be an integer >= 0, got -1"),
+    (GOOD, {"memory_limit": 0.5}, ValueError, "memory_limit must be an integer >= 0, got 0.5"),
+    (GOOD[None][:0], {}, ValueError, "logits hold no head"),
+    (GOOD[None], {"g_init": np.zeros((2, 3))}, ValueError, "g_init has 2 rows for 1 heads"),
+    (np.stack([GOOD] * 2), {"g_init": np.zeros((1, 3))}, ValueError, "but there is a head 2"),
     (GOOD, {"callback": 3}, TypeError, "callback must be callable, got int"),
 ]
 

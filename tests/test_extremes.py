@@ -31,7 +31,8 @@ def test_sound_from_easy_to_extreme(simd, dtype, epsilon, scale):
         result = sinkhorn(logits, epsilon=epsilon, max_iter=200, backend="cpu")
     assert np.isfinite(result.f).all()
     assert np.isfinite(result.g).all()
-    assert result.marginal_violation == pytest.approx(true_violation(logits, result), abs=1e-9)
+    allowed = 1e-9 if dtype is np.float64 else 1e-7  # float32 logits: float32 exponentials
+    assert abs(result.marginal_violation - true_violation(logits, result)) < allowed
     assert result.converged == (result.marginal_violation <= 1e-3)
     np.testing.assert_array_equal(result.labels, (logits.astype(np.float64) + result.g).argmax(1))
     # the result of the least violation seen is the one returned (1e-6: quick passes are float32)

@@ -87,7 +87,7 @@ inline void sketch_row(SketchBlock& to, const float* weights, float cut, float w
 template <class T>
 BadRow fast_block(const Rows& x, const Point& at, const Scaled& g, const Sample& sample,
                   const Extras& extras, const Scratch& scratch, Block& block) {
-  constexpr int64_t run = 64, stretch = 4096;  // rows, columns that are summed in float
+  constexpr int64_t run = 64, stretch = 64 * kLanes;  // rows, columns that are summed in float
   const int64_t k = x.k, padded = (k + kPad - 1) / kPad * kPad;
   const double n = double(x.n), log_n = __builtin_log(n);
   const float cut = smallest_entry(extras), near = __builtin_exp2f(-kNearTop);

@@ -10,7 +10,7 @@ namespace sinkhorn {
 // Where one block of rows writes its part; no two blocks share one.
 struct SketchBlock {
   uint32_t* column;   // of each entry
-  float* entry;       // exp((logits + g - row maximum) / epsilon)
+  float* entry;       // exp((logits + g - about the row maximum) / epsilon)
   uint32_t* row_end;  // per row: the end of its entries in this block
   float* weight;      // per row: a_i * n of the rows that it stands for
   double* scale;      // per row: weight / sum_k e_ik E_k, at the last mass()

@@ -13,8 +13,8 @@ from sinkhorn_ot.backends import cpu, reference
 class Sketch(Protocol):
     """A stand-in for the matrix: some rows, and of these the entries that matter.
 
-    It holds ``e_ik = exp((logits_ik + g_k - row maximum) / epsilon)`` at the g at which it was
-    read; a `delta` of (K,) numbers then moves g to g + epsilon * delta.
+    It holds ``e_ik = exp((logits_ik + g_k - c_i) / epsilon)`` at the g at which it was read, c_i
+    being about the maximum of row i; a `delta` of (K,) numbers then moves g to g + epsilon * delta.
     """
 
     @property

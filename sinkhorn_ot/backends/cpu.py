@@ -79,8 +79,8 @@ class CpuPasses:
             data = logits.ctypes.data
             strides = tuple(s // logits.itemsize for s in logits.strides)
         self.itemsize = int(logits.itemsize)
-        dtype = getattr(_cpu.Dtype, dtype_name(logits))
-        self.rows = _cpu.Rows(data, dtype, self.n, self.k, *strides)
+        self.dtype = getattr(_cpu.Dtype, dtype_name(logits))
+        self.rows = _cpu.Rows(data, self.dtype, self.n, self.k, *strides)
         self.a = None if problem.a is None else np.ascontiguousarray(problem.a)
         self.simd = simd_level()
         self.threads = 1 if self.n * self.k < SMALL else threads()
@@ -98,6 +98,7 @@ class CpuPasses:
     ) -> Reading:
         """Read the rows once; see `Passes`."""
         vector = _numpy(g)
+        exact = exact or (assign and self.dtype is _cpu.Dtype.float64)
         kind = _cpu.Kind.exact if exact else _cpu.Kind.quick
         f = labels = None
         if assign:

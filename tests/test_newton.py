@@ -1,0 +1,177 @@
+"""The accelerated solve: as right as the textbook iteration, and cheaper where that crawls."""
+
+import subprocess
+import sys
+import textwrap
+import warnings
+
+import numpy as np
+import pytest
+from problems import EPSILON, FAMILIES, make_logits, true_violation
+
+from sinkhorn_ot import SinkhornWarning, equipartition_labels, sinkhorn
+
+N, K = 20_000, 100
+
+
+@pytest.fixture(scope="module", params=FAMILIES)
+def family(request):
+    """Logits, and the labels of a float64 textbook solve at tol 1e-9."""
+    logits = make_logits(request.param, N, K)
+    exact = logits.astype(np.float64)
+    return request.param, logits, sinkhorn(exact, tol=1e-9, method="newton", backend="cpu")
+
+
+@pytest.mark.parametrize("tol", [1e-3, 1e-4, 1e-6])
+def test_every_family_is_solved_rightly(family, tol):
+    """The reported violation is the true one, and nearly all labels are those of the limit."""
+    _, logits, truth = family
+    result = sinkhorn(logits, tol=tol)
+    assert result.converged
+    true = true_violation(logits, result.g)
+    assert abs(result.marginal_violation - true) <= max(0.01 * true, 1e-7)
+    np.testing.assert_array_equal(result.labels, (logits.astype(np.float64) + result.g).argmax(1))
+    assert abs(result.g.mean()) < 1e-9
+    if tol <= 1e-4:
+        assert (result.labels == truth.labels).mean() >= 0.999
+
+
+def test_the_limit_is_that_of_the_textbook(family):
+    """An independent check of the truth above: plain float64 iterations agree with it."""
+    name, logits, truth = family
+    some = logits[:2000].astype(np.float64)
+    plain = sinkhorn(
+        some, tol=1e-7, method="sinkhorn", max_iter=100_000, backend="cpu", epsilon=4 * EPSILON
+    )
+    newton = sinkhorn(some, tol=1e-10, method="newton", backend="cpu", epsilon=4 * EPSILON)
+    assert (plain.labels == newton.labels).mean() >= 0.999, name
+    assert truth.converged
+
+
+def test_it_reads_less_where_the_textbook_crawls(family):
+    """Peaked logits: fewer reads, honestly counted, than the plain iteration takes."""
+    name, logits, _ = family
+    newton = sinkhorn(logits, tol=1e-4)
+    plain = sinkhorn(logits, tol=1e-4, method="sinkhorn", max_iter=10_000)
+    assert plain.converged
+    if name in ("peaked", "middle", "late"):
+        assert newton.n_passes < plain.n_passes / 2
+    else:
+        assert newton.n_passes < 2 * plain.n_passes
+
+
+def test_warm_start_after_five_percent_of_labels_moved():
+    """A re-solve from the last g takes two to four reads."""
+    logits = make_logits("middle", 100_000, 200)
+    first = sinkhorn(logits, tol=1e-3)
+    rng = np.random.default_rng(0)
+    moved = logits.copy()
+    rows = rng.choice(len(logits), 5000, replace=False)
+    moved[rows] = logits[rng.permutation(rows)]
+    moved[rows] += rng.normal(0, 0.1, (5000, 200)).astype(np.float32)
+    again = sinkhorn(moved, tol=1e-3, g_init=first.g)
+    assert (again.labels != first.labels).mean() > 0.03
+    assert again.converged
+    assert again.n_passes <= 4
+
+
+@pytest.mark.parametrize("backend", ["cpu", "reference"])
+def test_infeasible_pattern_ends_like_the_textbook(backend):
+    """A third of the samples may only join cluster 0: no plan, and not worse than plain steps."""
+    rng = np.random.default_rng(0)
+    logits = rng.normal(size=(3000, 30)).astype(np.float32)
+    logits[:1000, 1:] = -np.inf
+    with pytest.warns(SinkhornWarning, match="no feasible plan"):
+        newton = sinkhorn(logits, method="newton", max_iter=40, epsilon=0.3, backend=backend)
+    with pytest.warns(SinkhornWarning):
+        plain = sinkhorn(logits, method="sinkhorn", max_iter=40, epsilon=0.3, backend=backend)
+    assert newton.marginal_violation <= plain.marginal_violation * 1.001
+    assert (newton.labels[:1000] == 0).all()
+
+
+def test_forbidden_pairings_and_unused_clusters():
+    rng = np.random.default_rng(1)
+    logits = rng.normal(size=(20_000, 20)).astype(np.float32)
+    forbidden = rng.random(logits.shape) < 0.4
+    forbidden[np.arange(len(logits)), rng.integers(1, 20, len(logits))] = False
+    logits[forbidden] = -np.inf
+    b = np.r_[0, np.full(19, 1 / 19)]
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", RuntimeWarning)
+        result = sinkhorn(logits, b=b, tol=1e-6)
+    assert result.converged
+    assert not forbidden[np.arange(len(logits)), result.labels].any()
+    assert result.counts[0] == 0
+    np.testing.assert_allclose(result.counts[1:] / len(logits), 1 / 19, rtol=0.05)
+
+
+def test_rows_in_order_of_their_class():
+    """Samples and sketches spread over the data, so sorted rows do no harm."""
+    logits = make_logits("middle", N, K)
+    order = np.argsort(logits.argmax(1), kind="stable")
+    result = sinkhorn(logits[order], tol=1e-4)
+    assert result.converged
+    expected = sinkhorn(logits, tol=1e-8)
+    assert (result.labels == expected.labels[order]).mean() >= 0.999
+
+
+def test_a_rare_cluster_is_filled():
+    """A column that no sample shows at first (far below the others) still gets its share."""
+    logits = make_logits("peaked", N, K)
+    logits[:, 7] -= 4.0
+    result = sinkhorn(logits, tol=1e-4)
+    assert result.converged
+    assert result.counts[7] > 0.8 * N / K
+
+
+MEMORY = """
+    import resource, sys
+    import numpy as np
+    from problems import make_logits
+    from sinkhorn_ot import sinkhorn
+    logits = make_logits({family!r}, 400_000, 100)
+    peak = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    before = peak()
+    result = sinkhorn(logits, memory_limit={limit})
+    assert result.converged
+    returned = result.labels.nbytes + result.f.nbytes
+    print((peak() - before - returned) / logits.nbytes)
+"""
+
+
+@pytest.mark.parametrize("family", ["flat", "late"])
+@pytest.mark.parametrize(("limit", "part"), [(None, 0.55), (0.02, 0.02)])
+def test_memory_stays_below_its_limit(family, limit, part):
+    """Peak memory of a process that solves 160 MB: the input, the results and what was allowed."""
+    limit = None if limit is None else int(limit * 160e6)
+    code = textwrap.dedent(MEMORY.format(family=family, limit=limit))
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        capture_output=True,
+        text=True,
+        check=False,
+        cwd="benchmarks",
+    )
+    assert done.returncode == 0, done.stderr
+    assert float(done.stdout) <= part + 0.005  # the allocator's own pages
+
+
+@pytest.mark.parametrize("as_iterator", [False, True])
+def test_heads_are_solved_one_by_one(as_iterator):
+    """A stack and an iterator give each head what it gets alone; g_init has a row per head."""
+    stack = np.stack([make_logits("middle", 3000, 20, seed=seed) for seed in range(3)])
+    alone = [sinkhorn(head, tol=1e-6) for head in stack]
+    heads = (head for head in stack) if as_iterator else stack
+    together = sinkhorn(heads, tol=1e-6)
+    for one, other in zip(alone, together, strict=True):
+        assert one.g.tobytes() == other.g.tobytes()
+        np.testing.assert_array_equal(one.labels, other.labels)
+    heads = (head for head in stack) if as_iterator else stack
+    labels = equipartition_labels(heads, tol=1e-6, g_init=np.stack([r.g for r in alone]))
+    np.testing.assert_array_equal(labels, np.stack([r.labels for r in alone]))
+
+
+def test_newton_takes_exactly_max_iter_when_tol_is_zero():
+    result = sinkhorn(make_logits("late", 3000, 50), tol=0, max_iter=6, method="newton")
+    assert result.n_iter == 6
+    assert result.marginal_violation < 1e-9
