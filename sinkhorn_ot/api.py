@@ -28,8 +28,8 @@ from sinkhorn_ot.backends import BACKENDS, Backend
 from sinkhorn_ot.result import SinkhornResult, SinkhornWarning
 from sinkhorn_ot.solver import Callback, solve
 
-#: Of the bytes of the input, what a call may add by default.
-DEFAULT_LIMIT = 0.55
+#: Of the bytes of the input, what a call may add by default, and what it may always add.
+DEFAULT_LIMIT, ALWAYS = 0.55, 1 << 20
 SMALLEST_SKETCH, LARGEST_SKETCH = 1 << 17, 1 << 24
 METHODS = ("auto", "sinkhorn", "newton")
 
@@ -82,7 +82,7 @@ def sinkhorn(
         "auto" is "newton" where there is room for a sketch and `tol` > 0.
     memory_limit : int, optional
         Bytes that the call may add to the input and the returned arrays; by default 0.55 of the
-        input (it rarely takes more than 0.05).  A sketch takes 8 bytes an entry and 16 a row;
+        input, or 1 MB if that is more (of large inputs it takes about 0.05).  A sketch takes 8 bytes an entry and 16 a row;
         without room for a useful one the original rows are all there is, as with
         ``method="sinkhorn"``, which adds about 1 KB for each cluster.
     backend : {"auto", "cpu", "reference"}
@@ -288,7 +288,7 @@ def sketch_entries(logits: Array, memory_limit: int | None) -> int:
     """How many entries a sketch may hold; 0 when there is no room for a useful one."""
     n, k = logits.shape
     size = n * k * logits.itemsize
-    limit = DEFAULT_LIMIT * size if memory_limit is None else memory_limit
+    limit = max(DEFAULT_LIMIT * size, ALWAYS) if memory_limit is None else memory_limit
     blocks = min(128, n // 256 + 1)
     # an entry takes 8 bytes, a row 16; sums take 8 K for each block and more
     room = int(limit - 16 * n - 8 * k * (blocks + 3 * min(blocks, 32))) // 8

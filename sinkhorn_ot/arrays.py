@@ -58,7 +58,7 @@ def heads_of(logits: object) -> Iterator[Array] | None:
     if isinstance(logits, Iterator):
         return logits
     stack = isinstance(logits, np.ndarray) or is_torch(logits)
-    return iter(logits) if stack and logits.ndim == 3 else None  # type: ignore[attr-defined, call-overload, no-any-return]
+    return iter(logits) if stack and logits.ndim == 3 else None  # type: ignore[attr-defined, call-overload]
 
 
 def check_matrix(logits: Array, *, may_be_empty: bool = False) -> Array:

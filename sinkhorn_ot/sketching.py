@@ -45,7 +45,8 @@ class Sketched:
         self.passes = passes
         self.sketch: Sketch = passes.sketch(entries)
         self.delta = self.xp.zeros_like(problem.b)
-        self.reach = REACH
+        n, k = problem.logits.shape
+        self.reach = FAR if entries >= n * k else REACH
 
     def renew(self, g: Array, *, exact: bool, assign: bool) -> Reading:
         """Read the matrix at g and make the sketch anew on the way."""

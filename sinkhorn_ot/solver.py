@@ -80,7 +80,8 @@ def solve(
     small = problem.logits.shape[0] * problem.logits.shape[1] < SMALL
     if sketched and not warm and not small:
         g = centre(xp, sketched.start(g), b)
-    watch = tol > 0 or callback is not None  # otherwise nothing waits for a violation
+    # textbook steps without a goal need no violation, so nothing has to wait for it
+    watch = tol > 0 or callback is not None or sketched is not None
     violation, ratio = math.inf, 0.01
     n_iter, stopped, failures = 0, False, 0
     stale, leapt = True, False  # the sketch is not of this g; the last step was taken on it

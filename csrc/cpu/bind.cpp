@@ -64,10 +64,9 @@ PYBIND11_MODULE(_cpu, m, py::mod_gil_not_used()) {
       [](const Rows& x, uintptr_t g, uintptr_t a, double epsilon, Kind kind, int64_t stride,
          const std::string& simd, int threads, uintptr_t out, uintptr_t f, uintptr_t labels,
          Sketch* sketch, double cut) {
-        return run_pass(
-            x, {pointer<double>(g), pointer<double>(a), epsilon}, kind, stride, simd, threads,
-            pointer<double>(out),
-            {pointer<double>(f), pointer<int64_t>(labels), sketch, cut});
+        return run_pass(x, {pointer<double>(g), pointer<double>(a), epsilon}, kind, stride, simd,
+                        threads, pointer<double>(out),
+                        {pointer<double>(f), pointer<int64_t>(labels), sketch, cut});
       },
       "First bad row or -1; addresses of float64 and int64 arrays, 0 for none.", release);
   m.def("simd_levels", &simd_levels);

@@ -1,8 +1,8 @@
 // Kind::quick for logits of at most 32 bits: float32 arithmetic on exponents that are nearly exact.
 //
-// With the row top t and high both on a grid, high - t is exact, so rate * x + (high - t) is rounded
-// once, at the size of the result: entries that matter have exponents near 0 and keep all their
-// bits, however large logits and g are.
+// With the row top t and high both on a grid, high - t is exact, so rate * x + (high - t) is
+// rounded once, at the size of the result: entries that matter have exponents near 0 and keep all
+// their bits, however large logits and g are.
 //
 // Three rows are in flight: while row i is exponentiated, row i - 1 goes to the column sums and row
 // i + 1 is searched for its maximum, so that no row waits for a reduction and memory never idles.
@@ -31,8 +31,7 @@ float search_row(const T* row, const Scaled& g, int64_t k) {
   const V rate = all(g.rate);
   V top = all(-__builtin_inff());
   int64_t j = 0;
-  for (; j + kLanes <= k; j += kLanes)
-    top = larger(load(row + j) * rate + load(g.high + j), top);
+  for (; j + kLanes <= k; j += kLanes) top = larger(load(row + j) * rate + load(g.high + j), top);
   if (j < k) top = larger(load_tail(row + j, k - j) * rate + load(g.high + j), top);
   return round_to_grid(largest(top));
 }

@@ -178,8 +178,8 @@ BadRow mass_block(const Rows& x, const Point& at, const Scaled&, const Sample& s
 
 // log of the column masses by a running log-sum-exp per column.
 template <class T>
-BadRow log_block(const Rows& x, const Point& at, const Scaled&, const Sample& sample,
-                 const Extras&, const Scratch& scratch, Block& block) {
+BadRow log_block(const Rows& x, const Point& at, const Scaled&, const Sample& sample, const Extras&,
+                 const Scratch& scratch, Block& block) {
   const int64_t k = x.k;
   const double rate = 1. / at.epsilon, n = double(x.n);
   double* weights = scratch.weights;

@@ -80,7 +80,8 @@ BadRow run_pass(const Rows& x, const Point& at, Kind kind, int64_t stride, const
   if (extras.sketch) extras.sketch->start(blocks, std::min(step, sample.count));
   threads = int(std::min<int64_t>(std::max(threads, 1), blocks));
   const int64_t rows_apart = x.col_stride == 1 ? 0 : padded;  // rows that must be gathered
-  std::vector<Buffer<double>> memory;  // allocated here: an exception may not leave a parallel region
+  std::vector<Buffer<double>>
+      memory;  // allocated here: an exception may not leave a parallel region
   for (int t = 0; t < threads; ++t) memory.push_back(aligned<double>(3 * padded + 3 * rows_apart));
 
 #pragma omp parallel num_threads(threads) if (threads > 1)
@@ -88,12 +89,15 @@ BadRow run_pass(const Rows& x, const Point& at, Kind kind, int64_t stride, const
     FlushToZero flush;
     double* base = memory[size_t(omp_get_thread_num())].get();
     double* rows = base + 3 * padded;
-    const Scratch scratch{base, base + padded, base + 2 * padded,
-                          {rows, rows + rows_apart, rows + 2 * rows_apart}};
+    const Scratch scratch{
+        base, base + padded, base + 2 * padded, {rows, rows + rows_apart, rows + 2 * rows_apart}};
 #pragma omp for schedule(dynamic)
     for (int64_t b = 0; b < blocks; ++b) {
-      Block block{b * step, std::min(sample.count, (b + 1) * step), sums.data() + b * k,
-                  log ? tops.data() + b * k : nullptr, 0.,
+      Block block{b * step,
+                  std::min(sample.count, (b + 1) * step),
+                  sums.data() + b * k,
+                  log ? tops.data() + b * k : nullptr,
+                  0.,
                   extras.sketch ? &extras.sketch->block(b) : nullptr};
       bad[size_t(b)] = pass(x, at, g, sample, extras, scratch, block);
       weights[size_t(b)] = block.weight;

@@ -45,9 +45,9 @@ class Sketch;
 
 // What else a pass leaves behind; every pointer may be null.
 struct Extras {
-  double* f;         // n row potentials  (stride 1 only)
-  int64_t* labels;   // n                 (stride 1 only)
-  Sketch* sketch;    // filled with entries of at least `cut` times the largest of their row
+  double* f;        // n row potentials  (stride 1 only)
+  int64_t* labels;  // n                 (stride 1 only)
+  Sketch* sketch;   // filled with entries of at least `cut` times the largest of their row
   double cut;
 };
 

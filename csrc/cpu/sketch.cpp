@@ -12,8 +12,9 @@
 namespace sinkhorn {
 
 namespace {
-constexpr int64_t kGroups = 32;  // bounds the memory for their sums
-}
+constexpr int64_t kGroups = 32;      // bounds the memory for their sums
+constexpr int64_t kSmall = 1 << 16;  // entries below which a second thread does not pay
+}  // namespace
 
 void Sketch::start(int64_t blocks, int64_t rows) {
   if (!columns_) {
@@ -53,7 +54,7 @@ template <class Row>
 void Sketch::each_group(int threads, int64_t width, Row row) {
   const int64_t blocks = int64_t(blocks_.size()), groups = std::min(blocks, kGroups);
   sums_.assign(size_t(groups * width), 0.);
-  threads = int(std::min<int64_t>(std::max(threads, 1), groups));
+  threads = entries() < kSmall ? 1 : int(std::min<int64_t>(std::max(threads, 1), groups));
 #pragma omp parallel num_threads(threads) if (threads > 1)
   {
     FlushToZero flush;
@@ -85,7 +86,8 @@ void Sketch::mass(const double* scalings, double* m, double* s, int threads) {
   // sums: k pairs (m, s), then the weight
   each_group(threads, 2 * k_ + 1,
              [&](SketchBlock& block, int64_t r, uint32_t first, uint32_t last, double* sums) {
-               const double weight = block.weight[r], c = weight / dot(block, first, last, scalings);
+               const double weight = block.weight[r],
+                            c = weight / dot(block, first, last, scalings);
                const double per_weight = weight > 0 ? 1 / weight : 0;
                block.scale[r] = c;
                for (uint32_t e = first; e < last; ++e) {

@@ -9,11 +9,11 @@ namespace sinkhorn {
 
 // Where one block of rows writes its part; no two blocks share one.
 struct SketchBlock {
-  uint32_t* column;   // of each entry
-  float* entry;       // exp((logits + g - about the row maximum) / epsilon)
-  uint32_t* row_end;  // per row: the end of its entries in this block
-  float* weight;      // per row: a_i * n of the rows that it stands for
-  double* scale;      // per row: weight / sum_k e_ik E_k, at the last mass()
+  uint32_t* column;           // of each entry
+  float* entry;               // exp((logits + g - about the row maximum) / epsilon)
+  uint32_t* row_end;          // per row: the end of its entries in this block
+  float* weight;              // per row: a_i * n of the rows that it stands for
+  double* scale;              // per row: weight / sum_k e_ik E_k, at the last mass()
   int64_t capacity, planned;  // entries, rows that will be offered
   int64_t entries = 0, rows = 0, seen = 0;
   float pending = 0;  // weight of the rows passed over since the last kept one
@@ -32,8 +32,8 @@ class Sketch {
   int64_t entries() const;
   int64_t rows() const;
 
-  // With p_i the probabilities of row i at the scalings E: m = sum_i a_i p_i, s = sum_i a_i p_i^2 (k
-  // each, for a total mass of 1).
+  // With p_i the probabilities of row i at the scalings E: m = sum_i a_i p_i, s = sum_i a_i p_i^2
+  // (k each, for a total mass of 1).
   void mass(const double* scalings, double* m, double* s, int threads);
   // sum_i a_i log(sum_k e_ik E_k); after a mass().
   double value(const double* scalings, int threads);
