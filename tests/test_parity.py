@@ -204,7 +204,7 @@ def test_sketch_of_all_rows_equals_the_reference(simd, dtype, weighted, normal):
 def test_a_small_sketch_stands_for_all_rows(normal):
     """Rows are passed over where there is no room; the kept ones carry their weight."""
     logits = normal(20_000, 30, std=0.3).astype(np.float32)
-    cpu, reference = both(logits)
+    cpu, _ = both(logits)
     sketch = cpu.sketch(60_000)
     mass = np.exp(cpu.read(np.zeros(30), sketch=sketch).log_mass)
     assert 1000 < sketch.rows <= 2000
