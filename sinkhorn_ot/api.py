@@ -83,8 +83,8 @@ def sinkhorn(
     memory_limit : int, optional
         Bytes that the call may add to the input and the returned arrays; by default 0.55 of the
         input, or 1 MB if that is more (of large inputs it takes about 0.05).  A sketch takes 8
-        bytes an entry and 16 a row; without room for a useful one the original rows are all there is, as with
-        ``method="sinkhorn"``, which adds about 1 KB for each cluster.
+        bytes an entry and 16 a row; without room for a useful one the original rows are all
+        there is, as with ``method="sinkhorn"``, which adds about 1 KB for each cluster.
     backend : {"auto", "cpu", "reference"}
         "auto" takes the first of `available_backends` that can run.  A named one runs or raises.
     callback : callable, optional

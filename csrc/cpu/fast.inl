@@ -95,6 +95,7 @@ BadRow fast_block(const Rows& x, const Point& at, const Scaled& g, const Sample&
                        reinterpret_cast<float*>(scratch.weights) + padded};
   float* partial = static_cast<float*>(scratch.partial);
   const V rate = all(g.rate);
+  const float *const g_high = g.high, *const g_low = g.low;  // not read anew after each store
   __builtin_memset(weights[1], 0, sizeof(float) * size_t(padded));
   __builtin_memset(partial, 0, sizeof(float) * size_t(padded));
 
@@ -111,8 +112,8 @@ BadRow fast_block(const Rows& x, const Point& at, const Scaled& g, const Sample&
     V next_top = all(-__builtin_inff());
     double total = 0;
     auto step = [&](int64_t j, V here, V ahead_of, V& part) __attribute__((always_inline)) {
-      const V high = load(g.high + j);
-      const V e = exp2(here * rate + (high - t) + load(g.low + j));
+      const V high = load(g_high + j);
+      const V e = exp2(here * rate + (high - t) + load(g_low + j));
       next_top = larger(ahead_of * rate + high, next_top);
       store(partial + j, load(before + j) * last_scale + load(partial + j));
       store(now + j, e);
