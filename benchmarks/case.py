@@ -85,6 +85,7 @@ def main() -> None:
                 "violation": true_violation(logits, answer.g),
                 "added": round((added - returned) / logits.nbytes, 4),
                 "memory_limit": options.memory_limit,
+                "stalled": answer.stalled,
                 "curve": answer.curve[:400],
             }
         )

@@ -104,6 +104,8 @@ def run(
                 curve = answer.pop("curve")
                 if not isinstance(answer["violation"], float) or answer["violation"] > 1.05 * tol:
                     row["status"] = f"only reaches {answer['violation']:.1e}"
+                elif answer["stalled"]:
+                    row["status"] = "its own test never fires"
                 else:
                     row["status"] = "ok"
                 row |= {f: answer[f] for f in FIELDS if f in answer and f not in key}

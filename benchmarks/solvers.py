@@ -14,18 +14,21 @@ from numpy.typing import NDArray
 from problems import EPSILON
 
 MAX_ITER = 10_000
+#: Iterations without 1% of progress after which a loop whose test never fires is stopped.
+IDLE = 100
 Logits = NDArray[np.float32]
 
 
 @dataclass(frozen=True)
 class Answer:
-    """Labels (N,), column potential (K,), iterations, and (seconds, violation) on the way."""
+    """Labels (N,), column potential (K,), iterations, reads, (seconds, violation) on the way."""
 
     labels: NDArray[np.int64]
     g: NDArray[np.float64]
     n_iter: int
     reads: float | None = None
     curve: list[tuple[float, float]] = field(default_factory=list)
+    stalled: bool = False  # its own test never fired
 
 
 def ours(logits: Logits, tol: float, **options: object) -> Answer:
@@ -88,18 +91,21 @@ def torch_two_matvec(logits: Logits, tol: float) -> Answer:
     for rows in p.split(10_000):  # a mask of the whole would be another quarter of the input
         rows.masked_fill_(rows < 1e-20, 0.0)  # denormal products would cost ten times the time
     u = torch.ones(k)
-    n_iter = 0
-    while n_iter < MAX_ITER:
+    n_iter, least, idle = 0, np.inf, 0
+    while idle < IDLE:
         v = torch.mv(p, u).reciprocal_().div_(n)
         mass = torch.mv(p.T, v).mul_(u)
         violation = float((mass - 1 / k).abs().sum())
         curve.append((time.perf_counter() - start, violation))
         if violation <= tol:
             break
+        idle = 0 if violation < 0.99 * least else idle + 1
+        least = min(least, violation)
         u.mul_((1 / k) / mass)
         n_iter += 1
     labels = p.mul_(u).argmax(1)
-    return Answer(labels.numpy(), EPSILON * u.double().log().numpy(), n_iter, None, curve)
+    g = EPSILON * u.double().log().numpy()
+    return Answer(labels.numpy(), g, n_iter, None, curve, idle >= IDLE)
 
 
 def pot(logits: Logits, tol: float) -> Answer:

@@ -127,7 +127,10 @@ def sinkhorn(
     heads = heads_of(logits)
     if heads is None:
         return _solve(logits, options)
-    return [_solve(head, one) for head, one in _each_head(heads, options)]
+    results = []  # no comprehension: a warning is to point at the caller
+    for head, one in _each_head(heads, options):
+        results.append(_solve(head, one))
+    return results
 
 
 def equipartition_labels(
@@ -174,7 +177,9 @@ def equipartition_labels(
     if heads is None:
         return _solve(logits, options).labels
     # only the labels of a head are kept
-    labels = [_solve(head, one).labels for head, one in _each_head(heads, options)]
+    labels = []
+    for head, one in _each_head(heads, options):
+        labels.append(_solve(head, one).labels)
     return namespace(labels[0]).stack(labels)
 
 
@@ -292,9 +297,10 @@ def sketch_entries(logits: Array, memory_limit: int | None) -> int:
     blocks = min(128, n // 256 + 1)
     # an entry takes 8 bytes, a row 16; sums take 8 K for each block and more
     room = int(limit - 16 * n - 8 * k * (blocks + 3 * min(blocks, 32))) // 8
-    wanted = min(n * k, max(n * k // 64, SMALLEST_SKETCH), LARGEST_SKETCH)
-    entries = min(room, wanted)
-    return entries if entries >= 2 * k * blocks else 0
+    least, everything = 2 * k * blocks, (n + blocks) * k
+    wanted = max(min(max(n * k // 64, SMALLEST_SKETCH), LARGEST_SKETCH), least)
+    entries = min(room, wanted, everything)
+    return entries if entries >= min(least, everything) else 0
 
 
 def _check_number(value: float, name: str, *, positive: bool) -> float:

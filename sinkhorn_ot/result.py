@@ -62,7 +62,7 @@ class SinkhornResult:
     converged : bool
         Whether `marginal_violation` <= tol.
     marginal_violation : float
-        ``||m - b||_1`` for the column masses m of the plan, in float64; in [0, 2].
+        ``||m - b||_1`` for the column masses m of the plan; in [0, 2].
     history : tuple of Progress
         (n_passes, marginal_violation, seconds) through the solve; the last is the result.
     epsilon : float

@@ -15,7 +15,7 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING
 
-from sinkhorn_ot.arrays import Array, Problem, Reading, namespace
+from sinkhorn_ot.arrays import Array, BadRow, Problem, Reading, namespace
 
 if TYPE_CHECKING:
     from sinkhorn_ot.backends import Passes, Sketch
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 FIRST_SAMPLE, GROWTH = 4, 8
 #: How far below the largest of its row an entry is kept (nats): in the first sample, where g is far
 #: off; in data that prove sparse there; and otherwise.
-FAR, SPARSE_REACH, REACH = 60.0, 30.0, 16.0
+FAR, SPARSE_REACH, REACH = 60.0, 22.0, 16.0
 #: Data are sparse when rows have fewer entries than this within `FAR`.
 SPARSE = 100
 #: A delta may not exceed this, or float32 entries could overflow.
@@ -63,10 +63,11 @@ class Sketched:
     def step(self, g: Array, reading: Reading, tol: float) -> Array:
         """Return the g that solves the sketch for the marginal that `reading` corrects."""
         before, b = self.delta, self.problem.b
-        m, _ = self.sketch.mass(before)
+        m, s = self.sketch.mass(before)
         mass = self.xp.exp(reading.log_mass)
-        target = self.xp.where(mass > 0, b * m / self.xp.where(mass > 0, mass, 1.0), 0.0)
-        self.delta = self._solve(before, target / target.sum(), reading, tol)
+        seen = (mass > 0) & (m > 0)
+        target = self.xp.where(seen, b * m / self.xp.where(seen, mass, 1.0), b)
+        self.delta = self._solve(before, m, s, target / target.sum(), reading, tol)
         return g + self.problem.epsilon * (self.delta - before)
 
     def start(self, g: Array) -> Array:
@@ -74,10 +75,16 @@ class Sketched:
         zero, self.reach = self.xp.zeros_like(self.delta), FAR
         for stride in sample_strides(*self.problem.logits.shape):
             for _ in range(3):
-                reading = self.passes.read(
-                    g, stride=stride, sketch=self.sketch, cut=math.exp(-self.reach)
-                )
-                delta = self._solve(zero, self.problem.b, reading, None)
+                try:
+                    reading = self.passes.read(
+                        g, stride=stride, sketch=self.sketch, cut=math.exp(-self.reach)
+                    )
+                except BadRow:
+                    return g  # the read of the whole names the first bad row
+                m, s = self.sketch.mass(zero)
+                if not math.isfinite(float(m.sum())):
+                    break  # rows of the sample have no mass
+                delta = self._solve(zero, m, s, self.problem.b, reading, None)
                 g = g + self.problem.epsilon * delta
                 if float(abs(delta).max()) < RADIUS / 2:
                     break
@@ -86,13 +93,21 @@ class Sketched:
                 self.reach = SPARSE_REACH if per_row < SPARSE else REACH
         return g
 
-    def _solve(self, delta: Array, target: Array, reading: Reading, tol: float | None) -> Array:
+    def _solve(
+        self,
+        delta: Array,
+        m: Array,
+        s: Array,
+        target: Array,
+        reading: Reading,
+        tol: float | None,
+    ) -> Array:
         """Minimise the semi-dual of the sketch by Newton-CG with a line search.
 
-        Without `tol` it is a sketch of a sample, solved up to its noise.
+        Without `tol` it is a sketch of a sample, solved up to its noise.  `m` and `s` are its
+        masses and second moments at `delta`.
         """
         xp, sketch = self.xp, self.sketch
-        m, s = sketch.mass(delta)
         unseen = (m == 0) & (target > 0)
         if bool(unseen.any()):
             plain = xp.log(xp.where(unseen, target, 1.0)) - xp.where(unseen, reading.log_mass, 0.0)
@@ -119,7 +134,6 @@ class Sketched:
                     break
                 size /= 4
             else:
-                sketch.mass(delta)
                 break
             delta, m, s = new, new_m, new_s
         return delta

@@ -91,7 +91,7 @@ def solve(
     best: tuple[float, Array, Reading] | None = None
     while True:
         last = n_iter >= max_iter
-        assign = last or forecast <= HOPELESS * tol
+        assign = last or (tol > 0 and forecast <= HOPELESS * tol)
         renew = sketched is not None and plain == 0 and stale and not last
         if sketched and renew:
             reading = sketched.renew(g, exact=exact, assign=assign)
@@ -101,9 +101,11 @@ def solve(
             _check_columns(xp, reading.log_mass, used)
         if watch or last:
             violation = violation_of(reading)
-            if not exact and max(tol, violation) < EXACT_BELOW:
-                exact = True
-                reading = passes.read(g, exact=True, assign=True)
+            # a last reading has labels, and float64 where `tol` asks for it
+            refine = not exact and tol < EXACT_BELOW
+            if violation <= max(tol, EXACT_BELOW * refine) and (refine or reading.labels is None):
+                exact = exact or refine
+                reading = passes.read(g, exact=exact, assign=True)
                 violation = violation_of(reading)
             if not last:
                 stopped = trace.add(violation)
@@ -113,13 +115,16 @@ def solve(
             best = violation, g, reading
         if stopped or last or (tol > 0 and violation <= tol):
             break
+        reading = Reading(reading.log_mass)  # labels of an earlier g are only memory
+        best = best[0], best[1], Reading(best[2].log_mass)
         if ratio >= 1 and leapt:
             failures += 1
             plain = 2**failures
             _, g, reading = best
         leapt = sketched is not None and plain == 0
         if sketched and leapt:
-            g = sketched.step(g, reading, tol=max(0.3 * tol, 0.002 * violation))
+            goal = max(0.3 * tol, 0.002 * violation)
+            g = sketched.step(g, reading, tol=goal)
             stale = ratio > 0.1 or sketched.worn
         else:
             g = g + xp.where(used, problem.epsilon * (log_b - reading.log_mass), 0.0)
@@ -132,7 +137,8 @@ def solve(
     if final.labels is None:
         final = passes.read(g, exact=exact, assign=True)
         violation = violation_of(final)
-    trace.close(violation)
+    if not trace.entries or trace.entries[-1].n_passes != passes.reads:
+        trace.close(violation)
     result = SinkhornResult(
         labels=final.labels,
         f=final.f,

@@ -188,7 +188,7 @@ def test_sketch_of_all_rows_equals_the_reference(simd, dtype, weighted, normal):
     cpu, reference = both(logits, a=a)
     g, delta, v = normal(3, 21, seed=1)
     cut = 1e-3
-    ours, truth = cpu.sketch(700 * 21 * 3), reference.sketch(0)
+    ours, truth = cpu.sketch(700 * 21 * 3), reference.sketch(1 << 20)
     cpu.read(g, sketch=ours, cut=cut)
     reference.read(g, sketch=truth, cut=cut)
     assert ours.rows == truth.rows == 700

@@ -22,7 +22,7 @@ struct Scratch {
   double* shifted;  // k: logits + g of the current row
   double* weights;  // k: exp(.) of the current row, double or float
   void* partial;    // k: column sums of a short run of rows, double or float
-  void* row[3];     // k logits each: rows whose columns are not contiguous are copied here
+  void* row[2];     // k logits each: rows whose columns are not contiguous are copied here
 };
 
 struct Block {

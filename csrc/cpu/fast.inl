@@ -71,7 +71,9 @@ inline float smallest_entry(const Extras& extras) {
 inline void sketch_row(SketchBlock& to, const float* weights, float cut, float weight, int64_t k) {
   const int64_t turn = to.seen++;
   to.pending += weight;
-  if (to.entries * to.planned > to.capacity * turn || to.entries + k > to.capacity) return;
+  const bool all_fit = to.capacity >= to.planned * k;
+  if (!all_fit && (to.entries * to.planned > to.capacity * turn || to.entries + k > to.capacity))
+    return;
   for (int64_t j = 0; j < k; j += kLanes)
     for (uint32_t bits = at_least(load(weights + j), all(cut)); bits; bits &= bits - 1) {
       const int64_t c = j + __builtin_ctz(bits);
@@ -81,6 +83,11 @@ inline void sketch_row(SketchBlock& to, const float* weights, float cut, float w
   to.weight[to.rows] = to.pending;
   to.row_end[to.rows++] = uint32_t(to.entries);
   to.pending = 0;
+}
+
+// The last kept row also stands for those after it.
+inline void close_sketch(SketchBlock* to) {
+  if (to && to->rows > 0) to->weight[to->rows - 1] += to->pending;
 }
 
 template <class T>
@@ -104,7 +111,7 @@ BadRow fast_block(const Rows& x, const Point& at, const Scaled& g, const Sample&
   for (int64_t s = block.first; s < block.last; ++s) {
     const int64_t i = sample.row(s), turn = s - block.first;
     const bool more = s + 1 < block.last;
-    const T* next = more ? fetch_row<T>(x, sample.row(s + 1), scratch.row[(turn + 1) % 3]) : row;
+    const T* next = more ? fetch_row<T>(x, sample.row(s + 1), scratch.row[(turn + 1) % 2]) : row;
     const T* far = static_cast<const T*>(x.data) +
                    sample.row(s + ahead < sample.count ? s + ahead : s) * x.row_stride;
     float *now = weights[turn & 1], *before = weights[~turn & 1];
@@ -161,5 +168,6 @@ BadRow fast_block(const Rows& x, const Point& at, const Scaled& g, const Sample&
       __builtin_memset(partial, 0, sizeof(float) * size_t(padded));
     }
   }
+  close_sketch(block.sketch);
   return -1;
 }

@@ -173,6 +173,7 @@ BadRow mass_block(const Rows& x, const Point& at, const Scaled&, const Sample& s
     }
     flush(partial, block.sum, k);
   }
+  close_sketch(block.sketch);
   return -1;
 }
 
@@ -205,7 +206,12 @@ BadRow log_block(const Rows& x, const Point& at, const Scaled&, const Sample& sa
 }
 
 constexpr Kernels kKernels = {{
+#if defined(SINKHORN_AVX512) || defined(SINKHORN_AVX2) || defined(__FMA__) || defined(__aarch64__)
     {mass_block<double, float>, fast_block<float>, fast_block<half>, fast_block<bfloat>},
+#else  // without a fused multiply-add the exponents of fast_block would not be exact
+    {mass_block<double, float>, mass_block<float, float>, mass_block<half, float>,
+     mass_block<bfloat, float>},
+#endif
     {mass_block<double, double>, mass_block<float, double>, mass_block<half, double>,
      mass_block<bfloat, double>},
     {log_block<double>, log_block<float>, log_block<half>, log_block<bfloat>},

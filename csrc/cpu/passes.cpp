@@ -66,8 +66,10 @@ Scaled scale(const Point& at, int64_t k, float* high, float* low) {
 BadRow run_pass(const Rows& x, const Point& at, Kind kind, int64_t stride, const std::string& simd,
                 int threads, double* out, const Extras& extras) {
   const Sample sample(x.n, stride);
-  const int64_t k = x.k, step = rows_per_block(sample.count);
-  const int64_t blocks = (sample.count + step - 1) / step, padded = (k + kPad - 1) / kPad * kPad;
+  const int64_t k = x.k, most = rows_per_block(sample.count);
+  const int64_t blocks = (sample.count + most - 1) / most;
+  const int64_t step = (sample.count + blocks - 1) / blocks,  // blocks of nearly equal size
+      padded = (k + kPad - 1) / kPad * kPad;
   Buffer<float> split = aligned<float>(2 * padded);
   std::fill(split.get(), split.get() + 2 * padded, 0.f);
   const Scaled g = scale(at, k, split.get(), split.get() + padded);
@@ -77,20 +79,19 @@ BadRow run_pass(const Rows& x, const Point& at, Kind kind, int64_t stride, const
   std::vector<double> sums(size_t(blocks * k), 0.), tops(log ? size_t(blocks * k) : 0);
   std::vector<double> weights(size_t(blocks), 0.);
   std::vector<BadRow> bad(size_t(blocks), -1);
-  if (extras.sketch) extras.sketch->start(blocks, std::min(step, sample.count));
+  if (extras.sketch) extras.sketch->start(blocks, step);
   threads = int(std::min<int64_t>(std::max(threads, 1), blocks));
   const int64_t rows_apart = x.col_stride == 1 ? 0 : padded;  // rows that must be gathered
   std::vector<Buffer<double>>
       memory;  // allocated here: an exception may not leave a parallel region
-  for (int t = 0; t < threads; ++t) memory.push_back(aligned<double>(3 * padded + 3 * rows_apart));
+  for (int t = 0; t < threads; ++t) memory.push_back(aligned<double>(3 * padded + 2 * rows_apart));
 
 #pragma omp parallel num_threads(threads) if (threads > 1)
   {
     FlushToZero flush;
     double* base = memory[size_t(omp_get_thread_num())].get();
     double* rows = base + 3 * padded;
-    const Scratch scratch{
-        base, base + padded, base + 2 * padded, {rows, rows + rows_apart, rows + 2 * rows_apart}};
+    const Scratch scratch{base, base + padded, base + 2 * padded, {rows, rows + rows_apart}};
 #pragma omp for schedule(dynamic)
     for (int64_t b = 0; b < blocks; ++b) {
       Block block{b * step,

@@ -24,7 +24,7 @@ struct Point {
   double epsilon;
 };
 
-// quick: float32 exponentials of nearly exact exponents (float64 logits: as exact).
+// quick: float32 exponentials of (nearly) exact exponents.
 // exact: float64 throughout.  log: float64 in the log domain, for masses that underflow.
 enum class Kind { quick, exact, log };
 

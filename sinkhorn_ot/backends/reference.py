@@ -56,9 +56,10 @@ class ReferencePasses:
             labels.append(xp.argmax(shifted, axis=1))
             potentials.append(f)
             if sketch is not None:
-                top = xp.amax(shifted, axis=1)[:, None]
-                entries = xp.exp((shifted - top) / epsilon)
-                kept.append((xp.exp(log_a), xp.where(entries < cut, 0.0, entries)))
+                every = -(-(n // stride) * k // sketch.room)  # evenly spaced rows, as many as fit
+                some = shifted[::every]
+                entries = xp.exp((some - xp.amax(some, axis=1)[:, None]) / epsilon)
+                kept.append((xp.exp(log_a[::every]), xp.where(entries < cut, 0.0, entries)))
         if sketch is not None:
             sketch.weights, sketch.kept = map(xp.concatenate, zip(*kept, strict=True))
         self.reads += 1 / stride
@@ -68,8 +69,8 @@ class ReferencePasses:
         return Reading(log_mass, xp.concatenate(potentials), xp.concatenate(labels))
 
     def sketch(self, entries: int) -> ReferenceSketch:
-        """Return an empty sketch; see `Passes`. Here `entries` is no bound."""
-        return ReferenceSketch(self.xp)
+        """Return an empty sketch; see `Passes`. Here an entry takes three float64."""
+        return ReferenceSketch(self.xp, max(entries // 3, 1))
 
     def _check_rows(self, shifted: Array, rows: slice) -> None:
         bad = ~self.xp.isfinite(self.xp.amax(shifted, axis=1))
@@ -79,10 +80,11 @@ class ReferencePasses:
 
 
 class ReferenceSketch:
-    """All rows of a pass, entries below the cut as zeros; see `Sketch`."""
+    """Rows of a pass, entries below the cut as zeros; see `Sketch`."""
 
-    def __init__(self, xp: Array) -> None:
+    def __init__(self, xp: Array, room: int) -> None:
         self.xp = xp
+        self.room = room
         self.weights = self.kept = self.probabilities = xp.zeros((0, 0))
 
     @property
