@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 FIRST_SAMPLE, GROWTH = 4, 8
 #: How far below the largest of its row an entry is kept (nats): in the first sample, where g is far
 #: off; in data that prove sparse there; and otherwise.
-FAR, SPARSE_REACH, REACH = 60.0, 22.0, 16.0
+FAR, SPARSE_REACH, REACH = 60.0, 30.0, 16.0
 #: Data are sparse when rows have fewer entries than this within `FAR`.
 SPARSE = 100
 #: A delta may not exceed this, or float32 entries could overflow.

@@ -3,6 +3,7 @@
 import subprocess
 import sys
 import textwrap
+import tracemalloc
 import warnings
 
 import numpy as np
@@ -10,6 +11,9 @@ import pytest
 from problems import EPSILON, FAMILIES, make_logits, true_violation
 
 from sinkhorn_ot import SinkhornWarning, equipartition_labels, sinkhorn
+from sinkhorn_ot.api import sketch_entries
+from sinkhorn_ot.arrays import Problem
+from sinkhorn_ot.backends.cpu import CpuPasses
 
 N, K = 20_000, 100
 
@@ -175,3 +179,68 @@ def test_newton_takes_exactly_max_iter_when_tol_is_zero():
     result = sinkhorn(make_logits("late", 3000, 50), tol=0, max_iter=6, method="newton")
     assert result.n_iter == 6
     assert result.marginal_violation < 1e-9
+
+
+def test_rows_with_large_offsets_keep_an_honest_violation(simd):
+    """A constant of 100 per row changes no plan, and must not blur the violation in float32."""
+    rng = np.random.default_rng(0)
+    logits = rng.normal(size=(3000, 50)) + 100 * rng.normal(size=(3000, 1))
+    logits = logits.astype(np.float32)
+    result = sinkhorn(logits, tol=1e-6)
+    true = true_violation(logits, result.g)
+    assert abs(result.marginal_violation - true) <= max(0.01 * true, 1e-7)
+    assert result.converged
+    np.testing.assert_array_equal(result.labels, (logits.astype(np.float64) + result.g).argmax(1))
+
+
+@pytest.mark.parametrize("n", [256, 257, 308, 513, 1000])
+def test_a_sketch_with_room_for_all_rows_holds_all(n, normal):
+    """Whatever the number of rows: blocks are even, and none is passed over."""
+    problem = Problem(normal(n, 15), None, np.full(15, 1 / 15), 0.05)
+    passes = CpuPasses(problem)
+    sketch = passes.sketch(sketch_entries(problem.logits, None))
+    passes.read(np.zeros(15), sketch=sketch)
+    assert sketch.rows == n
+
+
+def test_there_is_room_for_very_many_clusters():
+    logits = np.broadcast_to(np.float32(0), (40_000, 100_000))
+    assert sketch_entries(logits, None) > 0
+    assert sketch_entries(logits, 0) == 0
+
+
+def test_few_clusters_stay_below_a_small_memory_limit(normal):
+    """With K = 10 labels and f are as large as the input: only one pair may exist at a time."""
+    logits = make_logits("late", 200_000, 10)
+    tracemalloc.start()
+    result = sinkhorn(logits, tol=1e-5, memory_limit=int(0.02 * logits.nbytes))
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert result.n_iter > 3
+    assert peak <= result.labels.nbytes + result.f.nbytes + 0.02 * logits.nbytes
+
+
+@pytest.mark.parametrize("method", ["auto", "sinkhorn"])
+def test_the_first_bad_row_is_named_though_samples_come_first(method):
+    logits = np.zeros((20_000, 10), np.float32)
+    logits[1, 3] = logits[15_000:, 0] = np.nan
+    with pytest.raises(ValueError, match=r"logits\[1, 3\] is nan"):
+        sinkhorn(logits, method=method)
+
+
+def test_mass_on_few_rows(normal):
+    """Samples without any mass are no obstacle."""
+    logits = normal(20_000, 10).astype(np.float32)
+    a = np.zeros(20_000)
+    a[[5, 777, 9000, 12_345, 19_999]] = 0.2
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", RuntimeWarning)
+        result = sinkhorn(logits, a=a, epsilon=1.0, tol=1e-6)
+    few = sinkhorn(logits[a > 0], epsilon=1.0, tol=1e-9)
+    np.testing.assert_allclose(result.g, few.g, atol=1e-4)
+
+
+def test_warnings_of_heads_point_at_the_caller(normal):
+    with pytest.warns(SinkhornWarning) as record:
+        sinkhorn(np.stack([normal(300, 20, std=3)] * 2), max_iter=1)
+    assert [warning.filename for warning in record] == [__file__] * 2
