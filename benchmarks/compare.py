@@ -204,19 +204,25 @@ def plot() -> None:
     size = "1000000x1000"
     names = {"sinkhorn_ot": "sinkhorn_ot", "torch_two_matvec": "torch float32, two products"}
     names["sela_original"] = "original SeLa loop, float64"
-    figure, axes = pyplot.subplots(1, len(FAMILIES), figsize=(15, 3.4), sharey=True)
+    figure, axes = pyplot.subplots(1, len(FAMILIES), figsize=(15, 3.8), sharex=True, sharey=True)
     for axis, family in zip(axes, FAMILIES, strict=True):
         for solver, label in names.items():
             keys = [f"{solver} {family} {size} {t}" for t in ("1e-06", "0.0001", "0.001")]
             key = next((c for c in keys if curves.get(c)), None)
             if key:
-                axis.plot(*zip(*curves[key], strict=True), ".-", label=label)
+                color = f"C{list(names).index(solver)}"
+                axis.plot(*zip(*curves[key], strict=True), ".-", label=label, color=color)
         axis.set(title=family, xscale="log", yscale="log", xlabel="seconds")
         axis.grid(alpha=0.3)
     axes[0].set_ylabel("marginal violation")
-    axes[0].legend(fontsize=7)
+    lines = {
+        text: line
+        for axis in axes
+        for line, text in zip(*axis.get_legend_handles_labels(), strict=True)
+    }
+    figure.legend(lines.values(), lines.keys(), loc="lower center", ncols=len(lines))
     figure.suptitle(f"1,000,000 x 1,000 float32 logits on {machine()}")
-    figure.tight_layout()
+    figure.tight_layout(rect=(0, 0.08, 1, 1))
     PLOT.parent.mkdir(exist_ok=True)
     figure.savefig(PLOT, dpi=110)
     print(PLOT)
