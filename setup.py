@@ -17,7 +17,7 @@ openmp = ["-fopenmp"] if platform.system() != "Darwin" else ["-Xpreprocessor", "
 libomp = ["-fopenmp"] if platform.system() != "Darwin" else ["-lomp"]
 sources = ["bind", "passes", "sketch", "level_plain", "level_avx2", "level_avx512"]
 headers = ["passes.hpp", "block.hpp", "sketch.hpp", "memory.hpp", "flush.hpp"]
-headers += ["kernels.inl", "simd.inl", "fast.inl"]
+headers += ["kernels.inl", "simd.inl", "sketch.inl", "fast.inl"]
 
 setup(
     ext_modules=[

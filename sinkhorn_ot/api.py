@@ -30,7 +30,7 @@ from sinkhorn_ot.solver import Callback, solve
 
 #: Of the bytes of the input, what a call may add by default, and what it may always add.
 DEFAULT_LIMIT, ALWAYS = 0.55, 1 << 20
-SMALLEST_SKETCH, LARGEST_SKETCH = 1 << 17, 1 << 24
+SMALLEST_SKETCH, LARGEST_SKETCH = 1 << 18, 1 << 25
 METHODS = ("auto", "sinkhorn", "newton")
 
 
@@ -262,7 +262,7 @@ def _solve(logits: Array, options: Options) -> SinkhornResult:
             g,
             tol=tol,
             max_iter=max_iter,
-            sketch_entries=sketch_entries(logits, limit) if accelerated else 0,
+            sketch_words=sketch_words(logits, limit) if accelerated else 0,
             warm=options.g_init is not None,
             callback=callback,
             backend=chosen.name,
@@ -289,18 +289,18 @@ def _check_integer(value: int, name: str, *, least: int) -> int:
     return int(value)
 
 
-def sketch_entries(logits: Array, memory_limit: int | None) -> int:
-    """How many entries a sketch may hold; 0 when there is no room for a useful one."""
+def sketch_words(logits: Array, memory_limit: int | None) -> int:
+    """How many words of 4 bytes a sketch may take; 0 when there is no room for a useful one."""
     n, k = logits.shape
     size = n * k * logits.itemsize
     limit = max(DEFAULT_LIMIT * size, ALWAYS) if memory_limit is None else memory_limit
     blocks = min(128, n // 256 + 1)
-    # an entry takes 8 bytes, a row 16; sums take 8 K for each block and more
-    room = int(limit - 16 * n - 8 * k * (blocks + 3 * min(blocks, 32))) // 8
-    least, everything = 2 * k * blocks, (n + blocks) * k
-    wanted = max(min(max(n * k // 64, SMALLEST_SKETCH), LARGEST_SKETCH), least)
-    entries = min(room, wanted, everything)
-    return entries if entries >= min(least, everything) else 0
+    # a row takes 16 bytes besides; sums take 8 K for each block and more
+    room = int(limit - 16 * n - 8 * k * (blocks + 3 * min(blocks, 32))) // 4
+    least, everything = (2 * k + 16) * blocks, (n + blocks) * k + 16 * blocks
+    wanted = max(min(max(n * k // 32, SMALLEST_SKETCH), LARGEST_SKETCH), least)
+    words = min(room, wanted, everything)
+    return words if words >= min(least, everything) else 0
 
 
 def _check_number(value: float, name: str, *, positive: bool) -> float:

@@ -31,6 +31,8 @@ SPARSE = 100
 RADIUS = 30.0
 #: A sample is solved to this multiple of its own noise.
 NOISE = 1.2
+#: A violation below this is not seen in a sketch in float32.
+EXACT_BELOW = 1e-6
 #: Longest Newton step in any delta.
 LONGEST = 6.0
 NEWTON_STEPS, CG_STEPS, BACKTRACKS = 15, 40, 8
@@ -39,14 +41,14 @@ NEWTON_STEPS, CG_STEPS, BACKTRACKS = 15, 40, 8
 class Sketched:
     """A sketch that follows g, and the steps that it suggests."""
 
-    def __init__(self, problem: Problem, passes: Passes, entries: int) -> None:
+    def __init__(self, problem: Problem, passes: Passes, words: int) -> None:
         self.xp = namespace(problem.b)
         self.problem = problem
         self.passes = passes
-        self.sketch: Sketch = passes.sketch(entries)
+        self.sketch: Sketch = passes.sketch(words)
         self.delta = self.xp.zeros_like(problem.b)
         n, k = problem.logits.shape
-        self.reach = FAR if entries >= n * k else REACH
+        self.reach = FAR if words >= n * k else REACH
 
     def renew(self, g: Array, *, exact: bool, assign: bool) -> Reading:
         """Read the matrix at g and make the sketch anew on the way."""
@@ -63,7 +65,7 @@ class Sketched:
     def step(self, g: Array, reading: Reading, tol: float) -> Array:
         """Return the g that solves the sketch for the marginal that `reading` corrects."""
         before, b = self.delta, self.problem.b
-        m, s = self.sketch.mass(before)
+        m, s = self.sketch.mass(before, exact=tol < EXACT_BELOW)
         mass = self.xp.exp(reading.log_mass)
         seen = (mass > 0) & (m > 0)
         target = self.xp.where(seen, b * m / self.xp.where(seen, mass, 1.0), b)
@@ -89,7 +91,7 @@ class Sketched:
                 if float(abs(delta).max()) < RADIUS / 2:
                     break
             if self.reach == FAR:
-                per_row = self.sketch.entries / max(self.sketch.rows, 1)
+                per_row = self.sketch.words / 2 / max(self.sketch.rows, 1)
                 self.reach = SPARSE_REACH if per_row < SPARSE else REACH
         return g
 
@@ -108,11 +110,12 @@ class Sketched:
         masses and second moments at `delta`.
         """
         xp, sketch = self.xp, self.sketch
+        exact = tol is not None and tol < EXACT_BELOW
         unseen = (m == 0) & (target > 0)
         if bool(unseen.any()):
             plain = xp.log(xp.where(unseen, target, 1.0)) - xp.where(unseen, reading.log_mass, 0.0)
             delta = (delta + plain).clip(-RADIUS, RADIUS)
-            m, s = sketch.mass(delta)
+            m, s = sketch.mass(delta, exact=exact)
         for _ in range(NEWTON_STEPS):
             residual = target - m
             violation = float(abs(residual).sum())
@@ -123,7 +126,7 @@ class Sketched:
             slope = float((residual * direction).sum())
             for _ in range(BACKTRACKS):
                 new = (delta + size * direction).clip(-RADIUS, RADIUS)
-                new_m, new_s = sketch.mass(new)
+                new_m, new_s = sketch.mass(new, exact=exact)
                 if float(abs(target - new_m).sum()) < (1 - 0.1 * size) * violation:
                     break
                 # the violation may rise on the way down: then the objective decides

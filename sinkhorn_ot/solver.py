@@ -50,7 +50,7 @@ def solve(
     *,
     tol: float,
     max_iter: int,
-    sketch_entries: int,
+    sketch_words: int,
     warm: bool,
     callback: Callback | None,
     backend: str,
@@ -58,7 +58,7 @@ def solve(
     """Move g until ``||m(g) - b||_1 <= tol``; rows are always exact.
 
     Each iteration is one read of the matrix and one step: Sinkhorn's ``g += epsilon * log(b / m)``
-    (Cuturi 2013, in the semi-dual variable g), or with `sketch_entries` a step
+    (Cuturi 2013, in the semi-dual variable g), or with `sketch_words` a step
     of `Sketched`; whenever that does not lower the violation, a Sinkhorn step from the best
     g instead.
 
@@ -70,7 +70,7 @@ def solve(
     used = b > 0
     log_b = xp.log(xp.where(used, b, 1.0))
     trace = _Trace(passes, callback)
-    sketched = Sketched(problem, passes, sketch_entries) if sketch_entries else None
+    sketched = Sketched(problem, passes, sketch_words) if sketch_words else None
 
     def violation_of(reading: Reading) -> float:
         """``||m - b||_1``; for a device this is the one wait for it per iteration."""

@@ -37,13 +37,15 @@ PYBIND11_MODULE(_cpu, m, py::mod_gil_not_used()) {
     return Rows{pointer<void>(data), dtype, n, k, row_stride, col_stride};
   }));
   py::class_<Sketch>(m, "Sketch")
-      .def(py::init<int64_t, int64_t>())
+      .def(py::init<int64_t, int64_t, const std::string&>())
       .def_property_readonly("rows", &Sketch::rows)
-      .def_property_readonly("entries", &Sketch::entries)
+      .def_property_readonly("words", &Sketch::words)
       .def(
           "mass",
-          [](Sketch& s, uintptr_t scalings, uintptr_t m, uintptr_t second, int threads) {
-            s.mass(pointer<double>(scalings), pointer<double>(m), pointer<double>(second), threads);
+          [](Sketch& s, uintptr_t scalings, bool exact, uintptr_t m, uintptr_t second,
+             int threads) {
+            s.mass(pointer<double>(scalings), exact, pointer<double>(m), pointer<double>(second),
+                   threads);
           },
           release)
       .def(

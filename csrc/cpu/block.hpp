@@ -1,6 +1,8 @@
 // What one thread does to one block of rows, and the table of such functions of one SIMD level.
 #pragma once
 
+#include <type_traits>
+
 #include "passes.hpp"
 #include "sketch.hpp"
 
@@ -19,10 +21,11 @@ struct Scaled {
 
 // Scratch of one thread, 64-byte aligned, padded to kPad entries.
 struct Scratch {
-  double* shifted;  // k: logits + g of the current row
-  double* weights;  // k: exp(.) of the current row, double or float
-  void* partial;    // k: column sums of a short run of rows, double or float
-  void* row[2];     // k logits each: rows whose columns are not contiguous are copied here
+  double* shifted;    // k: logits + g of the current row
+  void* weights;      // k doubles or 2 k floats: exp(.) of the rows in hand
+  void* partial;      // k: column sums of a short run of rows, double or float
+  uint32_t* columns;  // k + kPad: of the entries of a row of a sketch
+  void* rows;         // 4 k floats: rows whose columns are not contiguous are copied here
 };
 
 struct Block {
@@ -38,7 +41,15 @@ using BlockFn = BadRow (*)(const Rows&, const Point&, const Scaled&, const Sampl
 
 struct Kernels {
   BlockFn pass[3][4];  // [Kind][Dtype]
+  // Parts of Sketch's operations: (block, scalings, scratch, sums); see sketch.inl.
+  void (*sketch_mass)(SketchBlock&, const void* scalings, void* scratch, double* sums);
+  void (*sketch_mass_exact)(SketchBlock&, const void* scalings, void* scratch, double* sums);
+  double (*sketch_value)(SketchBlock&, const double* scalings);
+  void (*sketch_second_moment)(SketchBlock&, const float* y, void* scratch, double* sums);
 };
+
+// The kernels of a level that `simd_levels` names.
+const Kernels& kernels_of(const std::string& simd);
 
 const Kernels& plain_kernels();
 #if defined(__x86_64__)

@@ -4,17 +4,17 @@
 // rounded once, at the size of the result: entries that matter have exponents near 0 and keep all
 // their bits, however large logits and g are.
 //
-// Three rows are in flight: while row i is exponentiated, row i - 1 goes to the column sums and row
-// i + 1 is searched for its maximum, so that no row waits for a reduction and memory never idles.
+// Rows go by in groups of kRows. While a group is exponentiated, the one before goes to the column
+// sums and the next one is searched for its maxima, so that no row waits for a reduction and memory
+// never idles; what the rows of a group share (g, the sums) is loaded and stored once.
 
+constexpr int kRows = kLanes == 16 ? 2 : 1;  // more do not fit the registers
 constexpr float kGrid = 1.f / 1024;
 // |t| beyond this: high - t may no longer be exact, and the row takes the float64 path.
 constexpr float kFastRange = 8192;
 // Entries this close to the row's largest (log2) may be the largest in float64.
 constexpr float kNearTop = 1.f / 256;
 constexpr int64_t kPrefetchBytes = 16384;
-
-inline float round_to_grid(float x) { return __builtin_nearbyintf(x / kGrid) * kGrid; }
 
 template <class T>
 inline const T* fetch_row(const Rows& x, int64_t i, void* copy) {
@@ -24,6 +24,14 @@ inline const T* fetch_row(const Rows& x, int64_t i, void* copy) {
   for (int64_t j = 0; j < x.k; ++j) to[j] = row[j * x.col_stride];
   return to;
 }
+
+template <bool whole, class T>
+inline V load_some(const T* p, int64_t lanes) {
+  if constexpr (whole) return load(p);
+  return load_tail(p, lanes);
+}
+
+inline float round_to_grid(float x) { return __builtin_nearbyintf(x / kGrid) * kGrid; }
 
 // The largest of rate * row + high: the top of the row, up to the last bits.
 template <class T>
@@ -61,34 +69,14 @@ int64_t decide(const T* row, const double* g, const float* weights, float near, 
   return label;
 }
 
-// Entries below the smallest normal float would be flushed away anyhow.
-inline float smallest_entry(const Extras& extras) {
-  return extras.cut > 1e-37 ? float(extras.cut) : 1e-37f;
-}
-
-// Keeps a row when the room is used no faster than the rows go by; a kept row also stands for those
-// that were passed over since the last one.
-inline void sketch_row(SketchBlock& to, const float* weights, float cut, float weight, int64_t k) {
-  const int64_t turn = to.seen++;
-  to.pending += weight;
-  const bool all_fit = to.capacity >= to.planned * k;
-  if (!all_fit && (to.entries * to.planned > to.capacity * turn || to.entries + k > to.capacity))
-    return;
-  for (int64_t j = 0; j < k; j += kLanes)
-    for (uint32_t bits = at_least(load(weights + j), all(cut)); bits; bits &= bits - 1) {
-      const int64_t c = j + __builtin_ctz(bits);
-      to.column[to.entries] = uint32_t(c);
-      to.entry[to.entries++] = weights[c];
-    }
-  to.weight[to.rows] = to.pending;
-  to.row_end[to.rows++] = uint32_t(to.entries);
-  to.pending = 0;
-}
-
-// The last kept row also stands for those after it.
-inline void close_sketch(SketchBlock* to) {
-  if (to && to->rows > 0) to->weight[to->rows - 1] += to->pending;
-}
+// A row on its way through the kernel.
+template <class T>
+struct InFlight {
+  int64_t i;
+  const T *row, *next;
+  float* weights;    // 2^(scaled exponent) of the row; until they are made, those of the one before
+  float top, scale;  // of the row, of the one before: weight / sum of its weights
+};
 
 template <class T>
 BadRow fast_block(const Rows& x, const Point& at, const Scaled& g, const Sample& sample,
@@ -97,73 +85,104 @@ BadRow fast_block(const Rows& x, const Point& at, const Scaled& g, const Sample&
   const int64_t k = x.k, padded = (k + kPad - 1) / kPad * kPad;
   const double n = double(x.n), log_n = __builtin_log(n);
   const float cut = smallest_entry(extras), near = __builtin_exp2f(-kNearTop);
-  const int64_t ahead = 2 + kPrefetchBytes / (k * int64_t(sizeof(T)));
-  float* weights[2] = {reinterpret_cast<float*>(scratch.weights),
-                       reinterpret_cast<float*>(scratch.weights) + padded};
+  const int64_t ahead = kRows * (1 + kPrefetchBytes / (kRows * k * int64_t(sizeof(T))));
   float* partial = static_cast<float*>(scratch.partial);
   const V rate = all(g.rate);
   const float *const g_high = g.high, *const g_low = g.low;  // not read anew after each store
-  __builtin_memset(weights[1], 0, sizeof(float) * size_t(padded));
   __builtin_memset(partial, 0, sizeof(float) * size_t(padded));
 
-  const T* row = fetch_row<T>(x, sample.row(block.first), scratch.row[0]);
-  float top = search_row(row, g, k), scale = 0;
-  for (int64_t s = block.first; s < block.last; ++s) {
-    const int64_t i = sample.row(s), turn = s - block.first;
-    const bool more = s + 1 < block.last;
-    const T* next = more ? fetch_row<T>(x, sample.row(s + 1), scratch.row[(turn + 1) % 2]) : row;
-    const T* far = static_cast<const T*>(x.data) +
-                   sample.row(s + ahead < sample.count ? s + ahead : s) * x.row_stride;
-    float *now = weights[turn & 1], *before = weights[~turn & 1];
-    const V t = all(top), last_scale = all(scale);
-    V next_top = all(-__builtin_inff());
-    double total = 0;
-    auto step = [&](int64_t j, V here, V ahead_of, V& part) __attribute__((always_inline)) {
-      const V high = load(g_high + j);
-      const V e = exp2(here * rate + (high - t) + load(g_low + j));
-      next_top = larger(ahead_of * rate + high, next_top);
-      store(partial + j, load(before + j) * last_scale + load(partial + j));
-      store(now + j, e);
-      part += e;
+  // in an odd last group the first row also plays the others, with a scale of 0
+  const int64_t last = block.last;
+  auto fetch = [&](int64_t s, int r, int64_t turn) {
+    const int64_t slot = kRows * (turn % 2) + r;
+    return fetch_row<T>(x, sample.row(s + r < last ? s + r : s),
+                        static_cast<T*>(scratch.rows) + slot * padded);
+  };
+  InFlight<T> fly[kRows];
+  for (int r = 0; r < kRows; ++r) {
+    fly[r] = {
+        0, nullptr, fetch(block.first, r, 0), static_cast<float*>(scratch.weights) + r * padded,
+        0, 0};
+    fly[r].top = search_row(fly[r].next, g, k);
+    __builtin_memset(fly[r].weights, 0, sizeof(float) * size_t(padded));
+  }
+  int64_t summed = block.first;
+  for (int64_t s = block.first, turn = 1; s < last; s += kRows, ++turn) {
+    const bool more = s + kRows < last;
+    const T* far[kRows];
+    V top[kRows], scale[kRows], next_top[kRows];
+    double total[kRows];
+    for (int r = 0; r < kRows; ++r) {
+      fly[r].i = sample.row(s + r < last ? s + r : s);
+      fly[r].row = fly[r].next;
+      if (more) fly[r].next = fetch(s + kRows, r, turn);
+      const int64_t later = s + r + ahead;
+      far[r] = static_cast<const T*>(x.data) +
+               sample.row(later < sample.count ? later : s) * x.row_stride;
+      top[r] = all(fly[r].top);
+      scale[r] = all(fly[r].scale);
+      next_top[r] = all(-__builtin_inff());
+      total[r] = 0;
+    }
+    auto step = [&](int64_t j, auto whole, int64_t lanes, V* part) __attribute__((always_inline)) {
+      const V high = load(g_high + j), low = load(g_low + j);
+      V sum = load(partial + j);
+#pragma GCC unroll 2
+      for (int r = 0; r < kRows; ++r) {
+        sum = load(fly[r].weights + j) * scale[r] + sum;
+        const V e = exp2(load_some<whole>(fly[r].row + j, lanes) * rate + (high - top[r]) + low);
+        store(fly[r].weights + j, e);
+        part[r] += e;
+        next_top[r] = larger(load_some<whole>(fly[r].next + j, lanes) * rate + high, next_top[r]);
+      }
+      store(partial + j, sum);
     };
     for (int64_t j0 = 0; j0 < k; j0 += stretch) {
       const int64_t j1 = j0 + stretch < k ? j0 + stretch : k;
-      V part = all(0);
+      V part[kRows];
+      for (int r = 0; r < kRows; ++r) part[r] = all(0);
       int64_t j = j0;
-#pragma GCC unroll 2
       for (; j + kLanes <= j1; j += kLanes) {
         if (sizeof(T) * kLanes == 64 || j % (64 / int64_t(sizeof(T))) == 0)
-          __builtin_prefetch(far + j, 0, 2);
-        step(j, load(row + j), load(next + j), part);
+          for (int r = 0; r < kRows; ++r) __builtin_prefetch(far[r] + j, 0, 2);
+        step(j, std::true_type(), kLanes, part);
       }
-      if (j < j1) step(j, load_tail(row + j, j1 - j), load_tail(next + j, j1 - j), part);
-      total += sum(part);
+      if (j < j1) step(j, std::false_type(), j1 - j, part);
+      for (int r = 0; r < kRows; ++r) total[r] += sum(part[r]);
     }
 
-    double offset = top;  // sum_j 2^(scaled exponent) = total * 2^offset
-    if (!(total > 0) || !(__builtin_fabsf(top) <= kFastRange)) {
-      // NaN, infinities and huge logits end here
-      double shift = shift_row(row, 1, at.g, k, scratch.shifted);
-      if (shift != shift) return i;
-      total = weigh_row(scratch.shifted, shift, 1. / at.epsilon, k, now);
-      for (int64_t j = k; j < padded; ++j) now[j] = 0;
-      offset = shift * g.rate;
+    for (int r = 0; r < kRows && s + r < last; ++r) {
+      InFlight<T>& one = fly[r];
+      double offset = one.top;  // sum_j 2^(scaled exponent) = total * 2^offset
+      if (!(total[r] > 0) || !(__builtin_fabsf(one.top) <= kFastRange)) {
+        // NaN, infinities and huge logits end here
+        double shift = shift_row(one.row, 1, at.g, k, scratch.shifted);
+        if (shift != shift) return one.i;
+        total[r] = weigh_row(scratch.shifted, shift, 1. / at.epsilon, k, one.weights);
+        for (int64_t j = k; j < padded; ++j) one.weights[j] = 0;
+        offset = shift * g.rate;
+      }
+      const double weight = at.a ? at.a[one.i] * n : 1.;
+      one.scale = float(weight / total[r]);
+      block.weight += weight;
+      if (block.sketch) keep_row(*block.sketch, one.weights, cut, float(weight), scratch.columns);
+      if (extras.labels) extras.labels[one.i] = decide(one.row, at.g, one.weights, near, k);
+      if (extras.f) {
+        const double log_a = at.a ? __builtin_log(at.a[one.i]) : -log_n;
+        extras.f[one.i] = at.epsilon * log_a - (__builtin_log2(total[r]) + offset) / g.rate;
+      }
     }
-    const double weight = at.a ? at.a[i] * n : 1.;
-    scale = float(weight / total);
-    block.weight += weight;
-    if (block.sketch) sketch_row(*block.sketch, now, cut, float(weight), k);
-    if (extras.labels) extras.labels[i] = decide(row, at.g, now, near, k);
-    if (extras.f) {
-      const double log_a = at.a ? __builtin_log(at.a[i]) : -log_n;
-      extras.f[i] = at.epsilon * log_a - (__builtin_log2(total) + offset) / g.rate;
+    for (int r = 0; r < kRows; ++r) {
+      if (s + r >= last) fly[r].scale = 0;
+      fly[r].top = round_to_grid(largest(next_top[r]));
     }
-    row = next;
-    top = round_to_grid(largest(next_top));
-    if ((turn + 1) % run == 0 || !more) {
-      for (int64_t j = 0; j < k; j += kLanes)  // the row that the next turn would have added
-        store(partial + j, load(now + j) * all(scale) + load(partial + j));
-      scale = 0;
+    if (s + kRows - summed >= run || !more) {
+      for (int r = 0; r < kRows; ++r) {  // what the next turn would have added
+        for (int64_t j = 0; j < k; j += kLanes)
+          store(partial + j, load(fly[r].weights + j) * all(fly[r].scale) + load(partial + j));
+        fly[r].scale = 0;
+      }
+      summed = s + kRows;
       flush(partial, block.sum, k);
       __builtin_memset(partial, 0, sizeof(float) * size_t(padded));
     }

@@ -139,6 +139,7 @@ inline void flush(const E* partial, double* sum, int64_t k) {
 }
 
 #include "fast.inl"
+#include "sketch.inl"
 
 // Column masses times n: weights are then of order 1, far from float's underflow.
 template <class T, class E>
@@ -147,7 +148,7 @@ BadRow mass_block(const Rows& x, const Point& at, const Scaled&, const Sample& s
   constexpr int64_t run = 64;  // rows summed in E before they are added in double
   const int64_t k = x.k;
   const double rate = 1. / at.epsilon, n = double(x.n), log_n = __builtin_log(n);
-  E* weights = reinterpret_cast<E*>(scratch.weights);
+  E* weights = static_cast<E*>(scratch.weights);
   E* partial = static_cast<E*>(scratch.partial);
   for (int64_t s0 = block.first; s0 < block.last; s0 += run) {
     __builtin_memset(partial, 0, sizeof(E) * size_t(k));
@@ -168,7 +169,7 @@ BadRow mass_block(const Rows& x, const Point& at, const Scaled&, const Sample& s
         float* narrow = reinterpret_cast<float*>(scratch.shifted);
         for (int64_t j = 0; j < k; ++j) narrow[j] = float(weights[j]);
         for (int64_t j = k; j % kPad; ++j) narrow[j] = 0;
-        sketch_row(*block.sketch, narrow, smallest_entry(extras), float(weight), k);
+        keep_row(*block.sketch, narrow, smallest_entry(extras), float(weight), scratch.columns);
       }
     }
     flush(partial, block.sum, k);
@@ -183,7 +184,7 @@ BadRow log_block(const Rows& x, const Point& at, const Scaled&, const Sample& sa
                  const Scratch& scratch, Block& block) {
   const int64_t k = x.k;
   const double rate = 1. / at.epsilon, n = double(x.n);
-  double* weights = scratch.weights;
+  double* weights = static_cast<double*>(scratch.weights);
   for (int64_t j = 0; j < k; ++j) block.top[j] = kLogZero;
   for (int64_t s = block.first; s < block.last; ++s) {
     const int64_t i = sample.row(s);
@@ -205,16 +206,21 @@ BadRow log_block(const Rows& x, const Point& at, const Scaled&, const Sample& sa
   return -1;
 }
 
-constexpr Kernels kKernels = {{
+constexpr Kernels kKernels = {
+    {
 #if defined(SINKHORN_AVX512) || defined(SINKHORN_AVX2) || defined(__FMA__) || defined(__aarch64__)
-    {mass_block<double, float>, fast_block<float>, fast_block<half>, fast_block<bfloat>},
+        {mass_block<double, float>, fast_block<float>, fast_block<half>, fast_block<bfloat>},
 #else  // without a fused multiply-add the exponents of fast_block would not be exact
-    {mass_block<double, float>, mass_block<float, float>, mass_block<half, float>,
-     mass_block<bfloat, float>},
+        {mass_block<double, float>, mass_block<float, float>, mass_block<half, float>,
+         mass_block<bfloat, float>},
 #endif
-    {mass_block<double, double>, mass_block<float, double>, mass_block<half, double>,
-     mass_block<bfloat, double>},
-    {log_block<double>, log_block<float>, log_block<half>, log_block<bfloat>},
-}};
+        {mass_block<double, double>, mass_block<float, double>, mass_block<half, double>,
+         mass_block<bfloat, double>},
+        {log_block<double>, log_block<float>, log_block<half>, log_block<bfloat>},
+    },
+    sketch_mass<float>,
+    sketch_mass<double>,
+    sketch_value,
+    sketch_second_moment};
 
 }  // namespace

@@ -13,9 +13,8 @@
 #include "memory.hpp"
 
 namespace sinkhorn {
-namespace {
 
-const Kernels& kernels(const std::string& simd) {
+const Kernels& kernels_of(const std::string& simd) {
 #if defined(__x86_64__)
   if (simd == "avx512") return avx512_kernels();
   if (simd == "avx2") return avx2_kernels();
@@ -23,6 +22,8 @@ const Kernels& kernels(const std::string& simd) {
   if (simd == "plain") return plain_kernels();
   throw std::invalid_argument("no kernels for SIMD level " + simd);
 }
+
+namespace {
 
 // At most 128 blocks bound the memory for their sums; at least 256 rows amortise the reduction.
 int64_t rows_per_block(int64_t n) { return std::max<int64_t>(256, (n + 127) / 128); }
@@ -74,7 +75,7 @@ BadRow run_pass(const Rows& x, const Point& at, Kind kind, int64_t stride, const
   std::fill(split.get(), split.get() + 2 * padded, 0.f);
   const Scaled g = scale(at, k, split.get(), split.get() + padded);
   if (kind == Kind::quick && x.dtype != Dtype::f64 && !g.usable) kind = Kind::exact;
-  const BlockFn pass = kernels(simd).pass[int(kind)][int(x.dtype)];
+  const BlockFn pass = kernels_of(simd).pass[int(kind)][int(x.dtype)];
   const bool log = kind == Kind::log;
   std::vector<double> sums(size_t(blocks * k), 0.), tops(log ? size_t(blocks * k) : 0);
   std::vector<double> weights(size_t(blocks), 0.);
@@ -84,14 +85,14 @@ BadRow run_pass(const Rows& x, const Point& at, Kind kind, int64_t stride, const
   const int64_t rows_apart = x.col_stride == 1 ? 0 : padded;  // rows that must be gathered
   std::vector<Buffer<double>>
       memory;  // allocated here: an exception may not leave a parallel region
-  for (int t = 0; t < threads; ++t) memory.push_back(aligned<double>(3 * padded + 2 * rows_apart));
+  for (int t = 0; t < threads; ++t) memory.push_back(aligned<double>(4 * padded + 2 * rows_apart));
 
 #pragma omp parallel num_threads(threads) if (threads > 1)
   {
     FlushToZero flush;
     double* base = memory[size_t(omp_get_thread_num())].get();
-    double* rows = base + 3 * padded;
-    const Scratch scratch{base, base + padded, base + 2 * padded, {rows, rows + rows_apart}};
+    const Scratch scratch{base, base + padded, base + 2 * padded,
+                          reinterpret_cast<uint32_t*>(base + 3 * padded), base + 4 * padded};
 #pragma omp for schedule(dynamic)
     for (int64_t b = 0; b < blocks; ++b) {
       Block block{b * step,

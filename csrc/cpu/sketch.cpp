@@ -1,27 +1,25 @@
-// The operations on a sketch: two sweeps over its entries, in groups that do not depend on the
-// number of threads.
+// The operations on a sketch, in groups of blocks that do not depend on the number of threads.
 #include "sketch.hpp"
 
 #include <omp.h>
 
 #include <algorithm>
-#include <cmath>
 
+#include "block.hpp"
 #include "flush.hpp"
 
 namespace sinkhorn {
 
 namespace {
 constexpr int64_t kGroups = 32;      // bounds the memory for their sums
-constexpr int64_t kSmall = 1 << 16;  // entries below which a second thread does not pay
+constexpr int64_t kSmall = 1 << 16;  // words below which a second thread does not pay
 }  // namespace
 
+Sketch::Sketch(int64_t k, int64_t words, const std::string& simd)
+    : k_(k), capacity_(words), kernels_(kernels_of(simd)) {}
+
 void Sketch::start(int64_t blocks, int64_t rows) {
-  if (!columns_) {
-    columns_ = aligned<uint32_t>(capacity_);
-    entries_ = aligned<float>(capacity_);
-    y_ = aligned<double>(k_);
-  }
+  if (!words_) words_ = aligned<float>(capacity_);
   if (blocks * rows > reserved_rows_) {
     reserved_rows_ = blocks * rows;
     row_ends_ = aligned<uint32_t>(reserved_rows_);
@@ -31,14 +29,13 @@ void Sketch::start(int64_t blocks, int64_t rows) {
   const int64_t room = capacity_ / blocks;
   blocks_.clear();
   for (int64_t b = 0; b < blocks; ++b)
-    blocks_.push_back({columns_.get() + b * room, entries_.get() + b * room,
-                       row_ends_.get() + b * rows, weights_.get() + b * rows,
-                       scales_.get() + b * rows, room, rows});
+    blocks_.push_back({words_.get() + b * room, row_ends_.get() + b * rows,
+                       weights_.get() + b * rows, scales_.get() + b * rows, k_, room - kPad, rows});
 }
 
-int64_t Sketch::entries() const {
+int64_t Sketch::words() const {
   int64_t total = 0;
-  for (const SketchBlock& b : blocks_) total += b.entries;
+  for (const SketchBlock& b : blocks_) total += b.used;
   return total;
 }
 
@@ -48,81 +45,56 @@ int64_t Sketch::rows() const {
   return total;
 }
 
-// Runs row(block, r, first, last, sums) for every row, with `width` sums for each group of blocks;
-// then adds the groups' sums into the first.
-template <class Row>
-void Sketch::each_group(int threads, int64_t width, Row row) {
+// Runs work(block, scratch, sums) for every block, with `width` sums for each group of blocks and
+// as much scratch; then adds the groups' sums into the first.
+template <class Work>
+void Sketch::each_group(int threads, int64_t width, Work work) {
   const int64_t blocks = int64_t(blocks_.size()), groups = std::min(blocks, kGroups);
   sums_.assign(size_t(groups * width), 0.);
-  threads = entries() < kSmall ? 1 : int(std::min<int64_t>(std::max(threads, 1), groups));
+  threads = words() < kSmall ? 1 : int(std::min<int64_t>(std::max(threads, 1), groups));
+  const Buffer<double> scratch = aligned<double>(threads * width);
 #pragma omp parallel num_threads(threads) if (threads > 1)
   {
     FlushToZero flush;
 #pragma omp for schedule(dynamic)
     for (int64_t q = 0; q < groups; ++q)
-      for (int64_t b = q * blocks / groups; b < (q + 1) * blocks / groups; ++b) {
-        SketchBlock& block = blocks_[size_t(b)];
-        uint32_t first = 0;
-        for (int64_t r = 0; r < block.rows; ++r) {
-          row(block, r, first, block.row_end[r], sums_.data() + q * width);
-          first = block.row_end[r];
-        }
-      }
+      for (int64_t b = q * blocks / groups; b < (q + 1) * blocks / groups; ++b)
+        work(blocks_[size_t(b)], scratch.get() + omp_get_thread_num() * width,
+             sums_.data() + q * width);
   }
   for (int64_t q = 1; q < groups; ++q)
     for (int64_t j = 0; j < width; ++j) sums_[size_t(j)] += sums_[size_t(q * width + j)];
 }
 
-static inline double dot(const SketchBlock& block, uint32_t first, uint32_t last, const double* y) {
-  double t[4] = {0, 0, 0, 0};
-  uint32_t e = first;
-  for (; e + 4 <= last; e += 4)
-    for (int u = 0; u < 4; ++u) t[u] += double(block.entry[e + u]) * y[block.column[e + u]];
-  for (; e < last; ++e) t[0] += double(block.entry[e]) * y[block.column[e]];
-  return (t[0] + t[1]) + (t[2] + t[3]);
-}
-
-void Sketch::mass(const double* scalings, double* m, double* s, int threads) {
-  // sums: k pairs (m, s), then the weight
-  each_group(threads, 2 * k_ + 1,
-             [&](SketchBlock& block, int64_t r, uint32_t first, uint32_t last, double* sums) {
-               const double weight = block.weight[r],
-                            c = weight / dot(block, first, last, scalings);
-               const double per_weight = weight > 0 ? 1 / weight : 0;
-               block.scale[r] = c;
-               for (uint32_t e = first; e < last; ++e) {
-                 const double q = double(block.entry[e]) * c;
-                 double* to = sums + 2 * block.column[e];
-                 to[0] += q;
-                 to[1] += q * q * per_weight;
-               }
-               sums[2 * k_] += weight;
-             });
-  weight_ = sums_[size_t(2 * k_)];
+void Sketch::mass(const double* scalings, bool exact, double* m, double* s, int threads) {
+  const auto add = exact ? kernels_.sketch_mass_exact : kernels_.sketch_mass;
+  const std::vector<float> narrow(scalings, scalings + k_);
+  const void* y = exact ? static_cast<const void*>(scalings) : narrow.data();
+  each_group(threads, 2 * k_, [=](SketchBlock& block, double* scratch, double* sums) {
+    add(block, y, scratch, sums);
+  });
+  weight_ = 0;
+  for (const SketchBlock& b : blocks_)
+    for (int64_t r = 0; r < b.rows; ++r) weight_ += b.weight[r];
   for (int64_t j = 0; j < k_; ++j) {
-    m[j] = sums_[size_t(2 * j)] * scalings[j] / weight_;
-    s[j] = sums_[size_t(2 * j + 1)] * scalings[j] * scalings[j] / weight_;
+    m[j] = sums_[size_t(j)] * scalings[j] / weight_;
+    s[j] = sums_[size_t(k_ + j)] * scalings[j] * scalings[j] / weight_;
   }
 }
 
 double Sketch::value(const double* scalings, int threads) {
-  each_group(threads, 1,
-             [&](SketchBlock& block, int64_t r, uint32_t first, uint32_t last, double* sums) {
-               sums[0] += block.weight[r] * std::log(dot(block, first, last, scalings));
-             });
+  each_group(threads, 1, [=](SketchBlock& block, double*, double* sum) {
+    *sum += kernels_.sketch_value(block, scalings);
+  });
   return sums_[0] / weight_;
 }
 
 void Sketch::second_moment(const double* scalings, const double* v, double* out, int threads) {
-  for (int64_t j = 0; j < k_; ++j) y_[j] = scalings[j] * v[j];
-  each_group(threads, k_,
-             [&](SketchBlock& block, int64_t r, uint32_t first, uint32_t last, double* sums) {
-               const double c = block.scale[r];
-               if (!(c > 0)) return;
-               const double u = dot(block, first, last, y_.get()) * c / block.weight[r] * c;
-               for (uint32_t e = first; e < last; ++e)
-                 sums[block.column[e]] += double(block.entry[e]) * u;
-             });
+  std::vector<float> y(static_cast<size_t>(k_));
+  for (int64_t j = 0; j < k_; ++j) y[size_t(j)] = float(scalings[j] * v[j]);
+  each_group(threads, k_, [&](SketchBlock& block, double* scratch, double* sums) {
+    kernels_.sketch_second_moment(block, y.data(), scratch, sums);
+  });
   for (int64_t j = 0; j < k_; ++j) out[j] = sums_[size_t(j)] * scalings[j] / weight_;
 }
 

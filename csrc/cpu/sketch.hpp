@@ -1,6 +1,7 @@
 // A small stand-in for the matrix: of some rows, the entries that matter, as they are at one g.
 #pragma once
 
+#include <string>
 #include <vector>
 
 #include "memory.hpp"
@@ -8,47 +9,53 @@
 namespace sinkhorn {
 
 // Where one block of rows writes its part; no two blocks share one.
+//
+// A row takes the fewest words: the k entries (dense), or those that matter and then their columns
+// (sparse, fewer than k words).  An entry is exp((logits + g - about the row maximum) / epsilon).
 struct SketchBlock {
-  uint32_t* column;           // of each entry
-  float* entry;               // exp((logits + g - about the row maximum) / epsilon)
-  uint32_t* row_end;          // per row: the end of its entries in this block
-  float* weight;              // per row: a_i * n of the rows that it stands for
-  double* scale;              // per row: weight / sum_k e_ik E_k, at the last mass()
-  int64_t capacity, planned;  // entries, rows that will be offered
-  int64_t entries = 0, rows = 0, seen = 0;
+  float* words;         // entries as float, columns as uint32_t in the same memory
+  uint32_t* row_end;    // per row: the end of its words in this block
+  float* weight;        // per row: a_i * n of the rows that it stands for
+  double* scale;        // per row: weight / sum_k e_ik E_k, at the last mass()
+  int64_t k, capacity;  // columns of the matrix; words that fit, with kPad to spare
+  int64_t planned;      // rows that will be offered
+  int64_t used = 0, rows = 0, seen = 0;
   float pending = 0;  // weight of the rows passed over since the last kept one
 };
+
+struct Kernels;
 
 // Rows of sparse weights e; with scalings E of the columns the plan is a_i e_ik E_k / sum_k (e E).
 class Sketch {
  public:
-  // capacity: entries, over all rows.
-  Sketch(int64_t k, int64_t capacity) : k_(k), capacity_(capacity) {}
+  // Room for that many words of 4 bytes, over all rows.
+  Sketch(int64_t k, int64_t words, const std::string& simd);
 
   // Forgets what it holds and makes room for `blocks` blocks of `rows` rows each.
   void start(int64_t blocks, int64_t rows);
   SketchBlock& block(int64_t b) { return blocks_[size_t(b)]; }
 
-  int64_t entries() const;
+  int64_t words() const;
   int64_t rows() const;
 
   // With p_i the probabilities of row i at the scalings E: m = sum_i a_i p_i, s = sum_i a_i p_i^2
-  // (k each, for a total mass of 1).
-  void mass(const double* scalings, double* m, double* s, int threads);
+  // (k each, for a total mass of 1).  float32 unless `exact`: m is then good to about 1e-7.
+  void mass(const double* scalings, bool exact, double* m, double* s, int threads);
   // sum_i a_i log(sum_k e_ik E_k); after a mass().
   double value(const double* scalings, int threads);
-  // out = sum_i a_i p_i <p_i, v> at the scalings of the last mass().
+  // out = sum_i a_i p_i <p_i, v> at the scalings of the last mass(), in float32.
   void second_moment(const double* scalings, const double* v, double* out, int threads);
 
  private:
-  template <class Row>
-  void each_group(int threads, int64_t width, Row row);
+  template <class Work>
+  void each_group(int threads, int64_t width, Work work);
 
   int64_t k_, capacity_, reserved_rows_ = 0;
+  const Kernels& kernels_;
   double weight_ = 0;  // of all rows
-  Buffer<uint32_t> columns_, row_ends_;
-  Buffer<float> entries_, weights_;
-  Buffer<double> scales_, y_;
+  Buffer<float> words_, weights_;
+  Buffer<uint32_t> row_ends_;
+  Buffer<double> scales_;
   std::vector<SketchBlock> blocks_;
   std::vector<double> sums_;
 };

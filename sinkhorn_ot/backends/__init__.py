@@ -22,13 +22,14 @@ class Sketch(Protocol):
         """How many rows it holds; each stands for those that were passed over."""
 
     @property
-    def entries(self) -> int:
-        """How many entries it holds."""
+    def words(self) -> int:
+        """How much it holds: 4 bytes for each entry of a dense row, 8 for one of a sparse row."""
 
-    def mass(self, delta: Array) -> tuple[Array, Array]:
+    def mass(self, delta: Array, *, exact: bool = False) -> tuple[Array, Array]:
         """Return column masses and second moments, (K,) each, for a total mass of 1.
 
         With p_i the probabilities of row i these are ``sum_i a_i p_i`` and ``sum_i a_i p_i**2``.
+        Without `exact` they may be good to about 1e-7 of themselves only.
         """
 
     def value(self, delta: Array) -> float:
@@ -65,8 +66,8 @@ class Passes(Protocol):
         entries of at least `cut` times the largest of their row.
         """
 
-    def sketch(self, entries: int) -> Sketch:
-        """Return an empty sketch with room for that many entries."""
+    def sketch(self, words: int) -> Sketch:
+        """Return an empty sketch with room for that many words of 4 bytes."""
 
 
 @dataclass(frozen=True)

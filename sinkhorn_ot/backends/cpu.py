@@ -117,9 +117,9 @@ class CpuPasses:
             None if labels is None else like(labels),
         )
 
-    def sketch(self, entries: int) -> CpuSketch:
+    def sketch(self, words: int) -> CpuSketch:
         """Return room for a sketch; see `Passes`."""
-        return CpuSketch(self, entries)
+        return CpuSketch(self, words)
 
     def _run(
         self,
@@ -154,11 +154,11 @@ class CpuPasses:
 
 
 class CpuSketch:
-    """Rows of sparse weights in memory of their own; see `Sketch`."""
+    """Rows of weights in memory of their own; see `Sketch`."""
 
-    def __init__(self, passes: CpuPasses, entries: int) -> None:
+    def __init__(self, passes: CpuPasses, words: int) -> None:
         self.passes = passes
-        self.core = _cpu.Sketch(passes.k, entries)
+        self.core = _cpu.Sketch(passes.k, words, passes.simd)
         self.scalings = np.empty(0)
 
     @property
@@ -167,15 +167,17 @@ class CpuSketch:
         return self.core.rows
 
     @property
-    def entries(self) -> int:
-        """Entries that were kept."""
-        return self.core.entries
+    def words(self) -> int:
+        """Memory that they take, in words of 4 bytes."""
+        return self.core.words
 
-    def mass(self, delta: Array) -> tuple[Array, Array]:
+    def mass(self, delta: Array, *, exact: bool = False) -> tuple[Array, Array]:
         """Return masses and second moments; see `Sketch`."""
         self.scalings = np.exp(_numpy(delta))
         m, s = np.empty(len(delta)), np.empty(len(delta))
-        self.core.mass(_address(self.scalings), _address(m), _address(s), self.passes.threads)
+        self.core.mass(
+            _address(self.scalings), exact, _address(m), _address(s), self.passes.threads
+        )
         self._count()
         return _like(delta, m), _like(delta, s)
 
@@ -195,9 +197,8 @@ class CpuSketch:
         return _like(v, out)
 
     def _count(self) -> None:
-        # an entry is a float32 and its column: 8 bytes
         whole = self.passes.n * self.passes.k * self.passes.itemsize
-        self.passes.reads += 8 * self.core.entries / whole
+        self.passes.reads += 4 * self.core.words / whole
 
 
 def _like(g: Array, x: np.ndarray[Any, Any]) -> Array:

@@ -59,7 +59,9 @@ class ReferencePasses:
                 every = -(-(n // stride) * k // sketch.room)  # evenly spaced rows, as many as fit
                 some = shifted[::every]
                 entries = xp.exp((some - xp.amax(some, axis=1)[:, None]) / epsilon)
-                kept.append((xp.exp(log_a[::every]), xp.where(entries < cut, 0.0, entries)))
+                sparse = (2 * (entries >= cut).sum(1) < k)[:, None]  # others are kept whole
+                entries = xp.where(sparse & (entries < cut), 0.0, entries)
+                kept.append((xp.exp(log_a[::every]), entries))
         if sketch is not None:
             sketch.weights, sketch.kept = map(xp.concatenate, zip(*kept, strict=True))
         self.reads += 1 / stride
@@ -68,9 +70,9 @@ class ReferencePasses:
             return Reading(log_mass)
         return Reading(log_mass, xp.concatenate(potentials), xp.concatenate(labels))
 
-    def sketch(self, entries: int) -> ReferenceSketch:
+    def sketch(self, words: int) -> ReferenceSketch:
         """Return an empty sketch; see `Passes`. Here an entry takes three float64."""
-        return ReferenceSketch(self.xp, max(entries // 3, 1))
+        return ReferenceSketch(self.xp, max(words // 6, 1))
 
     def _check_rows(self, shifted: Array, rows: slice) -> None:
         bad = ~self.xp.isfinite(self.xp.amax(shifted, axis=1))
@@ -93,11 +95,12 @@ class ReferenceSketch:
         return int(self.weights.shape[0])
 
     @property
-    def entries(self) -> int:
-        """Entries that were kept."""
-        return int((self.kept > 0).sum())
+    def words(self) -> int:
+        """The words that a compact sketch of these rows would take."""
+        dense = self.kept.shape[1]
+        return sum(min(2 * int(count), dense) for count in (self.kept > 0).sum(1))
 
-    def mass(self, delta: Array) -> tuple[Array, Array]:
+    def mass(self, delta: Array, *, exact: bool = False) -> tuple[Array, Array]:
         """Return masses and second moments; see `Sketch`."""
         plan = self.kept * self.xp.exp(delta)
         self.probabilities = plan / plan.sum(1)[:, None]
