@@ -29,8 +29,8 @@ from sinkhorn_ot.result import SinkhornResult, SinkhornWarning
 from sinkhorn_ot.solver import Callback, solve
 
 #: Of the bytes of the input, what a call may add by default, and what it may always add.
-DEFAULT_LIMIT, ALWAYS = 0.55, 1 << 20
-SMALLEST_SKETCH, LARGEST_SKETCH = 1 << 18, 1 << 25
+DEFAULT_LIMIT, ALWAYS = 0.55, 1 << 22
+SMALLEST_SKETCH, LARGEST_SKETCH = 1 << 20, 1 << 25
 METHODS = ("auto", "sinkhorn", "newton")
 
 
@@ -298,7 +298,7 @@ def sketch_words(logits: Array, memory_limit: int | None) -> int:
     # a row takes 16 bytes besides; sums take 8 K for each block and more
     room = int(limit - 16 * n - 8 * k * (blocks + 3 * min(blocks, 32))) // 4
     least, everything = (2 * k + 16) * blocks, (n + blocks) * k + 16 * blocks
-    wanted = max(min(max(n * k // 32, SMALLEST_SKETCH), LARGEST_SKETCH), least)
+    wanted = max(min(max(n * k // 8, SMALLEST_SKETCH), LARGEST_SKETCH), least)
     words = min(room, wanted, everything)
     return words if words >= min(least, everything) else 0
 

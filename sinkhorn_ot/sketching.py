@@ -22,11 +22,15 @@ if TYPE_CHECKING:
 
 #: Rows per cluster in the first sample, and the growth from sample to sample.
 FIRST_SAMPLE, GROWTH = 4, 8
-#: How far below the largest of its row an entry is kept (nats): in the first sample, where g is far
-#: off; in data that prove sparse there; and otherwise.
-FAR, SPARSE_REACH, REACH = 60.0, 30.0, 16.0
-#: Data are sparse when rows have fewer entries than this within `FAR`.
-SPARSE = 100
+#: A sample of at most this part of the rows is always worth it.
+CHEAP = 1 / 16
+#: How far below the largest of its row an entry matters (nats); by how many standard deviations,
+#: as far as it is known, each g_k is expected to move, and at most.
+REACH, MARGIN, FAR = 7.0, 3.0, 30.0
+#: What a step is expected to leave of the violation, on a sketch of some and of all rows.
+PARTIAL, COMPLETE = 1 / 64, 1 / 512
+#: But not of a violation above this.
+ROUGH = 0.2
 #: A delta may not exceed this, or float32 entries could overflow.
 RADIUS = 30.0
 #: A sample is solved to this multiple of its own noise.
@@ -45,22 +49,28 @@ class Sketched:
         self.xp = namespace(problem.b)
         self.problem = problem
         self.passes = passes
+        self.words = words
         self.sketch: Sketch = passes.sketch(words)
         self.delta = self.xp.zeros_like(problem.b)
-        n, k = problem.logits.shape
-        self.reach = FAR if words >= n * k else REACH
+        self.noise = math.inf
+        self.move = self.delta + FAR  # how far each g_k is expected to move yet, in epsilon
 
     def renew(self, g: Array, *, exact: bool, assign: bool) -> Reading:
         """Read the matrix at g and make the sketch anew on the way."""
         self.delta = self.xp.zeros_like(self.delta)
-        return self.passes.read(
-            g, exact=exact, assign=assign, sketch=self.sketch, cut=math.exp(-self.reach)
-        )
+        self.sketch.expect(self.move, REACH)
+        return self.passes.read(g, exact=exact, assign=assign, sketch=self.sketch)
 
     @property
     def worn(self) -> bool:
         """Whether g has left the place where the sketch is accurate."""
-        return float(abs(self.delta).max()) > self.reach / 2
+        accurate = (self.move + REACH / 2).clip(None, RADIUS / 2)
+        return bool((abs(self.delta) > accurate).any())
+
+    @property
+    def contraction(self) -> float:
+        """What a step is expected to leave of the violation."""
+        return COMPLETE if self.sketch.rows > 0.9 * self.problem.logits.shape[0] else PARTIAL
 
     def step(self, g: Array, reading: Reading, tol: float) -> Array:
         """Return the g that solves the sketch for the marginal that `reading` corrects."""
@@ -72,15 +82,20 @@ class Sketched:
         self.delta = self._solve(before, m, s, target / target.sum(), reading, tol)
         return g + self.problem.epsilon * (self.delta - before)
 
-    def start(self, g: Array) -> Array:
-        """Solve growing samples of the rows, each no better than its own sampling noise."""
-        zero, self.reach = self.xp.zeros_like(self.delta), FAR
+    def start(self, g: Array, tol: float) -> Array:
+        """Solve growing samples of the rows, each no better than its own sampling noise.
+
+        They grow as long as that is cheap or saves a read of the whole on the way to `tol`.
+        """
+        zero, found = self.xp.zeros_like(self.delta), True
         for stride in sample_strides(*self.problem.logits.shape):
+            if stride * CHEAP < 1 and not (found and self._saves_a_read(tol)):
+                break
+            found = False  # anything beyond the noise of this sample
             for _ in range(3):
+                self.sketch.expect(self.move, REACH)
                 try:
-                    reading = self.passes.read(
-                        g, stride=stride, sketch=self.sketch, cut=math.exp(-self.reach)
-                    )
+                    reading = self.passes.read(g, stride=stride, sketch=self.sketch)
                 except BadRow:
                     return g  # the read of the whole names the first bad row
                 m, s = self.sketch.mass(zero)
@@ -88,12 +103,23 @@ class Sketched:
                     break  # rows of the sample have no mass
                 delta = self._solve(zero, m, s, self.problem.b, reading, None)
                 g = g + self.problem.epsilon * delta
+                found = found or bool((delta != 0).any())
                 if float(abs(delta).max()) < RADIUS / 2:
                     break
-            if self.reach == FAR:
-                per_row = self.sketch.words / 2 / max(self.sketch.rows, 1)
-                self.reach = SPARSE_REACH if per_row < SPARSE else REACH
         return g
+
+    def _saves_a_read(self, tol: float) -> bool:
+        """Whether the next sample would bring `tol` within reach of one step less."""
+        n = self.problem.logits.shape[0]
+        if self.sketch.words / max(self.sketch.rows, 1) * n < self.words:
+            return False  # a sketch of all rows: one step does it anyhow
+
+        def steps(violation: float) -> int:
+            return math.ceil(math.log(max(violation / tol, 1.0)) / -math.log(PARTIAL))
+
+        if self.noise > ROUGH:
+            return True
+        return tol > 0 and steps(self.noise) > steps(self.noise / math.sqrt(GROWTH))
 
     def _solve(
         self,
@@ -119,7 +145,7 @@ class Sketched:
         for _ in range(NEWTON_STEPS):
             residual = target - m
             violation = float(abs(residual).sum())
-            if violation <= (self._noise(target, m, s) if tol is None else tol):
+            if violation <= (NOISE * expected_violation(self._deviation(target, m, s)) if tol is None else tol):
                 break
             direction = self._direction(m, s, residual, min(0.3, math.sqrt(violation)))
             size = min(1.0, LONGEST / max(float(abs(direction).max()), 1e-300))
@@ -139,13 +165,15 @@ class Sketched:
             else:
                 break
             delta, m, s = new, new_m, new_s
+        deviation = self._deviation(target, m, s)
+        self.noise = expected_violation(deviation)
+        self.move = (MARGIN * deviation / (m - s).clip(1e-300)).clip(None, FAR)
         return delta
 
-    def _noise(self, target: Array, m: Array, s: Array) -> float:
-        """How large the violation of the true g would be expected to be on this sample."""
+    def _deviation(self, target: Array, m: Array, s: Array) -> Array:
+        """Return the standard deviation of the masses of a sample like this one, for the true g."""
         variance = self.xp.where(m < target / 2, target, s - m * m)
-        deviation = self.xp.sqrt(variance.clip(0.0) / max(self.sketch.rows, 1))
-        return NOISE * math.sqrt(2 / math.pi) * float(deviation.sum())
+        return self.xp.sqrt(variance.clip(0.0) / max(self.sketch.rows, 1))
 
     def _direction(self, m: Array, s: Array, residual: Array, forcing: float) -> Array:
         """Solve ``(diag(m) - sum_i a_i p_i p_i') x = residual`` by conjugate gradients."""
@@ -173,10 +201,15 @@ class Sketched:
         return x if bool(xp.any(x != 0)) else z
 
 
+def expected_violation(deviation: Array) -> float:
+    """Return the expected 1-norm of independent normal errors."""
+    return math.sqrt(2 / math.pi) * float(deviation.sum())
+
+
 def sample_strides(n: int, k: int) -> list[int]:
     """One of how many rows each sample takes, the smallest sample first."""
     strides, rows = [], FIRST_SAMPLE * k
-    while rows * GROWTH // 2 <= n:
+    while 3 * rows <= n:
         strides.append(n // rows)
         rows *= GROWTH
     return strides

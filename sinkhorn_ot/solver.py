@@ -79,7 +79,7 @@ def solve(
     g = centre(xp, g, b)
     small = problem.logits.shape[0] * problem.logits.shape[1] < SMALL
     if sketched and not warm and not small:
-        g = centre(xp, sketched.start(g), b)
+        g = centre(xp, sketched.start(g, tol), b)
     # textbook steps without a goal need no violation, so nothing has to wait for it
     watch = tol > 0 or callback is not None or sketched is not None
     violation, ratio = math.inf, 0.01
@@ -92,7 +92,7 @@ def solve(
     while True:
         last = n_iter >= max_iter
         assign = last or (tol > 0 and forecast <= HOPELESS * tol)
-        renew = sketched is not None and plain == 0 and stale and not last
+        renew = plain == 0 and stale and not last and (tol == 0 or forecast > tol)
         if sketched and renew:
             reading = sketched.renew(g, exact=exact, assign=assign)
         else:
@@ -110,7 +110,8 @@ def solve(
             if not last:
                 stopped = trace.add(violation)
             ratio = 0.01 if best is None else violation / max(best[0], 1e-300)
-            forecast = violation * min(ratio, 1.0)
+            expected = sketched.contraction if sketched and best is None else ratio
+            forecast = violation * min(expected, 1.0)
         if best is None or ratio < 1 or tol == 0:
             best = violation, g, reading
         if stopped or last or (tol > 0 and violation <= tol):
@@ -123,7 +124,7 @@ def solve(
             _, g, reading = best
         leapt = sketched is not None and plain == 0
         if sketched and leapt:
-            goal = max(0.3 * tol, 0.002 * violation)
+            goal = max(0.3 * tol, 0.3 * sketched.contraction * violation)
             g = sketched.step(g, reading, tol=goal)
             stale = ratio > 0.1 or sketched.worn
         else:

@@ -181,16 +181,18 @@ def test_a_strided_read_takes_the_rows_it_should(simd, dtype, normal):
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=lambda d: np.dtype(d).name)
 @pytest.mark.parametrize("weighted", [False, True])
-def test_sketch_of_all_rows_equals_the_reference(simd, dtype, weighted, normal):
+@pytest.mark.parametrize(("reach", "move"), [(7.0, 0.0), (1.5, 0.0), (1.0, 4.0)])
+def test_sketch_of_all_rows_equals_the_reference(simd, dtype, weighted, reach, move, normal):
     """Masses, second moments, value and products of a sketch against plain float64 arrays."""
     logits = normal(700, 21).astype(dtype)
     a = np.random.default_rng(3).dirichlet(np.ones(700)) if weighted else None
     cpu, reference = both(logits, a=a)
     g, delta, v = normal(3, 21, seed=1)
-    cut = 1e-3
     ours, truth = cpu.sketch(700 * 21 * 3), reference.sketch(1 << 20)
-    cpu.read(g, sketch=ours, cut=cut)
-    reference.read(g, sketch=truth, cut=cut)
+    for sketch in (ours, truth):
+        sketch.expect(move * np.linspace(0, 1, 21), reach)
+    cpu.read(g, sketch=ours)
+    reference.read(g, sketch=truth)
     assert ours.rows == truth.rows == 700
     assert ours.words == pytest.approx(truth.words, abs=4)  # an entry may lie on the cut
     for mine, exact in zip(ours.mass(delta), truth.mass(delta), strict=True):

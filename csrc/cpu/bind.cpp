@@ -38,6 +38,8 @@ PYBIND11_MODULE(_cpu, m, py::mod_gil_not_used()) {
   }));
   py::class_<Sketch>(m, "Sketch")
       .def(py::init<int64_t, int64_t, const std::string&>())
+      .def("expect",
+           [](Sketch& s, uintptr_t move, double reach) { s.expect(pointer<double>(move), reach); })
       .def_property_readonly("rows", &Sketch::rows)
       .def_property_readonly("words", &Sketch::words)
       .def(
@@ -65,10 +67,10 @@ PYBIND11_MODULE(_cpu, m, py::mod_gil_not_used()) {
       "run_pass",
       [](const Rows& x, uintptr_t g, uintptr_t a, double epsilon, Kind kind, int64_t stride,
          const std::string& simd, int threads, uintptr_t out, uintptr_t f, uintptr_t labels,
-         Sketch* sketch, double cut) {
+         Sketch* sketch) {
         return run_pass(x, {pointer<double>(g), pointer<double>(a), epsilon}, kind, stride, simd,
                         threads, pointer<double>(out),
-                        {pointer<double>(f), pointer<int64_t>(labels), sketch, cut});
+                        {pointer<double>(f), pointer<int64_t>(labels), sketch});
       },
       "First bad row or -1; addresses of float64 and int64 arrays, 0 for none.", release);
   m.def("simd_levels", &simd_levels);

@@ -14,7 +14,7 @@ constexpr float kGrid = 1.f / 1024;
 constexpr float kFastRange = 8192;
 // Entries this close to the row's largest (log2) may be the largest in float64.
 constexpr float kNearTop = 1.f / 256;
-constexpr int64_t kPrefetchBytes = 16384;
+constexpr int64_t kPrefetchBytes = 65536;
 
 template <class T>
 inline const T* fetch_row(const Rows& x, int64_t i, void* copy) {
@@ -59,10 +59,7 @@ int64_t decide(const T* row, const double* g, const float* weights, float near, 
   };
   int64_t j = 0;
   for (; j + 4 * kLanes <= k; j += 4 * kLanes) {
-    const float* w = weights + j;
-    const V four = larger(larger(load(w), load(w + kLanes)),
-                          larger(load(w + 2 * kLanes), load(w + 3 * kLanes)));
-    if (__builtin_expect(at_least(four, bound) != 0, 0))
+    if (__builtin_expect(at_least(largest_of_four(weights + j), bound) != 0, 0))
       for (int64_t c = 0; c < 4; ++c) look(j + c * kLanes);
   }
   for (; j < k; j += kLanes) look(j);
@@ -84,7 +81,7 @@ BadRow fast_block(const Rows& x, const Point& at, const Scaled& g, const Sample&
   constexpr int64_t run = 64, stretch = 64 * kLanes;  // rows, columns that are summed in float
   const int64_t k = x.k, padded = (k + kPad - 1) / kPad * kPad;
   const double n = double(x.n), log_n = __builtin_log(n);
-  const float cut = smallest_entry(extras), near = __builtin_exp2f(-kNearTop);
+  const float near = __builtin_exp2f(-kNearTop);
   const int64_t ahead = kRows * (1 + kPrefetchBytes / (kRows * k * int64_t(sizeof(T))));
   float* partial = static_cast<float*>(scratch.partial);
   const V rate = all(g.rate);
@@ -165,7 +162,7 @@ BadRow fast_block(const Rows& x, const Point& at, const Scaled& g, const Sample&
       const double weight = at.a ? at.a[one.i] * n : 1.;
       one.scale = float(weight / total[r]);
       block.weight += weight;
-      if (block.sketch) keep_row(*block.sketch, one.weights, cut, float(weight), scratch.columns);
+      if (block.sketch) keep_row(*block.sketch, one.weights, float(weight), scratch.columns);
       if (extras.labels) extras.labels[one.i] = decide(one.row, at.g, one.weights, near, k);
       if (extras.f) {
         const double log_a = at.a ? __builtin_log(at.a[one.i]) : -log_n;

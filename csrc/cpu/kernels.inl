@@ -138,8 +138,9 @@ inline void flush(const E* partial, double* sum, int64_t k) {
   for (int64_t j = 0; j < k; ++j) sum[j] += partial[j];
 }
 
-#include "fast.inl"
 #include "sketch.inl"
+// what a row leaves in a sketch comes first: the kernels use it
+#include "fast.inl"
 
 // Column masses times n: weights are then of order 1, far from float's underflow.
 template <class T, class E>
@@ -169,7 +170,7 @@ BadRow mass_block(const Rows& x, const Point& at, const Scaled&, const Sample& s
         float* narrow = reinterpret_cast<float*>(scratch.shifted);
         for (int64_t j = 0; j < k; ++j) narrow[j] = float(weights[j]);
         for (int64_t j = k; j % kPad; ++j) narrow[j] = 0;
-        keep_row(*block.sketch, narrow, smallest_entry(extras), float(weight), scratch.columns);
+        keep_row(*block.sketch, narrow, float(weight), scratch.columns);
       }
     }
     flush(partial, block.sum, k);

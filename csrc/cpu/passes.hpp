@@ -47,8 +47,7 @@ class Sketch;
 struct Extras {
   double* f;        // n row potentials  (stride 1 only)
   int64_t* labels;  // n                 (stride 1 only)
-  Sketch* sketch;   // filled with entries of at least `cut` times the largest of their row
-  double cut;
+  Sketch* sketch;   // filled with rows and their entries that matter
 };
 
 // The first row (in row order) that has no finite maximum, or -1.

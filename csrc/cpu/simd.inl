@@ -108,6 +108,12 @@ inline uint32_t at_least(V v, V bound) {
 #endif
 }
 
+// The largest of each lane of four vectors in a row.
+inline V largest_of_four(const float* p) {
+  return larger(larger(load(p), load(p + kLanes)),
+                larger(load(p + 2 * kLanes), load(p + 3 * kLanes)));
+}
+
 // 2^d for d <= 1; 0 for -inf, NaN for NaN.  Minimax polynomials of degree 5, relative error of
 // the polynomial 7.5e-8.
 inline V exp2(V d) {

@@ -4,6 +4,7 @@
 #include <omp.h>
 
 #include <algorithm>
+#include <cmath>
 
 #include "block.hpp"
 #include "flush.hpp"
@@ -11,12 +12,29 @@
 namespace sinkhorn {
 
 namespace {
-constexpr int64_t kGroups = 32;      // bounds the memory for their sums
-constexpr int64_t kSmall = 1 << 16;  // words below which a second thread does not pay
+constexpr int64_t kGroups = 32;       // bounds the memory for their sums
+constexpr int64_t kWordsPerSum = 64;  // words that pay for one more sum
+constexpr int64_t kSmall = 1 << 16;   // words below which a second thread does not pay
 }  // namespace
 
 Sketch::Sketch(int64_t k, int64_t words, const std::string& simd)
-    : k_(k), capacity_(words), kernels_(kernels_of(simd)) {}
+    : k_(k), capacity_(words), kernels_(kernels_of(simd)) {
+  const std::vector<double> still(size_t(k), 0.);
+  expect(still.data(), INFINITY);
+}
+
+void Sketch::expect(const double* move, double reach) {
+  const int64_t padded = (k_ + kPad - 1) / kPad * kPad;
+  if (!cut_) hold_ = aligned<float>(padded), cut_ = aligned<float>(padded);
+  std::fill(hold_.get(), hold_.get() + padded, 0.f);
+  std::fill(cut_.get(), cut_.get() + padded, INFINITY);
+  for (int64_t j = 0; j < k_; ++j) {
+    hold_[size_t(j)] = float(std::exp(-move[j]));
+    cut_[size_t(j)] = float(std::exp(-reach - move[j]));
+  }
+  least_hold_ = *std::min_element(hold_.get(), hold_.get() + k_);
+  least_cut_ = *std::min_element(cut_.get(), cut_.get() + k_);
+}
 
 void Sketch::start(int64_t blocks, int64_t rows) {
   if (!words_) words_ = aligned<float>(capacity_);
@@ -24,13 +42,14 @@ void Sketch::start(int64_t blocks, int64_t rows) {
     reserved_rows_ = blocks * rows;
     row_ends_ = aligned<uint32_t>(reserved_rows_);
     weights_ = aligned<float>(reserved_rows_);
-    scales_ = aligned<double>(reserved_rows_);
+    curvatures_ = aligned<float>(reserved_rows_);
   }
   const int64_t room = capacity_ / blocks;
   blocks_.clear();
   for (int64_t b = 0; b < blocks; ++b)
-    blocks_.push_back({words_.get() + b * room, row_ends_.get() + b * rows,
-                       weights_.get() + b * rows, scales_.get() + b * rows, k_, room - kPad, rows});
+    blocks_.push_back({words_.get() + b * room, hold_.get(), cut_.get(), least_hold_, least_cut_,
+                       row_ends_.get() + b * rows, weights_.get() + b * rows,
+                       curvatures_.get() + b * rows, k_, room - kPad, rows});
 }
 
 int64_t Sketch::words() const {
@@ -49,7 +68,8 @@ int64_t Sketch::rows() const {
 // as much scratch; then adds the groups' sums into the first.
 template <class Work>
 void Sketch::each_group(int threads, int64_t width, Work work) {
-  const int64_t blocks = int64_t(blocks_.size()), groups = std::min(blocks, kGroups);
+  const int64_t blocks = int64_t(blocks_.size()), most = 4 + words() / (kWordsPerSum * k_);
+  const int64_t groups = std::min({blocks, kGroups, most});
   sums_.assign(size_t(groups * width), 0.);
   threads = words() < kSmall ? 1 : int(std::min<int64_t>(std::max(threads, 1), groups));
   const Buffer<double> scratch = aligned<double>(threads * width);

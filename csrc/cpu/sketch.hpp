@@ -13,10 +13,12 @@ namespace sinkhorn {
 // A row takes the fewest words: the k entries (dense), or those that matter and then their columns
 // (sparse, fewer than k words).  An entry is exp((logits + g - about the row maximum) / epsilon).
 struct SketchBlock {
-  float* words;         // entries as float, columns as uint32_t in the same memory
+  float* words;             // entries as float, columns as uint32_t in the same memory
+  const float *hold, *cut;  // k, padded: exp(-move), exp(-reach - move); see Sketch::expect
+  float least_hold, least_cut;
   uint32_t* row_end;    // per row: the end of its words in this block
   float* weight;        // per row: a_i * n of the rows that it stands for
-  double* scale;        // per row: weight / sum_k e_ik E_k, at the last mass()
+  float* curvature;     // per row: weight / (sum_k e_ik E_k)^2, at the last mass()
   int64_t k, capacity;  // columns of the matrix; words that fit, with kPad to spare
   int64_t planned;      // rows that will be offered
   int64_t used = 0, rows = 0, seen = 0;
@@ -30,6 +32,10 @@ class Sketch {
  public:
   // Room for that many words of 4 bytes, over all rows.
   Sketch(int64_t k, int64_t words, const std::string& simd);
+
+  // Entries matter when they may come within `reach` (in epsilon) of the largest of their row while
+  // each g_j moves by at most move[j].
+  void expect(const double* move, double reach);
 
   // Forgets what it holds and makes room for `blocks` blocks of `rows` rows each.
   void start(int64_t blocks, int64_t rows);
@@ -53,9 +59,9 @@ class Sketch {
   int64_t k_, capacity_, reserved_rows_ = 0;
   const Kernels& kernels_;
   double weight_ = 0;  // of all rows
-  Buffer<float> words_, weights_;
+  float least_hold_ = 1, least_cut_ = 0;
+  Buffer<float> hold_, cut_, words_, weights_, curvatures_;
   Buffer<uint32_t> row_ends_;
-  Buffer<double> scales_;
   std::vector<SketchBlock> blocks_;
   std::vector<double> sums_;
 };

@@ -15,54 +15,67 @@ inline SketchRow sketch_row(const SketchBlock& block, int64_t r) {
   return {entry, reinterpret_cast<const int32_t*>(entry + count), count};
 }
 
-// Entries below the smallest normal float would be flushed away anyhow.
-inline float smallest_entry(const Extras& extras) {
-  return extras.cut > 1e-37 ? float(extras.cut) : 1e-37f;
-}
+// With no move beyond 2 nats it is not worth finding the move of each row's largest entry.
+constexpr float kCalm = 0.135f;
+constexpr int64_t kShort = 24;  // entries that are multiplied one by one
 
-// Writes the entries of at least `cut` to `to`, their columns to `columns`; stops beyond `most`.
+// Writes the entries that matter to `to`, their columns to `columns`; stops beyond `most`.
 // Both have kLanes words to spare.  Returns how many there are.
-inline int64_t gather_entries(const float* weights, float cut, int64_t k, int64_t most, float* to,
-                              uint32_t* columns) {
+inline int64_t gather_entries(const float* weights, const SketchBlock& block, float top,
+                              int64_t most, float* to, uint32_t* columns) {
+  const int64_t k = block.k;
+  const float least = top * block.least_cut;
   int64_t count = 0;
-#if defined(SINKHORN_AVX512)
-  __m512i lanes = _mm512_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15);
-#endif
-  for (int64_t j = 0; j < k && count <= most; j += kLanes) {
-    uint32_t bits = at_least(load(weights + j), all(cut));
-#if defined(SINKHORN_AVX512)
-    // compressed in registers: a compressing store is slow on some processors
-    store(to + count, _mm512_maskz_compress_ps(__mmask16(bits), load(weights + j)));
-    _mm512_storeu_si512(columns + count, _mm512_maskz_compress_epi32(__mmask16(bits), lanes));
-    lanes = _mm512_add_epi32(lanes, _mm512_set1_epi32(kLanes));
-    count += __builtin_popcount(bits);
-#else
-    for (; bits; bits &= bits - 1) {
+  // entries below the smallest normal float would be flushed away anyhow
+  auto matter = [&](int64_t j) __attribute__((always_inline)) {
+    return at_least(load(weights + j), larger(load(block.cut + j) * all(top), all(1e-37f)));
+  };
+  auto look = [&](int64_t j) __attribute__((always_inline)) {
+    for (uint32_t bits = matter(j); bits; bits &= bits - 1) {
       const int64_t c = j + __builtin_ctz(bits);
       columns[count] = uint32_t(c);
       to[count++] = weights[c];
     }
-#endif
-  }
+  };
+  int64_t j = 0;
+  for (; j + 4 * kLanes <= k && count <= most; j += 4 * kLanes)
+    if (at_least(largest_of_four(weights + j), all(least)))
+      for (int64_t c = 0; c < 4; ++c) look(j + c * kLanes);
+  for (; j < k && count <= most; j += kLanes) look(j);
   return count;
 }
 
 // Keeps a row when the room is used no faster than the rows go by; a kept row also stands for those
 // that were passed over since the last one.  `columns`: k + kLanes words of scratch.
-inline void keep_row(SketchBlock& to, const float* weights, float cut, float weight,
-                     uint32_t* columns) {
+inline void keep_row(SketchBlock& to, const float* weights, float weight, uint32_t* columns) {
   const int64_t turn = to.seen++, k = to.k;
   to.pending += weight;
   const bool all_fit = to.capacity >= to.planned * k;
   if (!all_fit && (to.used * to.planned > to.capacity * turn || to.used + k > to.capacity)) return;
   float* row = to.words + to.used;
   const int64_t most = (k - 1) / 2;  // more are stored as a dense row
-  const int64_t count = gather_entries(weights, cut, k, most, row, columns);
+  float top =
+      to.least_hold;  // at least the largest entry when all have moved down: weights reach 1
+  if (top < kCalm) {
+    auto held = [&](int64_t j) __attribute__((always_inline)) {
+      return load(weights + j) * load(to.hold + j);
+    };
+    V most_held = all(0);
+    int64_t j = 0;
+    for (; j + 4 * kLanes <= k; j += 4 * kLanes)  // not one chain of maxima
+      most_held = larger(larger(larger(held(j), held(j + kLanes)),
+                                larger(held(j + 2 * kLanes), held(j + 3 * kLanes))),
+                         most_held);
+    for (; j < k; j += kLanes) most_held = larger(held(j), most_held);
+    top = largest(most_held);
+  }
+  const int64_t count = gather_entries(weights, to, top, most, row, columns);
   if (count > most) {
     __builtin_memcpy(row, weights, sizeof(float) * size_t(k));
     to.used += k;
   } else {
-    __builtin_memcpy(row + count, columns, sizeof(uint32_t) * size_t(count));
+    for (int64_t e = 0; e < count; e += kLanes)  // whole vectors: there are kPad words to spare
+      store(row + count + e, load(reinterpret_cast<const float*>(columns + e)));
     to.used += 2 * count;
   }
   to.weight[to.rows] = to.pending;
@@ -81,6 +94,11 @@ inline double dot(const SketchRow& row, const A* y) {
   constexpr int64_t run = 2048;
   const float* entry = row.entry;
   const int32_t* column = row.column;
+  if (column && row.count < kShort) {
+    A t = 0;
+    for (int64_t e = 0; e < row.count; ++e) t += A(entry[e]) * y[column[e]];
+    return double(t);
+  }
   double total = 0;
   for (int64_t e0 = 0; e0 < row.count; e0 += run) {
     const int64_t e1 = e0 + run < row.count ? e0 + run : row.count;
@@ -126,9 +144,9 @@ void sketch_mass(SketchBlock& block, const void* scalings, void* scratch, double
   A *m = running.partial, *s = m + block.k;
   for (int64_t r = 0; r < block.rows; ++r) {
     const SketchRow row = sketch_row(block, r);
-    const double weight = block.weight[r], scale = weight / dot(row, y);
-    block.scale[r] = scale;
-    const A c = A(scale), per_weight = A(weight > 0 ? 1 / weight : 0);
+    const double weight = block.weight[r], total = dot(row, y);
+    block.curvature[r] = float(weight / (total * total));
+    const A c = A(weight / total), per_weight = A(weight > 0 ? 1 / weight : 0);
     if (row.column) {
       for (int64_t e = 0; e < row.count; ++e) {
         const A q = A(row.entry[e]) * c;
@@ -160,10 +178,9 @@ void sketch_second_moment(SketchBlock& block, const float* y, void* scratch, dou
   RunningSums<float> running(scratch, sums, block.k);
   float* out = running.partial;
   for (int64_t r = 0; r < block.rows; ++r) {
-    const double c = block.scale[r];
-    if (c > 0) {
+    if (block.curvature[r] > 0) {
       const SketchRow row = sketch_row(block, r);
-      const float u = float(dot(row, y) * c / block.weight[r] * c);
+      const float u = float(dot(row, y)) * block.curvature[r];
       if (row.column) {
         for (int64_t e = 0; e < row.count; ++e) out[row.column[e]] += row.entry[e] * u;
       } else {

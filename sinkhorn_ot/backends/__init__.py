@@ -17,6 +17,13 @@ class Sketch(Protocol):
     being about the maximum of row i; a `delta` of (K,) numbers then moves g to g + epsilon * delta.
     """
 
+    def expect(self, move: Array, reach: float) -> None:
+        """Say which entries matter: those that may come within `reach` of the largest of their row.
+
+        And this while each g_k moves by up to ``move_k``, both in epsilon. Until it is said, all
+        matter; a row of which half the entries matter is kept whole.
+        """
+
     @property
     def rows(self) -> int:
         """How many rows it holds; each stands for those that were passed over."""
@@ -57,13 +64,11 @@ class Passes(Protocol):
         stride: int = 1,
         assign: bool = False,
         sketch: Any = None,
-        cut: float = 0.0,
     ) -> Reading:
         """Read the rows once, or one of each `stride` rows; may raise `BadRow`.
 
         Without `exact` a backend may use float32 exponentials (masses good to about 1e-7 of
-        themselves). `assign` also makes labels and f. A `sketch` is filled on the way with
-        entries of at least `cut` times the largest of their row.
+        themselves). `assign` also makes labels and f. A `sketch` is filled on the way.
         """
 
     def sketch(self, words: int) -> Sketch:

@@ -94,7 +94,6 @@ class CpuPasses:
         stride: int = 1,
         assign: bool = False,
         sketch: CpuSketch | None = None,
-        cut: float = 0.0,
     ) -> Reading:
         """Read the rows once; see `Passes`."""
         vector = _numpy(g)
@@ -104,7 +103,7 @@ class CpuPasses:
         if assign:
             f, labels = np.empty(self.n), np.empty(self.n, np.int64)
         core = None if sketch is None else sketch.core
-        mass = self._run(vector, kind, stride, f, labels, core, cut)
+        mass = self._run(vector, kind, stride, f, labels, core)
         if bool(np.any(mass[vector > -np.inf] * self.n < UNDERFLOW)):
             log_mass = self._run(vector, _cpu.Kind.log, stride)
         else:
@@ -129,7 +128,6 @@ class CpuPasses:
         f: np.ndarray[Any, Any] | None = None,
         labels: np.ndarray[Any, Any] | None = None,
         sketch: _cpu.Sketch | None = None,
-        cut: float = 0.0,
     ) -> np.ndarray[Any, Any]:
         out = np.empty(self.k)
         bad_row = _cpu.run_pass(
@@ -145,7 +143,6 @@ class CpuPasses:
             _address(f),
             _address(labels),
             sketch,
-            cut,
         )
         if bad_row >= 0:
             raise BadRow(bad_row)
@@ -160,6 +157,11 @@ class CpuSketch:
         self.passes = passes
         self.core = _cpu.Sketch(passes.k, words, passes.simd)
         self.scalings = np.empty(0)
+
+    def expect(self, move: Array, reach: float) -> None:
+        """Say what matters; see `Sketch`."""
+        vector = _numpy(move)
+        self.core.expect(_address(vector), reach)
 
     @property
     def rows(self) -> int:

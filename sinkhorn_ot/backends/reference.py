@@ -35,7 +35,6 @@ class ReferencePasses:
         stride: int = 1,
         assign: bool = False,
         sketch: ReferenceSketch | None = None,
-        cut: float = 0.0,
     ) -> Reading:
         """Read the rows; see `Passes`."""
         xp, epsilon = self.xp, self.problem.epsilon
@@ -58,9 +57,11 @@ class ReferencePasses:
             if sketch is not None:
                 every = -(-(n // stride) * k // sketch.room)  # evenly spaced rows, as many as fit
                 some = shifted[::every]
-                entries = xp.exp((some - xp.amax(some, axis=1)[:, None]) / epsilon)
-                sparse = (2 * (entries >= cut).sum(1) < k)[:, None]  # others are kept whole
-                entries = xp.where(sparse & (entries < cut), 0.0, entries)
+                below = (xp.amax(some, axis=1)[:, None] - some) / epsilon
+                least = xp.amin(below + sketch.move, axis=1)[:, None]  # when all have moved down
+                matter = below - sketch.move <= least + sketch.reach
+                sparse = (2 * matter.sum(1) < k)[:, None]  # other rows are kept whole
+                entries = xp.where(sparse & ~matter, 0.0, xp.exp(-below))
                 kept.append((xp.exp(log_a[::every]), entries))
         if sketch is not None:
             sketch.weights, sketch.kept = map(xp.concatenate, zip(*kept, strict=True))
@@ -82,12 +83,18 @@ class ReferencePasses:
 
 
 class ReferenceSketch:
-    """Rows of a pass, entries below the cut as zeros; see `Sketch`."""
+    """Rows of a pass, entries out of reach as zeros; see `Sketch`."""
 
     def __init__(self, xp: Array, room: int) -> None:
         self.xp = xp
         self.room = room
+        self.move: Array = 0.0
+        self.reach = math.inf
         self.weights = self.kept = self.probabilities = xp.zeros((0, 0))
+
+    def expect(self, move: Array, reach: float) -> None:
+        """Say what matters; see `Sketch`."""
+        self.move, self.reach = move, reach
 
     @property
     def rows(self) -> int:
