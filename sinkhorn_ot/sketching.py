@@ -145,7 +145,9 @@ class Sketched:
         for _ in range(NEWTON_STEPS):
             residual = target - m
             violation = float(abs(residual).sum())
-            if violation <= (NOISE * expected_violation(self._deviation(target, m, s)) if tol is None else tol):
+            if violation <= (
+                NOISE * expected_violation(self._deviation(target, m, s)) if tol is None else tol
+            ):
                 break
             direction = self._direction(m, s, residual, min(0.3, math.sqrt(violation)))
             size = min(1.0, LONGEST / max(float(abs(direction).max()), 1e-300))

@@ -43,6 +43,48 @@ class _Trace:
         self.entries.append(Progress(self.passes.reads, violation, now))
 
 
+@dataclass
+class _Steps:
+    """Which step comes next: one on the sketch as long as these succeed, or Sinkhorn's."""
+
+    problem: Problem
+    passes: Passes
+    sketched: Sketched | None
+    plain: int  # Sinkhorn steps to take before the next one on the sketch
+    failures: int = 0
+    made: bool = False  # there is a sketch of the whole
+    stale: bool = True  # it ought to be made anew
+    leapt: bool = False  # the last step was taken on it
+
+    def read(self, g: Array, *, exact: bool, assign: bool, near_end: bool) -> Reading:
+        """Read the matrix, and make the sketch on the way if a step on it is to be expected."""
+        if self.sketched and self.plain == 0 and self.stale and not near_end:
+            self.made, self.stale = True, False
+            return self.sketched.renew(g, exact=exact, assign=assign)
+        return self.passes.read(g, exact=exact, assign=assign)
+
+    def failed(self) -> None:
+        """Take Sinkhorn steps for a while, each time longer."""
+        self.failures += 1
+        self.plain = 2**self.failures
+
+    def step(self, g: Array, reading: Reading, violation: float, ratio: float, tol: float) -> Array:
+        """Return the next g; `ratio` is the violation over the best one before."""
+        xp, b = namespace(self.problem.b), self.problem.b
+        self.leapt = self.plain == 0 and self.made
+        if self.sketched and self.leapt:
+            goal = 0.3 * max(tol, self.sketched.contraction * violation)
+            g = self.sketched.step(g, reading, tol=goal)
+            self.stale = ratio > 0.1 or self.sketched.worn
+        else:
+            log_b = xp.log(xp.where(b > 0, b, 1.0))
+            g = g + xp.where(b > 0, self.problem.epsilon * (log_b - reading.log_mass), 0.0)
+            self.stale = True
+            if self.plain > 0 and ratio > 0.3:
+                self.plain -= 1
+        return centre(xp, g, b)
+
+
 def solve(
     problem: Problem,
     passes: Passes,
@@ -58,55 +100,42 @@ def solve(
     """Move g until ``||m(g) - b||_1 <= tol``; rows are always exact.
 
     Each iteration is one read of the matrix and one step: Sinkhorn's ``g += epsilon * log(b / m)``
-    (Cuturi 2013, in the semi-dual variable g), or with `sketch_words` a step
-    of `Sketched`; whenever that does not lower the violation, a Sinkhorn step from the best
-    g instead.
+    (Cuturi 2013, in the semi-dual variable g), or with `sketch_words` a step of `Sketched`;
+    whenever that does not lower the violation, a Sinkhorn step from the best g instead.
 
     With ``tol == 0`` it takes exactly `max_iter` steps and returns the last g.  Otherwise the g of
     the least violation seen is the one that is returned.  The flag says whether the
     callback stopped it.
     """
     xp, b = namespace(problem.b), problem.b
-    used = b > 0
-    log_b = xp.log(xp.where(used, b, 1.0))
     trace = _Trace(passes, callback)
     sketched = Sketched(problem, passes, sketch_words) if sketch_words else None
-
-    def violation_of(reading: Reading) -> float:
-        """``||m - b||_1``; for a device this is the one wait for it per iteration."""
-        return float(xp.sum(abs(xp.exp(reading.log_mass) - b)))
-
     g = centre(xp, g, b)
     small = problem.logits.shape[0] * problem.logits.shape[1] < SMALL
     if sketched and not warm and not small:
         g = centre(xp, sketched.start(g, tol), b)
+    steps = _Steps(problem, passes, sketched, plain=2 if small else 0)
     # textbook steps without a goal need no violation, so nothing has to wait for it
     watch = tol > 0 or callback is not None or sketched is not None
-    violation, ratio = math.inf, 0.01
-    n_iter, stopped, failures = 0, False, 0
-    stale, leapt = True, False  # the sketch is not of this g; the last step was taken on it
-    plain = 2 if small else 0  # Sinkhorn steps to take before the next one on the sketch
+    n_iter, violation, ratio, stopped = 0, math.inf, 0.01, False
     forecast = HOPELESS * tol if warm else math.inf
     exact = tol == 0  # nothing would tell when float32 is no longer enough
     best: tuple[float, Array, Reading] | None = None
     while True:
         last = n_iter >= max_iter
         assign = last or (tol > 0 and forecast <= HOPELESS * tol)
-        renew = plain == 0 and stale and not last and (tol == 0 or forecast > tol)
-        if sketched and renew:
-            reading = sketched.renew(g, exact=exact, assign=assign)
-        else:
-            reading = passes.read(g, exact=exact, assign=assign)
+        near_end = last or (tol > 0 and forecast <= tol)
+        reading = steps.read(g, exact=exact, assign=assign, near_end=near_end)
         if n_iter == 0:
-            _check_columns(xp, reading.log_mass, used)
+            _check_columns(xp, reading.log_mass, b)
         if watch or last:
-            violation = violation_of(reading)
+            violation = _violation(xp, reading, b)
             # a last reading has labels, and float64 where `tol` asks for it
             refine = not exact and tol < EXACT_BELOW
             if violation <= max(tol, EXACT_BELOW * refine) and (refine or reading.labels is None):
                 exact = exact or refine
                 reading = passes.read(g, exact=exact, assign=True)
-                violation = violation_of(reading)
+                violation = _violation(xp, reading, b)
             if not last:
                 stopped = trace.add(violation)
             ratio = 0.01 if best is None else violation / max(best[0], 1e-300)
@@ -118,26 +147,15 @@ def solve(
             break
         reading = Reading(reading.log_mass)  # labels of an earlier g are only memory
         best = best[0], best[1], Reading(best[2].log_mass)
-        if ratio >= 1 and leapt:
-            failures += 1
-            plain = 2**failures
+        if ratio >= 1 and steps.leapt:
+            steps.failed()
             _, g, reading = best
-        leapt = sketched is not None and plain == 0
-        if sketched and leapt:
-            goal = max(0.3 * tol, 0.3 * sketched.contraction * violation)
-            g = sketched.step(g, reading, tol=goal)
-            stale = ratio > 0.1 or sketched.worn
-        else:
-            g = g + xp.where(used, problem.epsilon * (log_b - reading.log_mass), 0.0)
-            stale = True
-            if ratio > 0.3:
-                plain -= 1
-        g = centre(xp, g, b)
+        g = steps.step(g, reading, violation, ratio, tol)
         n_iter += 1
     violation, g, final = best
     if final.labels is None:
         final = passes.read(g, exact=exact, assign=True)
-        violation = violation_of(final)
+        violation = _violation(xp, final, b)
     if not trace.entries or trace.entries[-1].n_passes != passes.reads:
         trace.close(violation)
     result = SinkhornResult(
@@ -155,12 +173,17 @@ def solve(
     return result, stopped
 
 
+def _violation(xp: Array, reading: Reading, b: Array) -> float:
+    """``||m - b||_1``; for a device this is the one wait for it per iteration."""
+    return float(xp.sum(abs(xp.exp(reading.log_mass) - b)))
+
+
 def centre(xp: Array, g: Array, b: Array) -> Array:
     """Fix the free constant of g: ``sum_k b_k g_k = 0`` over b_k > 0."""
     return g - xp.sum(b * xp.where(b > 0, g, 0.0))
 
 
-def _check_columns(xp: Array, log_mass: Array, used: Array) -> None:
-    empty = used & (log_mass == -math.inf)
+def _check_columns(xp: Array, log_mass: Array, b: Array) -> None:
+    empty = (b > 0) & (log_mass == -math.inf)
     if bool(xp.any(empty)):
         raise EmptyColumn(int(xp.nonzero(empty)[0][0]))

@@ -203,6 +203,21 @@ def test_a_sketch_with_room_for_all_rows_holds_all(n, normal):
     assert sketch.rows == n
 
 
+def test_an_empty_sketch_is_no_sketch():
+    problem = Problem(np.zeros((300, 15)), None, np.full(15, 1 / 15), 0.05)
+    sketch = CpuPasses(problem).sketch(10_000)
+    with pytest.raises(RuntimeError, match="before a pass filled it"):
+        sketch.mass(np.zeros(15))
+
+
+@pytest.mark.parametrize("tol", [0.3, 0.1, 0.03, 0.01, 1e-3, 1e-5])
+def test_small_problems_whose_first_steps_nearly_end_it(tol):
+    """Two Sinkhorn steps come first; what follows may or may not have made a sketch."""
+    for seed in range(30):
+        logits = np.random.default_rng(seed).normal(0, 0.1, (200, 12)).astype(np.float32)
+        assert sinkhorn(logits, tol=tol).converged
+
+
 def test_there_is_room_for_very_many_clusters():
     logits = np.broadcast_to(np.float32(0), (40_000, 100_000))
     assert sketch_words(logits, None) > 0

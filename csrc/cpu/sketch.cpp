@@ -5,6 +5,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <stdexcept>
 
 #include "block.hpp"
 #include "flush.hpp"
@@ -87,6 +88,7 @@ void Sketch::each_group(int threads, int64_t width, Work work) {
 }
 
 void Sketch::mass(const double* scalings, bool exact, double* m, double* s, int threads) {
+  if (blocks_.empty()) throw std::logic_error("a sketch was used before a pass filled it");
   const auto add = exact ? kernels_.sketch_mass_exact : kernels_.sketch_mass;
   const std::vector<float> narrow(scalings, scalings + k_);
   const void* y = exact ? static_cast<const void*>(scalings) : narrow.data();
