@@ -29,7 +29,7 @@ CHEAP = 1 / 16
 REACH, MARGIN, FAR = 7.0, 3.0, 30.0
 #: What a step is expected to leave of the violation, on a sketch of some and of all rows.
 PARTIAL, COMPLETE = 1 / 64, 1 / 512
-#: But not of a violation above this.
+#: But not of a violation above this, when g moves too far for the sketch to know the way.
 ROUGH = 0.2
 #: A delta may not exceed this, or float32 entries could overflow.
 RADIUS = 30.0
@@ -53,24 +53,31 @@ class Sketched:
         self.sketch: Sketch = passes.sketch(words)
         self.delta = self.xp.zeros_like(problem.b)
         self.noise = math.inf
+        self.reach = REACH
         self.move = self.delta + FAR  # how far each g_k is expected to move yet, in epsilon
 
     def renew(self, g: Array, *, exact: bool, assign: bool) -> Reading:
         """Read the matrix at g and make the sketch anew on the way."""
         self.delta = self.xp.zeros_like(self.delta)
-        self.sketch.expect(self.move, REACH)
+        self.sketch.expect(self.move, self.reach)
         return self.passes.read(g, exact=exact, assign=assign, sketch=self.sketch)
 
     @property
     def worn(self) -> bool:
         """Whether g has left the place where the sketch is accurate."""
-        accurate = (self.move + REACH / 2).clip(None, RADIUS / 2)
+        accurate = (self.move + self.reach / 2).clip(None, RADIUS / 2)
         return bool((abs(self.delta) > accurate).any())
 
-    @property
-    def contraction(self) -> float:
-        """What a step is expected to leave of the violation."""
-        return COMPLETE if self.sketch.rows > 0.9 * self.problem.logits.shape[0] else PARTIAL
+    def left_by_a_step(self, violation: float) -> float:
+        """Return the violation that is expected after a step from this one."""
+        if violation > ROUGH:
+            return violation / 10
+        all_rows = self.sketch.rows > 0.9 * self.problem.logits.shape[0]
+        return violation * (COMPLETE if all_rows else PARTIAL)
+
+    def distrust(self) -> None:
+        """Keep more from now on: a step on the sketch did not lower the violation."""
+        self.reach = min(2 * self.reach, FAR)
 
     def step(self, g: Array, reading: Reading, tol: float) -> Array:
         """Return the g that solves the sketch for the marginal that `reading` corrects."""
@@ -93,7 +100,7 @@ class Sketched:
                 break
             found = False  # anything beyond the noise of this sample
             for _ in range(3):
-                self.sketch.expect(self.move, REACH)
+                self.sketch.expect(self.move, self.reach)
                 try:
                     reading = self.passes.read(g, stride=stride, sketch=self.sketch)
                 except BadRow:

@@ -63,17 +63,23 @@ class _Steps:
             return self.sketched.renew(g, exact=exact, assign=assign)
         return self.passes.read(g, exact=exact, assign=assign)
 
-    def failed(self) -> None:
-        """Take Sinkhorn steps for a while, each time longer."""
+    def failed(self) -> bool:
+        """Say whether to go back to the best g, for some Sinkhorn steps: at each time for more.
+
+        The first time a sketch of more entries is given another chance, from where it led.
+        """
+        if self.sketched:
+            self.sketched.distrust()
         self.failures += 1
-        self.plain = 2**self.failures
+        self.plain = 2 ** (self.failures - 1) if self.failures > 1 else 0
+        return self.plain > 0
 
     def step(self, g: Array, reading: Reading, violation: float, ratio: float, tol: float) -> Array:
         """Return the next g; `ratio` is the violation over the best one before."""
         xp, b = namespace(self.problem.b), self.problem.b
         self.leapt = self.plain == 0 and self.made
         if self.sketched and self.leapt:
-            goal = 0.3 * max(tol, self.sketched.contraction * violation)
+            goal = 0.3 * max(tol, self.sketched.left_by_a_step(violation))
             g = self.sketched.step(g, reading, tol=goal)
             self.stale = ratio > 0.1 or self.sketched.worn
         else:
@@ -139,16 +145,16 @@ def solve(
             if not last:
                 stopped = trace.add(violation)
             ratio = 0.01 if best is None else violation / max(best[0], 1e-300)
-            expected = sketched.contraction if sketched and best is None else ratio
-            forecast = violation * min(expected, 1.0)
+            forecast = violation * min(ratio, 1.0)
+            if sketched and best is None:
+                forecast = sketched.left_by_a_step(violation)
         if best is None or ratio < 1 or tol == 0:
             best = violation, g, reading
         if stopped or last or (tol > 0 and violation <= tol):
             break
         reading = Reading(reading.log_mass)  # labels of an earlier g are only memory
         best = best[0], best[1], Reading(best[2].log_mass)
-        if ratio >= 1 and steps.leapt:
-            steps.failed()
+        if ratio >= 1 and steps.leapt and steps.failed():
             _, g, reading = best
         g = steps.step(g, reading, violation, ratio, tol)
         n_iter += 1
