@@ -29,7 +29,7 @@ from sinkhorn_ot.result import SinkhornResult, SinkhornWarning
 from sinkhorn_ot.solver import Callback, solve
 
 #: Of the bytes of the input, what a call may add by default, and what it may always add.
-DEFAULT_LIMIT, ALWAYS = 0.55, 1 << 22
+DEFAULT_LIMIT, ALWAYS = 0.55, 1 << 20
 SMALLEST_SKETCH, LARGEST_SKETCH = 1 << 20, 1 << 25
 METHODS = ("auto", "sinkhorn", "newton")
 
@@ -82,8 +82,8 @@ def sinkhorn(
         "auto" is "newton" where there is room for a sketch and `tol` > 0.
     memory_limit : int, optional
         Bytes that the call may add to the input and the returned arrays; by default 0.55 of the
-        input, or 1 MB if that is more (of large inputs it takes about 0.05).  A sketch takes 8
-        bytes an entry and 16 a row; without room for a useful one the original rows are all
+        input, or 1 MB if that is more (of large inputs it takes about 0.05).  A sketch takes 4
+        or 8 bytes an entry and 12 a row; without room for a useful one the original rows are all
         there is, as with ``method="sinkhorn"``, which adds about 1 KB for each cluster.
     backend : {"auto", "cpu", "reference"}
         "auto" takes the first of `available_backends` that can run.  A named one runs or raises.
@@ -295,8 +295,8 @@ def sketch_words(logits: Array, memory_limit: int | None) -> int:
     size = n * k * logits.itemsize
     limit = max(DEFAULT_LIMIT * size, ALWAYS) if memory_limit is None else memory_limit
     blocks = min(128, n // 256 + 1)
-    # a row takes 16 bytes besides; sums take 8 K for each block and more
-    room = int(limit - 16 * n - 8 * k * (blocks + 3 * min(blocks, 32))) // 4
+    # a row takes 12 bytes besides; sums take 8 K for each block and more
+    room = int(limit - 12 * n - 8 * k * (blocks + 3 * min(blocks, 32))) // 4
     least, everything = (2 * k + 16) * blocks, (n + blocks) * k + 16 * blocks
     wanted = max(min(max(n * k // 8, SMALLEST_SKETCH), LARGEST_SKETCH), least)
     words = min(room, wanted, everything)

@@ -52,7 +52,7 @@ class Sketched:
         self.words = words
         self.sketch: Sketch = passes.sketch(words)
         self.delta = self.xp.zeros_like(problem.b)
-        self.noise = math.inf
+        self.noise = math.inf  # the violation to be expected after the last solve of a sketch
         self.reach = REACH
         self.move = self.delta + FAR  # how far each g_k is expected to move yet, in epsilon
 
@@ -152,9 +152,10 @@ class Sketched:
         for _ in range(NEWTON_STEPS):
             residual = target - m
             violation = float(abs(residual).sum())
-            if violation <= (
-                NOISE * expected_violation(self._deviation(target, m, s)) if tol is None else tol
-            ):
+            goal = tol
+            if goal is None:
+                goal = NOISE * expected_violation(self._deviation(target, m, s))
+            if violation <= goal:
                 break
             direction = self._direction(m, s, residual, min(0.3, math.sqrt(violation)))
             size = min(1.0, LONGEST / max(float(abs(direction).max()), 1e-300))
