@@ -298,7 +298,7 @@ def sketch_words(logits: Array, memory_limit: int | None) -> int:
     # a row takes 12 bytes besides; sums take 8 K for each block and more
     room = int(limit - 12 * n - 8 * k * (blocks + 3 * min(blocks, 32))) // 4
     least, everything = (2 * k + 16) * blocks, (n + blocks) * k + 16 * blocks
-    wanted = max(min(max(n * k // 8, SMALLEST_SKETCH), LARGEST_SKETCH), least)
+    wanted = max(min(max(n * k // 16, SMALLEST_SKETCH), LARGEST_SKETCH), least)
     words = min(room, wanted, everything)
     return words if words >= min(least, everything) else 0
 

@@ -113,10 +113,14 @@ class Sketched:
                 found = found or bool((delta != 0).any())
                 if float(abs(delta).max()) < RADIUS / 2:
                     break
+            if not found:
+                self.move = self.move / 2  # that g was right already says more than the sample
         return g
 
     def _saves_a_read(self, tol: float) -> bool:
         """Whether the next sample would bring `tol` within reach of one step less."""
+        if self.noise > ROUGH:
+            return True
         n = self.problem.logits.shape[0]
         if self.sketch.words / max(self.sketch.rows, 1) * n < self.words:
             return False  # a sketch of all rows: one step does it anyhow
@@ -124,8 +128,6 @@ class Sketched:
         def steps(violation: float) -> int:
             return math.ceil(math.log(max(violation / tol, 1.0)) / -math.log(PARTIAL))
 
-        if self.noise > ROUGH:
-            return True
         return tol > 0 and steps(self.noise) > steps(self.noise / math.sqrt(GROWTH))
 
     def _solve(

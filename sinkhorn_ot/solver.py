@@ -52,14 +52,14 @@ class _Steps:
     sketched: Sketched | None
     plain: int  # Sinkhorn steps to take before the next one on the sketch
     failures: int = 0
-    made: bool = False  # there is a sketch of the whole
+    usable: bool = False  # there is a sketch of the whole, at a g that is near enough
     stale: bool = True  # it ought to be made anew
     leapt: bool = False  # the last step was taken on it
 
     def read(self, g: Array, *, exact: bool, assign: bool, near_end: bool) -> Reading:
         """Read the matrix, and make the sketch on the way if a step on it is to be expected."""
         if self.sketched and self.plain == 0 and self.stale and not near_end:
-            self.made, self.stale = True, False
+            self.usable, self.stale = True, False
             return self.sketched.renew(g, exact=exact, assign=assign)
         return self.passes.read(g, exact=exact, assign=assign)
 
@@ -77,11 +77,12 @@ class _Steps:
     def step(self, g: Array, reading: Reading, violation: float, ratio: float, tol: float) -> Array:
         """Return the next g; `ratio` is the violation over the best one before."""
         xp, b = namespace(self.problem.b), self.problem.b
-        self.leapt = self.plain == 0 and self.made
+        self.leapt = self.plain == 0 and self.usable
         if self.sketched and self.leapt:
             goal = 0.3 * max(tol, self.sketched.left_by_a_step(violation))
             g = self.sketched.step(g, reading, tol=goal)
-            self.stale = ratio > 0.1 or self.sketched.worn
+            self.usable = not self.sketched.worn
+            self.stale = ratio > 0.1 or not self.usable
         else:
             log_b = xp.log(xp.where(b > 0, b, 1.0))
             g = g + xp.where(b > 0, self.problem.epsilon * (log_b - reading.log_mass), 0.0)
@@ -130,7 +131,7 @@ def solve(
     while True:
         last = n_iter >= max_iter
         assign = last or (tol > 0 and forecast <= HOPELESS * tol)
-        near_end = last or (tol > 0 and forecast <= tol)
+        near_end = last or (tol > 0 and steps.leapt and forecast <= tol)
         reading = steps.read(g, exact=exact, assign=assign, near_end=near_end)
         if n_iter == 0:
             _check_columns(xp, reading.log_mass, b)
