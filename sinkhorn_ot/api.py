@@ -78,7 +78,7 @@ def sinkhorn(
         few labels moved then costs two to four reads.  (T, K) for T heads.
     method : {"auto", "sinkhorn", "newton"}
         "sinkhorn" is the textbook iteration.  "newton" solves a small sketch of the matrix between
-        two reads, and falls back to textbook steps whenever that does not lower the violation.
+        two reads, and falls back to textbook steps when that fails twice to lower the violation.
         "auto" is "newton" where there is room for a sketch and `tol` > 0.
     memory_limit : int, optional
         Bytes that the call may add to the input and the returned arrays; by default 0.55 of the

@@ -107,7 +107,7 @@ class Sketched:
                     return g  # the read of the whole names the first bad row
                 m, s = self.sketch.mass(zero)
                 if not math.isfinite(float(m.sum())):
-                    break  # rows of the sample have no mass
+                    return g  # rows of the sample have no mass: there is nothing to learn
                 delta = self._solve(zero, m, s, self.problem.b, reading, None)
                 g = g + self.problem.epsilon * delta
                 found = found or bool((delta != 0).any())

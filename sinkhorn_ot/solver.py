@@ -45,12 +45,12 @@ class _Trace:
 
 @dataclass
 class _Steps:
-    """Which step comes next: one on the sketch as long as these succeed, or Sinkhorn's."""
+    """Which step comes next: one on the sketch, or after its failures some of Sinkhorn's."""
 
     problem: Problem
     passes: Passes
     sketched: Sketched | None
-    plain: int  # Sinkhorn steps to take before the next one on the sketch
+    plain: int  # Sinkhorn steps to take before the next on the sketch; fast ones do not count
     failures: int = 0
     usable: bool = False  # there is a sketch of the whole, at a g that is near enough
     stale: bool = True  # it ought to be made anew
@@ -66,7 +66,7 @@ class _Steps:
     def failed(self) -> bool:
         """Say whether to go back to the best g, for some Sinkhorn steps: at each time for more.
 
-        The first time a sketch of more entries is given another chance, from where it led.
+        After the first failure a step on the sketch is tried once more, from where it led.
         """
         if self.sketched:
             self.sketched.distrust()
@@ -108,7 +108,7 @@ def solve(
 
     Each iteration is one read of the matrix and one step: Sinkhorn's ``g += epsilon * log(b / m)``
     (Cuturi 2013, in the semi-dual variable g), or with `sketch_words` a step of `Sketched`;
-    whenever that does not lower the violation, a Sinkhorn step from the best g instead.
+    when that fails to lower the violation a second time, Sinkhorn steps from the best g instead.
 
     With ``tol == 0`` it takes exactly `max_iter` steps and returns the last g.  Otherwise the g of
     the least violation seen is the one that is returned.  The flag says whether the

@@ -62,6 +62,32 @@ def test_log_pass_equals_the_reference(simd, normal):
     assert cpu.reads == 2  # the linear pass that underflowed is counted
 
 
+@pytest.mark.parametrize("n", [1, 3, 257])
+@pytest.mark.parametrize("size", [1e10, -1e10, 1e30])
+def test_huge_rows_where_rows_go_in_pairs(simd, n, size, normal):
+    """The odd row at the end of a block of the two-row kernel, far beyond float32's exponents."""
+    logits = normal(n, 5).astype(np.float32)
+    logits[[n // 2, -1]] += np.float32(size)  # blocks of 257 rows are 0 to 128 and 129 to 256
+    cpu, _ = both(logits)
+    g = normal(1, 5, seed=1)[0]
+    shifted = logits.astype(np.float64) + g  # the log-domain reference loses f in rows of 1e30
+    plan = np.exp((shifted - shifted.max(1, keepdims=True)) / 0.3)
+    truth = (plan / plan.sum(1, keepdims=True)).mean(0)
+    np.testing.assert_allclose(np.exp(cpu.read(g).log_mass), truth, rtol=1e-5)
+
+
+@pytest.mark.parametrize("n", [1, 7, 257])
+def test_gathered_columns_where_rows_go_in_pairs(simd, n, normal):
+    """Columns that are not contiguous are copied row by row; odd numbers of rows included."""
+    logits = normal(n, 40).astype(np.float32)[:, ::2]
+    cpu, reference = both(logits)
+    g = normal(1, 20, seed=1)[0]
+    truth, _, labels = reference.read(g, assign=True)
+    reading = cpu.read(g, assign=True)
+    np.testing.assert_allclose(reading.log_mass, truth, atol=1e-5)
+    np.testing.assert_array_equal(reading.labels, labels)
+
+
 def test_sample_weights_equal_the_reference(simd, normal):
     logits = normal(700, 21).astype(np.float32)
     a = np.random.default_rng(3).dirichlet(np.ones(700))

@@ -88,7 +88,7 @@ BadRow fast_block(const Rows& x, const Point& at, const Scaled& g, const Sample&
   const float *const g_high = g.high, *const g_low = g.low;  // not read anew after each store
   __builtin_memset(partial, 0, sizeof(float) * size_t(padded));
 
-  // in an odd last group the first row also plays the others, with a scale of 0
+  // in an odd last group the first row also plays the others, which count for nothing
   const int64_t last = block.last;
   auto fetch = [&](int64_t s, int r, int64_t turn) {
     const int64_t slot = kRows * (turn % 2) + r;
@@ -169,12 +169,9 @@ BadRow fast_block(const Rows& x, const Point& at, const Scaled& g, const Sample&
         extras.f[one.i] = at.epsilon * log_a - (__builtin_log2(total[r]) + offset) / g.rate;
       }
     }
-    for (int r = 0; r < kRows; ++r) {
-      if (s + r >= last) fly[r].scale = 0;
-      fly[r].top = round_to_grid(largest(next_top[r]));
-    }
+    for (int r = 0; r < kRows; ++r) fly[r].top = round_to_grid(largest(next_top[r]));
     if (s + kRows - summed >= run || !more) {
-      for (int r = 0; r < kRows; ++r) {  // what the next turn would have added
+      for (int r = 0; r < kRows && s + r < last; ++r) {  // what the next turn would have added
         for (int64_t j = 0; j < k; j += kLanes)
           store(partial + j, load(fly[r].weights + j) * all(fly[r].scale) + load(partial + j));
         fly[r].scale = 0;

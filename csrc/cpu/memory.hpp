@@ -1,4 +1,4 @@
-// Aligned buffers that own their memory, and blocks of work that do not depend on the threads.
+// Aligned buffers that own their memory.
 #pragma once
 
 #include <sys/mman.h>

@@ -69,6 +69,7 @@ int64_t Sketch::rows() const {
 // as much scratch; then adds the groups' sums into the first.
 template <class Work>
 void Sketch::each_group(int threads, int64_t width, Work work) {
+  if (blocks_.empty()) throw std::logic_error("a sketch was used before a pass filled it");
   const int64_t blocks = int64_t(blocks_.size()), most = 4 + words() / (kWordsPerSum * k_);
   const int64_t groups = std::min({blocks, kGroups, most});
   sums_.assign(size_t(groups * width), 0.);
@@ -88,7 +89,6 @@ void Sketch::each_group(int threads, int64_t width, Work work) {
 }
 
 void Sketch::mass(const double* scalings, bool exact, double* m, double* s, int threads) {
-  if (blocks_.empty()) throw std::logic_error("a sketch was used before a pass filled it");
   const auto add = exact ? kernels_.sketch_mass_exact : kernels_.sketch_mass;
   const std::vector<float> narrow(scalings, scalings + k_);
   const void* y = exact ? static_cast<const void*>(scalings) : narrow.data();

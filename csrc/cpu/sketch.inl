@@ -1,6 +1,6 @@
 // What one thread does to one block of a sketch: how rows are kept, and the three operations.
 
-// The row s of a block.
+// The row r of a block.
 struct SketchRow {
   const float* entry;
   const int32_t* column;  // null: all k columns
@@ -19,8 +19,8 @@ inline SketchRow sketch_row(const SketchBlock& block, int64_t r) {
 constexpr float kCalm = 0.135f;
 constexpr int64_t kShort = 24;  // entries that are multiplied one by one
 
-// Writes the entries that matter to `to`, their columns to `columns`; stops beyond `most`.
-// Both have kLanes words to spare.  Returns how many there are.
+// Writes the entries that matter to `to`, their columns to `columns`, k words
+// each at most.  Stops some time after `most` of them.  Returns how many there are.
 inline int64_t gather_entries(const float* weights, const SketchBlock& block, float top,
                               int64_t most, float* to, uint32_t* columns) {
   const int64_t k = block.k;
@@ -54,8 +54,7 @@ inline void keep_row(SketchBlock& to, const float* weights, float weight, uint32
   if (!all_fit && (to.used * to.planned > to.capacity * turn || to.used + k > to.capacity)) return;
   float* row = to.words + to.used;
   const int64_t most = (k - 1) / 2;  // more are stored as a dense row
-  float top =
-      to.least_hold;  // at least the largest entry when all have moved down: weights reach 1
+  float top = to.least_hold;         // at most the largest entry when all have moved down
   if (top < kCalm) {
     auto held = [&](int64_t j) __attribute__((always_inline)) {
       return load(weights + j) * load(to.hold + j);
