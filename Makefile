@@ -37,7 +37,7 @@ bench: $(VENV)/peers
 	$(BIN)/python benchmarks/compare.py run --size 10000x100 --size 100000x1000
 	$(BIN)/python benchmarks/compare.py table
 
-# a million by a thousand as well, and the plot; over an hour, as the peers are slow
+# a million by a thousand as well, and the plot; some two hours, as the peers are slow
 bench-million: bench
 	$(BIN)/python benchmarks/compare.py run --size 1000000x1000 --solvers sinkhorn_ot --tol 1e-3 1e-6
 	$(BIN)/python benchmarks/compare.py run --size 1000000x1000

@@ -20,7 +20,7 @@ import sys
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
-from problems import FAMILIES
+from problems import FAMILIES, REAL
 
 HERE = Path(__file__).parent
 CSV = HERE / "results" / "comparison.csv"
@@ -42,9 +42,11 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     commands = parser.add_subparsers(dest="command", required=True)
     run_parser = commands.add_parser("run")
-    run_parser.add_argument("--size", action="append", required=True, help="NxK")
+    run_parser.add_argument("--size", action="append", required=True, type=size, help="NxK")
     run_parser.add_argument("--solvers", nargs="*", default=["sinkhorn_ot", *PEERS])
-    run_parser.add_argument("--families", nargs="*", default=list(FAMILIES))
+    run_parser.add_argument(
+        "--families", nargs="*", default=list(FAMILIES), choices=[*FAMILIES, REAL]
+    )
     run_parser.add_argument("--tol", nargs="*", type=float, default=[1e-3])
     run_parser.add_argument("--memory-limit", type=float, help="as a part of the input")
     run_parser.add_argument("--logits", type=Path, help="saved logits, for the family 'real'")
@@ -52,8 +54,9 @@ def main() -> None:
     commands.add_parser("plot")
     options = parser.parse_args()
     if options.command == "run":
-        for size in options.size:
-            n, k = map(int, size.split("x"))
+        if REAL in options.families and options.logits is None:
+            parser.error("the family 'real' needs --logits FILE; see real_logits.py")
+        for n, k in options.size:
             for family in options.families:
                 for tol in options.tol:
                     for solver in options.solvers:
@@ -62,6 +65,12 @@ def main() -> None:
         table()
     else:
         plot()
+
+
+def size(text: str) -> tuple[int, int]:
+    """Parse NxK."""
+    n, k = map(int, text.split("x"))
+    return n, k
 
 
 def run(
@@ -201,13 +210,13 @@ def plot() -> None:
     from matplotlib import pyplot
 
     curves = json.loads(CURVES.read_text())
-    size = "1000000x1000"
+    shown = "1000000x1000"
     names = {"sinkhorn_ot": "sinkhorn_ot", "torch_two_matvec": "torch float32, two products"}
     names["sela_original"] = "original SeLa loop, float64"
     figure, axes = pyplot.subplots(1, len(FAMILIES), figsize=(15, 3.8), sharex=True, sharey=True)
     for axis, family in zip(axes, FAMILIES, strict=True):
         for solver, label in names.items():
-            keys = [f"{solver} {family} {size} {t}" for t in ("1e-06", "0.0001", "0.001")]
+            keys = [f"{solver} {family} {shown} {t}" for t in ("1e-06", "0.0001", "0.001")]
             key = next((c for c in keys if curves.get(c)), None)
             if key:
                 color = f"C{list(names).index(solver)}"

@@ -1,16 +1,19 @@
-"""What one read costs in units of R, and what a call costs beyond its reads.
+"""What one read costs in units of R, where a solve spends its time, and what a small call costs.
 
 python benchmarks/passes.py
 
-Prints the seconds of a read at g = 0 for every family, plain, with labels and f, and with a sketch,
-and the microseconds of a whole call on 256 x 64 logits. R is measured between the reads.
+Prints the seconds of a read at g = 0 for every family, plain, with labels and f, and with a sketch
+(R is measured between the reads); the parts of a solve to 1e-3; the nanoseconds that the loop takes
+when all rows are in the cache; and the microseconds of a whole call on 256 x 64 logits.
 """
 
 from __future__ import annotations
 
 import argparse
+import functools
 import statistics
 import time
+from collections import Counter
 
 import numpy as np
 from case import yardstick
@@ -19,7 +22,7 @@ from problems import EPSILON, FAMILIES, make_logits
 from sinkhorn_ot import sinkhorn
 from sinkhorn_ot.api import sketch_words
 from sinkhorn_ot.arrays import Problem
-from sinkhorn_ot.backends.cpu import CpuPasses
+from sinkhorn_ot.backends.cpu import CpuPasses, CpuSketch
 
 
 def main() -> None:
@@ -29,7 +32,11 @@ def main() -> None:
     parser.add_argument("--k", type=int, default=1_000)
     parser.add_argument("--runs", type=int, default=5)
     options = parser.parse_args()
+    if options.runs < 1:
+        parser.error(f"--runs must be at least 1, got {options.runs}")
     one_read(options.n, options.k, options.runs)
+    account(options.n, options.k)
+    resident(options.k, options.runs)
     small_call()
 
 
@@ -58,6 +65,63 @@ def one_read(n: int, k: int, runs: int) -> None:
         print(f"| {family} | {r:.3f} s | {cells} |", flush=True)
 
 
+def account(n: int, k: int) -> None:
+    """Print what the second of two solves to 1e-3 spends its time on, for each family."""
+    seconds: Counter[str] = Counter()
+    calls: Counter[str] = Counter()
+    sampling = False
+
+    def timed(function, name):
+        @functools.wraps(function)
+        def run(self, *args, **options):
+            nonlocal sampling
+            part = name
+            if name == "read":
+                sampling = options.get("stride", 1) > 1
+                part = "samples" if sampling else "reads"
+            elif sampling:
+                part = "steps on samples"
+            start = time.perf_counter()
+            answer = function(self, *args, **options)
+            seconds[part] += time.perf_counter() - start
+            calls[part] += 1
+            return answer
+
+        return run
+
+    CpuPasses.read = timed(CpuPasses.read, "read")
+    for operation in ("mass", "value", "second_moment"):
+        setattr(CpuSketch, operation, timed(getattr(CpuSketch, operation), "steps on the sketch"))
+    parts = ("reads", "samples", "steps on samples", "steps on the sketch")
+    print("\n| family | a solve | " + " | ".join(parts) + " |\n" + "|---" * 6 + "|")
+    for family in FAMILIES:
+        logits = make_logits(family, n, k)
+        for _ in range(2):
+            seconds.clear(), calls.clear()
+            start = time.perf_counter()
+            sinkhorn(logits, epsilon=EPSILON, tol=1e-3)
+            whole = time.perf_counter() - start
+        cells = " | ".join(f"{seconds[p]:.3f} s in {calls[p]}" for p in parts)
+        print(f"| {family} | {whole:.3f} s | {cells} |", flush=True)
+
+
+def resident(k: int, runs: int) -> None:
+    """Print the nanoseconds of one core for 16 entries while all rows are one and the same."""
+    row = make_logits("flat", 1, k)
+    logits = np.broadcast_to(row, (400_000_000 // k, k))
+    passes = CpuPasses(Problem(logits, None, np.full(k, 1 / k), EPSILON))
+    passes.threads, g, seconds = 1, np.zeros(k), []
+    for _ in range(runs):
+        start = time.perf_counter()
+        passes.read(g)
+        seconds.append(time.perf_counter() - start)
+    each = 16e9 / logits.size
+    print(
+        f"\nRows in the cache, one thread ({passes.simd}): {each * statistics.median(seconds):.2f} "
+        f"ns per 16 entries, at best {each * min(seconds):.2f}"
+    )
+
+
 def small_call() -> None:
     """Print the median microseconds of a call that people make for every minibatch."""
     for family in ("flat", "peaked"):
@@ -69,7 +133,7 @@ def small_call() -> None:
         a_read = _read_of(logits)
         print(
             f"256 x 64 {family}, tol 0.1: {1e6 * statistics.median(seconds):.0f} microseconds a "
-            f"call of {result.n_passes:.1f} reads; a read in C++ takes {1e6 * a_read:.0f}"
+            f"call of {result.n_passes:.1f} reads; a read alone takes {1e6 * a_read:.0f}"
         )
 
 

@@ -8,6 +8,7 @@ import numbers
 import sys
 import warnings
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -78,13 +79,14 @@ def sinkhorn(
         few labels moved then costs two to four reads.  (T, K) for T heads.
     method : {"auto", "sinkhorn", "newton"}
         "sinkhorn" is the textbook iteration.  "newton" solves a small sketch of the matrix between
-        two reads, and falls back to textbook steps when that fails twice to lower the violation.
+        two reads, and takes textbook steps whenever that does not lower the violation; it raises
+        where there is no room for a sketch.
         "auto" is "newton" where there is room for a sketch and `tol` > 0.
     memory_limit : int, optional
         Bytes that the call may add to the input and the returned arrays; by default 0.55 of the
         input, or 1 MB if that is more (of large inputs it takes about 0.05).  A sketch takes 4
         or 8 bytes an entry and 12 a row; without room for a useful one the original rows are all
-        there is, as with ``method="sinkhorn"``, which adds about 1 KB for each cluster.
+        there is, as with ``method="sinkhorn"``, which adds about 2 KB for each cluster.
     backend : {"auto", "cpu", "reference"}
         "auto" takes the first of `available_backends` that can run.  A named one runs or raises.
     callback : callable, optional
@@ -129,7 +131,8 @@ def sinkhorn(
         return _solve(logits, options)
     results = []  # no comprehension: a warning is to point at the caller
     for head, one in _each_head(heads, options):
-        results.append(_solve(head, one))
+        with _naming(one.head):
+            results.append(_solve(head, one))
     return results
 
 
@@ -179,7 +182,8 @@ def equipartition_labels(
     # only the labels of a head are kept
     labels = []
     for head, one in _each_head(heads, options):
-        labels.append(_solve(head, one).labels)
+        with _naming(one.head):
+            labels.append(_solve(head, one).labels)
     return namespace(labels[0]).stack(labels)
 
 
@@ -215,6 +219,7 @@ class Options:
     memory_limit: int | None
     backend: str
     callback: Callback | None
+    head: int | None = None  # of a stack or an iterator
 
 
 def _each_head(heads: Iterator[Array], options: Options) -> Iterator[tuple[Array, Options]]:
@@ -228,11 +233,20 @@ def _each_head(heads: Iterator[Array], options: Options) -> Iterator[tuple[Array
                     "K potentials for each head"
                 )
             options = replace(options, g_init=g_init[count - 1])
-        yield head, options
+        yield head, replace(options, head=count - 1)
     if count == 0:
         raise ValueError("logits hold no head: pass at least one (N, K) matrix")
     if g_init is not None and len(g_init) != count:
         raise ValueError(f"g_init has {len(g_init)} rows for {count} heads; pass one for each")
+
+
+@contextmanager
+def _naming(head: int | None) -> Iterator[None]:
+    """Put the number of the head before the errors that it raises."""
+    try:
+        yield
+    except (TypeError, ValueError) as error:
+        raise type(error)(f"head {head}: {error}") from error
 
 
 def _solve(logits: Array, options: Options) -> SinkhornResult:
@@ -255,6 +269,12 @@ def _solve(logits: Array, options: Options) -> SinkhornResult:
     g = check_potential(options.g_init, k, logits, b)
     chosen = _choose_backend(options.backend, logits)
     accelerated = method == "newton" or (method == "auto" and tol > 0)
+    words = sketch_words(logits, limit) if accelerated else 0
+    if method == "newton" and not words:
+        raise ValueError(
+            f"method='newton' has no room for a sketch of logits of shape ({n}, {k}) in "
+            f"memory_limit={limit}; raise it, or pass method='auto' to take textbook steps then"
+        )
     try:
         result, stopped = solve(
             problem,
@@ -262,7 +282,7 @@ def _solve(logits: Array, options: Options) -> SinkhornResult:
             g,
             tol=tol,
             max_iter=max_iter,
-            sketch_words=sketch_words(logits, limit) if accelerated else 0,
+            sketch_words=words,
             warm=options.g_init is not None,
             callback=callback,
             backend=chosen.name,
@@ -272,8 +292,9 @@ def _solve(logits: Array, options: Options) -> SinkhornResult:
     except EmptyColumn as error:
         raise explain_empty_column(error.column) from None
     if tol > 0 and not result.converged and not stopped:
+        where = "" if options.head is None else f" (head {options.head})"
         warnings.warn(
-            f"sinkhorn stopped after {result.n_iter} iterations with marginal_violation "
+            f"sinkhorn{where} stopped after {result.n_iter} iterations with marginal_violation "
             f"{result.marginal_violation:.3g} > tol {tol:.3g}: raise max_iter or epsilon "
             f"(now {epsilon:g}), or accept a larger tol; if it no longer falls, the -inf entries "
             "may leave no feasible plan. The best result so far is returned.",
@@ -295,8 +316,8 @@ def sketch_words(logits: Array, memory_limit: int | None) -> int:
     size = n * k * logits.itemsize
     limit = max(DEFAULT_LIMIT * size, ALWAYS) if memory_limit is None else memory_limit
     blocks = min(128, n // 256 + 1)
-    # a row takes 12 bytes besides; sums take 8 K for each block and more
-    room = int(limit - 12 * n - 8 * k * (blocks + 3 * min(blocks, 32))) // 4
+    # a row takes 12 bytes besides; sums of a log-domain pass and of a sketch 16 K a block
+    room = int(limit - 12 * n - 16 * k * (blocks + min(blocks, 32))) // 4
     least, everything = (2 * k + 16) * blocks, (n + blocks) * k + 16 * blocks
     wanted = max(min(max(n * k // 16, SMALLEST_SKETCH), LARGEST_SKETCH), least)
     words = min(room, wanted, everything)

@@ -36,7 +36,7 @@ RADIUS = 30.0
 #: A sample is solved to this multiple of its own noise.
 NOISE = 1.2
 #: A violation below this is not seen in a sketch in float32.
-EXACT_BELOW = 1e-6
+SINGLE_ENDS = 1e-6
 #: Longest Newton step in any delta.
 LONGEST = 6.0
 NEWTON_STEPS, CG_STEPS, BACKTRACKS = 15, 40, 8
@@ -55,18 +55,19 @@ class Sketched:
         self.noise = math.inf  # the violation to be expected after the last solve of a sketch
         self.reach = REACH
         self.move = self.delta + FAR  # how far each g_k is expected to move yet, in epsilon
+        self.safe = self.move  # how far it may move on the sketch that is there
 
     def renew(self, g: Array, *, exact: bool, assign: bool) -> Reading:
         """Read the matrix at g and make the sketch anew on the way."""
         self.delta = self.xp.zeros_like(self.delta)
+        self.safe = (self.move + self.reach / 2).clip(None, RADIUS / 2)
         self.sketch.expect(self.move, self.reach)
         return self.passes.read(g, exact=exact, assign=assign, sketch=self.sketch)
 
     @property
     def worn(self) -> bool:
         """Whether g has left the place where the sketch is accurate."""
-        accurate = (self.move + self.reach / 2).clip(None, RADIUS / 2)
-        return bool((abs(self.delta) > accurate).any())
+        return bool((abs(self.delta) > self.safe).any())
 
     def left_by_a_step(self, violation: float) -> float:
         """Return the violation that is expected after a step from this one."""
@@ -82,7 +83,7 @@ class Sketched:
     def step(self, g: Array, reading: Reading, tol: float) -> Array:
         """Return the g that solves the sketch for the marginal that `reading` corrects."""
         before, b = self.delta, self.problem.b
-        m, s = self.sketch.mass(before, exact=tol < EXACT_BELOW)
+        m, s = self.sketch.mass(before, exact=tol < SINGLE_ENDS)
         mass = self.xp.exp(reading.log_mass)
         seen = (mass > 0) & (m > 0)
         target = self.xp.where(seen, b * m / self.xp.where(seen, mass, 1.0), b)
@@ -145,7 +146,7 @@ class Sketched:
         masses and second moments at `delta`.
         """
         xp, sketch = self.xp, self.sketch
-        exact = tol is not None and tol < EXACT_BELOW
+        exact = tol is not None and tol < SINGLE_ENDS
         unseen = (m == 0) & (target > 0)
         if bool(unseen.any()):
             plain = xp.log(xp.where(unseen, target, 1.0)) - xp.where(unseen, reading.log_mass, 0.0)
@@ -161,16 +162,15 @@ class Sketched:
                 break
             direction = self._direction(m, s, residual, min(0.3, math.sqrt(violation)))
             size = min(1.0, LONGEST / max(float(abs(direction).max()), 1e-300))
-            slope = float((residual * direction).sum())
+            slope, value = float((residual * direction).sum()), None
             for _ in range(BACKTRACKS):
                 new = (delta + size * direction).clip(-RADIUS, RADIUS)
                 new_m, new_s = sketch.mass(new, exact=exact)
                 if float(abs(target - new_m).sum()) < (1 - 0.1 * size) * violation:
                     break
                 # the violation may rise on the way down: then the objective decides
-                gain = (
-                    sketch.value(delta) - sketch.value(new) + float((target * (new - delta)).sum())
-                )
+                value = sketch.value(delta) if value is None else value
+                gain = value - sketch.value(new) + float((target * (new - delta)).sum())
                 if gain >= 1e-4 * size * slope:
                     break
                 size /= 4

@@ -63,16 +63,12 @@ class _Steps:
             return self.sketched.renew(g, exact=exact, assign=assign)
         return self.passes.read(g, exact=exact, assign=assign)
 
-    def failed(self) -> bool:
-        """Say whether to go back to the best g, for some Sinkhorn steps: at each time for more.
-
-        After the first failure a step on the sketch is tried once more, from where it led.
-        """
+    def failed(self) -> None:
+        """Take Sinkhorn steps for a while, each time longer; then try a sketch that keeps more."""
         if self.sketched:
             self.sketched.distrust()
         self.failures += 1
-        self.plain = 2 ** (self.failures - 1) if self.failures > 1 else 0
-        return self.plain > 0
+        self.plain = 2**self.failures
 
     def step(self, g: Array, reading: Reading, violation: float, ratio: float, tol: float) -> Array:
         """Return the next g; `ratio` is the violation over the best one before."""
@@ -108,7 +104,7 @@ def solve(
 
     Each iteration is one read of the matrix and one step: Sinkhorn's ``g += epsilon * log(b / m)``
     (Cuturi 2013, in the semi-dual variable g), or with `sketch_words` a step of `Sketched`;
-    when that fails to lower the violation a second time, Sinkhorn steps from the best g instead.
+    whenever that does not lower the violation, Sinkhorn steps from the best g instead.
 
     With ``tol == 0`` it takes exactly `max_iter` steps and returns the last g.  Otherwise the g of
     the least violation seen is the one that is returned.  The flag says whether the
@@ -155,7 +151,8 @@ def solve(
             break
         reading = Reading(reading.log_mass)  # labels of an earlier g are only memory
         best = best[0], best[1], Reading(best[2].log_mass)
-        if ratio >= 1 and steps.leapt and steps.failed():
+        if ratio >= 1 and steps.leapt:
+            steps.failed()
             _, g, reading = best
         g = steps.step(g, reading, violation, ratio, tol)
         n_iter += 1

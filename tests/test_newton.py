@@ -255,6 +255,25 @@ def test_mass_on_few_rows(normal):
     np.testing.assert_allclose(result.g, few.g, atol=1e-4)
 
 
+def test_what_a_head_raises_or_warns_names_it(normal):
+    stack = np.stack([normal(300, 20, std=3)] * 3)
+    with pytest.warns(SinkhornWarning) as record:
+        sinkhorn(stack, max_iter=1)
+    heads = [str(warning.message).split(" stopped")[0] for warning in record]
+    assert heads == ["sinkhorn (head 0)", "sinkhorn (head 1)", "sinkhorn (head 2)"]
+    stack[1, 5, 3] = np.nan
+    for solve in (sinkhorn, equipartition_labels):
+        with pytest.raises(ValueError, match=r"head 1: logits\[5, 3\] is nan"):
+            solve(iter(stack), tol=1.0)
+
+
+def test_newton_without_room_says_so():
+    logits = make_logits("flat", 3000, 50)
+    with pytest.raises(ValueError, match=r"no room for a sketch .* memory_limit=1000"):
+        sinkhorn(logits, method="newton", memory_limit=1000)
+    assert sinkhorn(logits, memory_limit=1000).converged
+
+
 def test_warnings_of_heads_point_at_the_caller(normal):
     with pytest.warns(SinkhornWarning) as record:
         sinkhorn(np.stack([normal(300, 20, std=3)] * 2), max_iter=1)

@@ -127,7 +127,8 @@ BadRow fast_block(const Rows& x, const Point& at, const Scaled& g, const Sample&
 #pragma GCC unroll 2
       for (int r = 0; r < kRows; ++r) {
         sum = load(fly[r].weights + j) * scale[r] + sum;
-        const V e = exp2(load_some<whole>(fly[r].row + j, lanes) * rate + (high - top[r]) + low);
+        const V here = load_some<whole>(fly[r].row + j, lanes);
+        const V e = exp2(fused(here, rate, high - top[r]) + low);
         store(fly[r].weights + j, e);
         part[r] += e;
         next_top[r] = larger(load_some<whole>(fly[r].next + j, lanes) * rate + high, next_top[r]);

@@ -64,6 +64,17 @@ inline V load_tail(const T* p, int64_t count) {
 
 inline void store(float* p, V v) { __builtin_memcpy(p, &v, sizeof(v)); }
 
+// a * b + c, rounded once where the processor can.
+inline V fused(V a, V b, V c) {
+#if defined(SINKHORN_AVX512)
+  return _mm512_fmadd_ps(a, b, c);
+#elif defined(SINKHORN_AVX2)
+  return _mm256_fmadd_ps(a, b, c);
+#else
+  return a * b + c;
+#endif
+}
+
 // The larger of each lane; a NaN in `second` stays, one in `first` does not.
 inline V larger(V first, V second) {
 #if defined(SINKHORN_AVX512)

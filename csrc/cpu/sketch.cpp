@@ -33,7 +33,6 @@ void Sketch::expect(const double* move, double reach) {
     hold_[size_t(j)] = float(std::exp(-move[j]));
     cut_[size_t(j)] = float(std::exp(-reach - move[j]));
   }
-  least_hold_ = *std::min_element(hold_.get(), hold_.get() + k_);
   least_cut_ = *std::min_element(cut_.get(), cut_.get() + k_);
 }
 
@@ -46,9 +45,10 @@ void Sketch::start(int64_t blocks, int64_t rows) {
     curvatures_ = aligned<float>(reserved_rows_);
   }
   const int64_t room = capacity_ / blocks;
+  weight_ = 0;
   blocks_.clear();
   for (int64_t b = 0; b < blocks; ++b)
-    blocks_.push_back({words_.get() + b * room, hold_.get(), cut_.get(), least_hold_, least_cut_,
+    blocks_.push_back({words_.get() + b * room, hold_.get(), cut_.get(), least_cut_,
                        row_ends_.get() + b * rows, weights_.get() + b * rows,
                        curvatures_.get() + b * rows, k_, room - kPad, rows});
 }
@@ -95,9 +95,9 @@ void Sketch::mass(const double* scalings, bool exact, double* m, double* s, int 
   each_group(threads, 2 * k_, [=](SketchBlock& block, double* scratch, double* sums) {
     add(block, y, scratch, sums);
   });
-  weight_ = 0;
-  for (const SketchBlock& b : blocks_)
-    for (int64_t r = 0; r < b.rows; ++r) weight_ += b.weight[r];
+  if (!(weight_ > 0))
+    for (const SketchBlock& b : blocks_)
+      for (int64_t r = 0; r < b.rows; ++r) weight_ += b.weight[r];
   for (int64_t j = 0; j < k_; ++j) {
     m[j] = sums_[size_t(j)] * scalings[j] / weight_;
     s[j] = sums_[size_t(k_ + j)] * scalings[j] * scalings[j] / weight_;

@@ -15,7 +15,7 @@ namespace sinkhorn {
 struct SketchBlock {
   float* words;             // entries as float, columns as uint32_t in the same memory
   const float *hold, *cut;  // k, padded: exp(-move), exp(-reach - move); see Sketch::expect
-  float least_hold, least_cut;
+  float least_cut;
   uint32_t* row_end;    // per row: the end of its words in this block
   float* weight;        // per row: a_i * n of the rows that it stands for
   float* curvature;     // per row: weight / (sum_k e_ik E_k)^2, at the last mass()
@@ -58,8 +58,8 @@ class Sketch {
 
   int64_t k_, capacity_, reserved_rows_ = 0;
   const Kernels& kernels_;
-  double weight_ = 0;  // of all rows
-  float least_hold_ = 1, least_cut_ = 0;
+  double weight_ = 0;  // of all rows; 0 until a mass() needs it
+  float least_cut_ = 0;
   Buffer<float> hold_, cut_, words_, weights_, curvatures_;
   Buffer<uint32_t> row_ends_;
   std::vector<SketchBlock> blocks_;

@@ -15,8 +15,6 @@ inline SketchRow sketch_row(const SketchBlock& block, int64_t r) {
   return {entry, reinterpret_cast<const int32_t*>(entry + count), count};
 }
 
-// With no move beyond 2 nats it is not worth finding the move of each row's largest entry.
-constexpr float kCalm = 0.135f;
 constexpr int64_t kShort = 24;  // entries that are multiplied one by one
 
 // Writes the entries that matter to `to`, their columns to `columns`, k words
@@ -45,6 +43,21 @@ inline int64_t gather_entries(const float* weights, const SketchBlock& block, fl
   return count;
 }
 
+// The largest entry of a row when all have moved down.
+inline float held_top(const float* weights, const SketchBlock& block) {
+  auto held = [&](int64_t j) __attribute__((always_inline)) {
+    return load(weights + j) * load(block.hold + j);
+  };
+  V top = all(0);
+  int64_t j = 0;
+  for (; j + 4 * kLanes <= block.k; j += 4 * kLanes)  // not one chain of maxima
+    top = larger(larger(larger(held(j), held(j + kLanes)),
+                        larger(held(j + 2 * kLanes), held(j + 3 * kLanes))),
+                 top);
+  for (; j < block.k; j += kLanes) top = larger(held(j), top);
+  return largest(top);
+}
+
 // Keeps a row when the room is used no faster than the rows go by; a kept row also stands for those
 // that were passed over since the last one.  `columns`: k + kLanes words of scratch.
 inline void keep_row(SketchBlock& to, const float* weights, float weight, uint32_t* columns) {
@@ -54,21 +67,7 @@ inline void keep_row(SketchBlock& to, const float* weights, float weight, uint32
   if (!all_fit && (to.used * to.planned > to.capacity * turn || to.used + k > to.capacity)) return;
   float* row = to.words + to.used;
   const int64_t most = (k - 1) / 2;  // more are stored as a dense row
-  float top = to.least_hold;         // at most the largest entry when all have moved down
-  if (top < kCalm) {
-    auto held = [&](int64_t j) __attribute__((always_inline)) {
-      return load(weights + j) * load(to.hold + j);
-    };
-    V most_held = all(0);
-    int64_t j = 0;
-    for (; j + 4 * kLanes <= k; j += 4 * kLanes)  // not one chain of maxima
-      most_held = larger(larger(larger(held(j), held(j + kLanes)),
-                                larger(held(j + 2 * kLanes), held(j + 3 * kLanes))),
-                         most_held);
-    for (; j < k; j += kLanes) most_held = larger(held(j), most_held);
-    top = largest(most_held);
-  }
-  const int64_t count = gather_entries(weights, to, top, most, row, columns);
+  const int64_t count = gather_entries(weights, to, held_top(weights, to), most, row, columns);
   if (count > most) {
     __builtin_memcpy(row, weights, sizeof(float) * size_t(k));
     to.used += k;
