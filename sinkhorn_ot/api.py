@@ -316,8 +316,9 @@ def sketch_words(logits: Array, memory_limit: int | None) -> int:
     size = n * k * logits.itemsize
     limit = max(DEFAULT_LIMIT * size, ALWAYS) if memory_limit is None else memory_limit
     blocks = min(128, n // 256 + 1)
-    # a row takes 12 bytes besides; sums of a log-domain pass and of a sketch 16 K a block
-    room = int(limit - 12 * n - 16 * k * (blocks + min(blocks, 32))) // 4
+    # a row takes 12 bytes besides; sums of a log-domain pass and of a sketch 16 K a block; and the
+    # allocator's pages and the threads' stacks are within the limit too
+    room = int(0.95 * limit - 12 * n - 16 * k * (blocks + min(blocks, 32))) // 4
     least, everything = (2 * k + 16) * blocks, (n + blocks) * k + 16 * blocks
     wanted = max(min(max(n * k // 16, SMALLEST_SKETCH), LARGEST_SKETCH), least)
     words = min(room, wanted, everything)
