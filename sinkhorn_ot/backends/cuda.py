@@ -1,0 +1,156 @@
+"""The compiled GPU kernels (csrc/cuda), launched through addresses and a stream."""
+
+from __future__ import annotations
+
+import sys
+from types import ModuleType
+from typing import Any
+
+from sinkhorn_ot.arrays import Array, Problem, dtype_name, is_torch
+from sinkhorn_ot.backends.device import DevicePasses, Read, Segments, Tile
+
+try:
+    import sinkhorn_ot._cuda as _cuda
+except ImportError as error:
+    _cuda = None  # type: ignore[assignment]
+    _import_error = (
+        f"the CUDA kernels are not built ({error}); install the CUDA toolkit (or "
+        "'cuda-toolkit[nvcc,cudart,cccl]' from PyPI) and reinstall with SINKHORN_OT_CUDA=1"
+    )
+
+#: Threads of a multiprocessor that the blocks of a read are meant to fill.
+RESIDENT_THREADS = 1024
+#: Of a device that is not there (the kernels then run on the host, for tests).
+HOST_PROCESSORS = 2
+#: A warp sums a row of a sketch, a block a column.
+ROW_THREADS, COLUMN_THREADS = 32, 256
+
+
+def why_not(logits: Array | None) -> str | None:
+    """None, or why the kernels cannot run."""
+    if _cuda is None:
+        return _import_error
+    reason = _cuda.why_not()
+    if reason:
+        return str(reason)
+    if logits is None:
+        return None
+    if not is_torch(logits) or logits.device.type != "cuda":
+        return "the logits are not a CUDA tensor"
+    major, minor = sys.modules["torch"].cuda.get_device_capability(logits.device)
+    if major < 8:
+        return f"the GPU has compute capability {major}.{minor}; the kernels need 8.0"
+    return None
+
+
+def passes(problem: Problem) -> DevicePasses:
+    """The passes over rows on the GPU."""
+    return DevicePasses(problem, CudaKernels(_cuda))
+
+
+class CudaKernels:
+    """Launches of the functions of csrc/cuda/passes.hpp; see `Kernels`."""
+
+    def __init__(self, module: ModuleType) -> None:
+        self.module = module
+
+    def tile(self, k: int, exact: bool, device: Array) -> Tile:
+        """Return how rows of k entries are cut up."""
+        kind = self.module.Kind.exact if exact else self.module.Kind.quick
+        tile = self.module.tile_of(k, kind)
+        processors = HOST_PROCESSORS
+        if device.type == "cuda":
+            properties = sys.modules["torch"].cuda.get_device_properties(device)
+            processors = properties.multi_processor_count
+        return Tile(
+            width=tile.lanes * tile.per,
+            chunks=tile.chunks,
+            rows=tile.threads // tile.lanes,
+            blocks=processors * RESIDENT_THREADS // tile.threads,
+            launch=tile,
+        )
+
+    def prepare(self, g: Array, epsilon: float, padded: Array, high: Array, low: Array) -> None:
+        """Split g for float32, and pad it."""
+        self._queue(self.module.prepare, g, len(g), len(padded), epsilon, padded, high, low, on=g)
+
+    def read_rows(self, read: Read) -> None:
+        """Read rows, in the `mode` of the read."""
+        m = self.module
+        kind = m.Kind.exact if read.exact else m.Kind.quick
+        mode = getattr(m.Mode, read.mode)
+        self._queue(m.read_rows, self._pass(read), self._dtype(read), kind, mode, read.blocks,
+                    on=read.x)  # fmt: skip
+
+    def finish(
+        self,
+        quick: Array,
+        exact: Array,
+        odd: Array | None,
+        n: int,
+        g: Array,
+        out: Array,
+        low_mass: Array,
+    ) -> None:
+        """Add the slabs: log masses, and the weight of the rows."""
+        self._queue(
+            self.module.finish, quick, len(quick), exact, len(exact), odd, len(g), n, g, out,
+            low_mass, on=g,
+        )  # fmt: skip
+
+    def read_log(self, read: Read, tops: Array, totals: Array) -> None:
+        """Sum the columns in the log domain."""
+        self._queue(
+            self.module.read_log, self._pass(read), self._dtype(read), read.blocks, tops, totals,
+            on=read.x,
+        )  # fmt: skip
+
+    def finish_log(self, tops: Array, totals: Array, n: int, gate: Array, out: Array) -> None:
+        """Add what `read_log` left."""
+        blocks, k = tops.shape
+        self._queue(self.module.finish_log, tops, totals, blocks, k, n, gate, out, on=out)
+
+    def add_segments(
+        self, segments: Segments, p: Array, q: Array | None, first: Array, second: Array | None
+    ) -> None:
+        """Sum ``value * p[index]`` over each segment, and ``value**2 * q[index]``."""
+        threads = COLUMN_THREADS if segments.long else ROW_THREADS
+        self._queue(
+            self.module.add_segments, segments.begin, segments.end, len(segments.begin),
+            segments.value, segments.index, p, q, first, second, threads, on=p,
+        )  # fmt: skip
+
+    def _dtype(self, read: Read) -> Any:
+        return getattr(self.module.Dtype, dtype_name(read.x))
+
+    def _pass(self, read: Read) -> Any:
+        p = self.module.RowPass()
+        for name in (
+            "x", "g", "high", "low", "a", "sums", "odd", "bad_row", "gate", "f", "labels",
+            "log_sum", "best", "best_column",
+        ):  # fmt: skip
+            setattr(p, name, _address(getattr(read, name)))
+        for name in ("vectors", "n", "k", "epsilon", "stride", "first", "count", "rows_per_block"):
+            setattr(p, name, getattr(read, name))
+        p.row_stride, p.col_stride = read.x.stride()
+        p.tile = read.tile.launch
+        if read.sketch is not None:
+            rows = self.module.SketchRows()
+            for name in vars(read.sketch):
+                setattr(rows, name, _address(getattr(read.sketch, name)))
+            p.sketch = rows
+        return p
+
+    def _queue(self, function: Any, *arguments: Any, on: Array) -> None:
+        """Call with addresses in place of tensors, on the device and the stream of `on`."""
+        plain = [_address(x) if x is None or is_torch(x) else x for x in arguments]
+        if on.device.type != "cuda":
+            function(*plain, 0)
+            return
+        cuda = sys.modules["torch"].cuda
+        with cuda.device(on.device):
+            function(*plain, cuda.current_stream(on.device).cuda_stream)
+
+
+def _address(x: Array | None) -> int:
+    return 0 if x is None else int(x.data_ptr())

@@ -1,0 +1,448 @@
+"""What the GPU backends share: the passes as launches of a few kernels on torch tensors.
+
+Nothing in here waits for the device. What cannot be known without waiting is left to the kernels:
+one that may not be needed looks at its *gate*, a number on the device, and returns if it is zero.
+So a read in float32 is followed by one in float64 that runs only if a row was *odd* (too large for
+float32, or no row at all), and by one in the log domain that runs only if a mass underflowed.
+
+The kernels are those of `Kernels`; csrc/cuda/passes.hpp tells what each of them does.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, replace
+from typing import Any, Protocol
+
+from sinkhorn_ot.arrays import Array, Problem, Reading, dtype_name, namespace
+
+#: Bytes of rows that are read once from memory and again from a GPU's second-level cache.
+PANEL_BYTES = 16 << 20
+#: Words of 4 bytes that an entry of a sketch takes: value, column and row, once by row, once by
+#: column, and what sorting takes.
+WORDS_PER_ENTRY = 8
+
+
+@dataclass(frozen=True)
+class Tile:
+    """How a kernel cuts the rows up."""
+
+    width: int  # columns of a chunk
+    chunks: int  # of a row; more than one are read twice
+    rows: int  # that a block takes at a time
+    blocks: int  # that fill the device
+    launch: Any = None  # what else the kernels want to know
+
+
+@dataclass(frozen=True)
+class SketchRows:
+    """What a read finds out for a sketch, and how a second read fills it."""
+
+    hold: Array  # (padded columns) float32
+    cut: Array
+    count: Array  # (rows) int32, entries that matter
+    top: Array  # (rows) float32
+    begin: Array | None = None  # (rows) int64
+    end: Array | None = None
+    entry: Array | None = None  # (entries) float32
+    column: Array | None = None  # int32
+    row: Array | None = None  # int32
+
+
+@dataclass(frozen=True)
+class Read:
+    """The launch of a kernel over rows: `RowPass` of csrc/cuda/passes.hpp, with tensors."""
+
+    x: Array
+    vectors: bool
+    n: int
+    k: int
+    a: Array | None
+    epsilon: float
+    g: Array
+    high: Array
+    low: Array
+    stride: int
+    first: int
+    count: int
+    tile: Tile
+    exact: bool
+    bad_row: Array
+    mode: str = "whole"
+    rows_per_block: int = 0
+    sums: Array | None = None  # (blocks, k + 1)
+    odd: Array | None = None
+    gate: Array | None = None
+    f: Array | None = None
+    labels: Array | None = None
+    log_sum: Array | None = None
+    best: Array | None = None
+    best_column: Array | None = None
+    sketch: SketchRows | None = None
+
+    @property
+    def blocks(self) -> int:
+        """How many blocks of `rows_per_block` rows there are."""
+        return -(-self.count // self.rows_per_block)
+
+    def spread(self, blocks: int) -> Read:
+        """Share the rows out to at most that many blocks."""
+        least = 4 * self.tile.rows
+        return replace(self, rows_per_block=max(-(-self.count // max(blocks, 1)), least))
+
+
+@dataclass(frozen=True)
+class Segments:
+    """Entries that lie together: rows or columns of a sparse matrix."""
+
+    begin: Array  # (segments) int64
+    end: Array
+    value: Array  # (entries) float32
+    index: Array  # (entries) int32
+    long: bool  # a whole block of threads to each
+
+
+class Kernels(Protocol):
+    """One way to run the kernels; each call queues them on the current stream."""
+
+    def tile(self, k: int, exact: bool, device: Array) -> Tile:
+        """Return how rows of k entries are cut up."""
+
+    def prepare(self, g: Array, epsilon: float, padded: Array, high: Array, low: Array) -> None:
+        """Split g for float32, and pad it."""
+
+    def read_rows(self, read: Read) -> None:
+        """Read rows, in the `mode` of the read."""
+
+    def finish(
+        self,
+        quick: Array,
+        exact: Array,
+        odd: Array | None,
+        n: int,
+        g: Array,
+        out: Array,
+        low_mass: Array,
+    ) -> None:
+        """Add the slabs: log masses, and the weight of the rows."""
+
+    def read_log(self, read: Read, tops: Array, totals: Array) -> None:
+        """Sum the columns in the log domain."""
+
+    def finish_log(self, tops: Array, totals: Array, n: int, gate: Array, out: Array) -> None:
+        """Add what `read_log` left."""
+
+    def add_segments(
+        self, segments: Segments, p: Array, q: Array | None, first: Array, second: Array | None
+    ) -> None:
+        """Sum ``value * p[index]`` over each segment, and ``value**2 * q[index]``."""
+
+
+class DevicePasses:
+    """The passes over rows in the memory of a device."""
+
+    def __init__(self, problem: Problem, kernels: Kernels) -> None:
+        logits = problem.logits
+        self.problem = problem
+        self.kernels = kernels
+        self.torch = namespace(logits)
+        self.device = logits.device
+        self.n, self.k = logits.shape
+        self.double = dtype_name(logits) == "float64"
+        self.a = None if problem.a is None else problem.a.contiguous()
+        self.vectors = reads_in_vectors(logits)
+        self.bad_row = self._full(1, self.n, self.torch.int64)
+        self.certain = 0.0  # reads that were queued
+        self.gated = self._full(1, 0.0)  # reads that happened behind a gate
+
+    @property
+    def may_wait(self) -> bool:
+        """Whether the host may ask the device for a number: not while a graph is recorded."""
+        return self.device.type != "cuda" or not self.torch.cuda.is_current_stream_capturing()
+
+    @property
+    def reads(self) -> float:
+        """Reads of the matrix so far; while a graph is recorded, those that no gate guards."""
+        return self.certain + (float(self.gated) if self.may_wait else 0.0)
+
+    def first_bad_row(self) -> int | None:
+        """The least row without a finite maximum that a read has met."""
+        row = int(self.bad_row)
+        return row if row < self.n else None
+
+    def read(
+        self,
+        g: Array,
+        *,
+        exact: bool = False,
+        stride: int = 1,
+        assign: bool = False,
+        sketch: DeviceSketch | None = None,
+    ) -> Reading:
+        """Read the rows once; see `Passes`."""
+        torch, g = self.torch, g.contiguous()
+        exact = exact or self.double
+        flags = self._full(2, 0, torch.int32)
+        odd, low_mass = flags[:1], flags[1:]
+        f = self._empty(self.n) if assign else None
+        labels = self._empty(self.n, torch.int64) if assign else None
+        read = self._point(g, stride, self.n // stride, sketch)
+        read = replace(read, f=f, labels=labels)
+        fast = None if exact else self._sums(replace(read, exact=False, odd=odd))
+        sure = self._sums(replace(read, exact=True, gate=None if exact else odd))
+        out = self._empty(self.k + 1)
+        self.kernels.finish(
+            sure if fast is None else fast, sure, None if exact else odd, self.n, g, out, low_mass
+        )
+        self._read_log(replace(read, exact=True, gate=low_mass, labels=None, sketch=None), out)
+        self.certain += 1 / stride
+        self.gated += ((0.0 if exact else 1.0) * odd + 2.0 * low_mass) / stride
+        if sketch is not None and read.sketch is not None:
+            sketch.fill(read, None if exact else odd)
+        return Reading(out[: self.k], f, labels)
+
+    def sketch(self, words: int) -> DeviceSketch:
+        """Return room for a sketch; see `Passes`."""
+        return DeviceSketch(self, words)
+
+    def tile(self, exact: bool) -> Tile:
+        """Return how these rows are cut up."""
+        return self.kernels.tile(self.k, exact, self.device)
+
+    def _point(self, g: Array, stride: int, count: int, sketch: DeviceSketch | None) -> Read:
+        """What the reads at one g have in common."""
+        torch, problem = self.torch, self.problem
+        tiles = [self.tile(exact) for exact in (False, True)]
+        padded = max(tile.width * tile.chunks for tile in tiles)
+        high, low = self._empty((2, padded), torch.float32)
+        padded_g = self._empty(padded)
+        self.kernels.prepare(g, problem.epsilon, padded_g, high, low)
+        rows = None if sketch is None else sketch.rows_of(count, padded)
+        log_sum = None if rows is None else self._empty(count)
+        return Read(
+            problem.logits, self.vectors, self.n, self.k, self.a, problem.epsilon, padded_g, high,
+            low, stride, 0, count, tiles[0], False, self.bad_row, log_sum=log_sum, sketch=rows,
+        )  # fmt: skip
+
+    def _sums(self, read: Read) -> Array:
+        """Queue one read; return its slabs."""
+        read = replace(read, tile=self.tile(read.exact))
+        if read.tile.chunks == 1:
+            read = read.spread(read.tile.blocks)
+            read = replace(read, sums=self._full((read.blocks, self.k + 1), 0.0))
+            self.kernels.read_rows(read)
+            return read.sums
+        rows = max(1, PANEL_BYTES // (self.k * read.x.element_size()))
+        panel = replace(read, count=min(rows, read.count)).spread(
+            -(-read.tile.blocks // read.tile.chunks)
+        )
+        sums = self._full((panel.blocks, self.k + 1), 0.0)
+        for first in range(0, read.count, rows):
+            self._panel(replace(panel, first=first, count=min(rows, read.count - first), sums=sums))
+        return sums
+
+    def _panel(self, read: Read) -> None:
+        """Rows too long to be held at once: their sums chunk by chunk, then the masses."""
+        torch = self.torch
+        shape = (read.count, read.tile.chunks)
+        log_sums = self._full(shape, 0.0)
+        best = column = None
+        if read.labels is not None:
+            best, column = self._full(shape, 0.0), self._full(shape, 0, torch.int64)
+        self.kernels.read_rows(
+            replace(read, mode="stats", log_sum=log_sums, best=best, best_column=column)
+        )
+        log_sum = torch.logsumexp(log_sums * math.log(2), 1) / math.log(2)
+        rows = slice(read.first, read.first + read.count)
+        wanted = True if read.gate is None else read.gate > 0
+        bad = ~log_sum.isfinite()
+        if read.exact:
+            row = torch.where(bad, torch.arange(rows.start, rows.stop, device=self.device), self.n)
+            self.bad_row.copy_(torch.minimum(self.bad_row, row.min() * read.stride))
+        if read.labels is not None:
+            label = column.gather(1, best.argmax(1, keepdim=True))[:, 0].where(~bad, -1)
+            read.labels[rows] = label if wanted is True else label.where(wanted, read.labels[rows])
+        if read.f is not None:
+            log_a = -math.log(self.n) if self.a is None else self.a[rows].log()
+            # the rounded rate of float32: both its logits and its g were scaled by that
+            rate = 1.4426950408889634 / read.epsilon
+            rate = rate if read.exact else float(torch.tensor(rate, dtype=torch.float32))
+            f = read.epsilon * log_a - log_sum / rate
+            read.f[rows] = f if wanted is True else f.where(wanted, read.f[rows])
+        self.kernels.read_rows(replace(read, mode="apply", log_sum=log_sum))
+
+    def _read_log(self, read: Read, out: Array) -> None:
+        """Queue the read in the log domain that replaces masses which underflowed."""
+        if read.f is None:
+            read = replace(read, f=self._empty(self.n))
+        self._sums(read)
+        log = read.spread(-(-8 * read.tile.blocks // max(self.k // 32, 1)))
+        tops = self._empty((log.blocks, self.k))
+        totals = self._empty((log.blocks, self.k))
+        self.kernels.read_log(log, tops, totals)
+        self.kernels.finish_log(tops, totals, self.n, read.gate, out)
+
+    def _empty(self, shape: Any, dtype: Any = None) -> Array:
+        return self.torch.empty(shape, dtype=dtype or self.torch.float64, device=self.device)
+
+    def _full(self, shape: Any, value: float, dtype: Any = None) -> Array:
+        shape = (shape,) if isinstance(shape, int) else shape
+        return self.torch.full(shape, value, dtype=dtype or self.torch.float64, device=self.device)
+
+
+class DeviceSketch:
+    """Entries that matter, by row and by column; see `Sketch`.
+
+    They are probabilities at the g at which they were read, so the sums of a sketch are products
+    of two sparse matrices with vectors: no atomics, and the same bits every time.
+    """
+
+    def __init__(self, passes: DevicePasses, words: int) -> None:
+        self.passes = passes
+        self.room = max(words // WORDS_PER_ENTRY, 1)
+        self.hold = self.cut = passes._full(0, 0.0, passes.torch.float32)
+        self.scalings = self.curvature = self.weight = self.count = passes._full(0, 0.0)
+        self.by_row = self.by_column = Segments(*[self.scalings] * 4, long=False)
+        self._held: tuple[int, int] | None = None
+        self.expect(passes._full(passes.k, 0.0), math.inf)
+
+    def expect(self, move: Array, reach: float) -> None:
+        """Say what matters; see `Sketch`."""
+        torch = self.passes.torch
+        self.hold = (-move).exp().to(torch.float32)
+        self.cut = (-reach - move).exp().to(torch.float32)
+
+    @property
+    def rows(self) -> int:
+        """Rows that were kept."""
+        return self._counts()[0]
+
+    @property
+    def words(self) -> int:
+        """Memory that they take, in words of 4 bytes."""
+        return self._counts()[1] * WORDS_PER_ENTRY
+
+    def _counts(self) -> tuple[int, int]:
+        """Kept rows and their entries; waits for the device, once for each read."""
+        if self._held is None:
+            self._held = int((self.count > 0).sum()), int(self.count.sum())
+        return self._held
+
+    def rows_of(self, count: int, padded: int) -> SketchRows | None:
+        """Return room for what a read of that many rows finds out."""
+        torch, empty = self.passes.torch, self.passes._empty
+        pad = torch.nn.functional.pad
+        extra = padded - self.passes.k
+        return SketchRows(
+            pad(self.hold, (0, extra)),
+            pad(self.cut, (0, extra), value=math.inf),
+            empty(count, torch.int32),
+            empty(count, torch.float32),
+        )
+
+    def fill(self, read: Read, odd: Array | None) -> None:
+        """Choose rows, evenly and as many as there is room for, and read their entries."""
+        passes, torch = self.passes, self.passes.torch
+        seen = read.sketch
+        assert seen is not None
+        total = seen.count.sum()
+        part = (0.95 * self.room / total).clamp(max=1.0)
+        turn = torch.arange(read.count + 1, dtype=torch.float64, device=passes.device) * part
+        chosen = turn[1:].floor() > turn[:-1].floor()
+        chosen |= total <= self.room
+        count = torch.where(chosen, seen.count, 0).to(torch.int64)
+        end = count.cumsum(0)
+        count = torch.where(end <= self.room, count, 0)  # uneven rows may take more than expected
+        end = count.cumsum(0)
+        entry = passes._full(self.room, 0.0, torch.float32)
+        column = passes._full(self.room, passes.k, torch.int32)
+        row = passes._full(self.room, 0, torch.int32)
+        begin = end - count
+        filled = replace(seen, begin=begin, end=end, entry=entry, column=column, row=row)
+        read = replace(read, mode="fill", sketch=filled, f=None, labels=None)
+        for exact in (False, True) if odd is not None else (True,):
+            gate = odd if exact else None
+            once = replace(read, exact=exact, gate=gate, tile=passes.tile(exact))
+            passes.kernels.read_rows(once.spread(once.tile.blocks))
+        passes.gated += (count > 0).sum() / (read.count * read.stride)
+
+        order = torch.sort(column, stable=True)
+        edges = torch.arange(passes.k, dtype=torch.int32, device=passes.device)
+        self.by_row = Segments(begin, end, entry, column, long=False)
+        self.by_column = Segments(
+            torch.searchsorted(order.values, edges),
+            torch.searchsorted(order.values, edges, right=True),
+            entry[order.indices],
+            row[order.indices],
+            long=True,
+        )
+        rows = sampled_rows(torch, read.count, read.stride, passes.device)
+        mass = 1.0 if passes.a is None else passes.a[rows] * passes.n
+        self.count = count
+        self.weight = torch.where(count > 0, mass, 0.0).to(torch.float64)
+        self._held = None
+
+    def mass(self, delta: Array, *, exact: bool = False) -> tuple[Array, Array]:
+        """Return masses and second moments; see `Sketch`. They are always float64 sums."""
+        torch, weight = self.passes.torch, self.weight
+        self.scalings = delta.exp()
+        total = self._times(self.by_row, self.scalings)
+        kept = (weight > 0) & (total > 0)
+        c = torch.where(kept, weight / total, 0.0)
+        q = torch.where(kept, c / total, 0.0)
+        self.curvature = q
+        first, second = torch.empty_like(delta), torch.empty_like(delta)
+        self.passes.kernels.add_segments(self.by_column, c, q, first, second)
+        self._count()
+        whole = weight.sum()
+        return first * self.scalings / whole, second * self.scalings**2 / whole
+
+    def value(self, delta: Array) -> float:
+        """Return the value; see `Sketch`."""
+        torch, weight = self.passes.torch, self.weight
+        total = self._times(self.by_row, delta.exp())
+        self._count(0.5)
+        logs = torch.where(weight > 0, weight * total.log(), 0.0)
+        return float(logs.sum() / weight.sum())
+
+    def second_moment(self, v: Array) -> Array:
+        """Return the product; see `Sketch`."""
+        along = self._times(self.by_row, self.scalings * v)
+        out = self._times(self.by_column, self.curvature * along)
+        self._count()
+        return out * self.scalings / self.weight.sum()
+
+    def _times(self, segments: Segments, vector: Array) -> Array:
+        out = self.passes._empty(segments.begin.shape[0])
+        self.passes.kernels.add_segments(segments, vector, None, out, None)
+        return out
+
+    def _count(self, both: float = 1.0) -> None:
+        """Count what was read: 8 bytes an entry in each of two directions."""
+        whole = self.passes.n * self.passes.k * self.passes.problem.logits.element_size()
+        self.passes.certain += both * 16 * self._counts()[1] / whole
+
+
+def reads_in_vectors(logits: Array) -> bool:
+    """Whether rows can be read 16 bytes at a time, the last ones included."""
+    n, k = logits.shape
+    size = logits.element_size()
+    wide = 16 // size
+    rows, columns = logits.stride()
+    last = logits.storage_offset() + (n - 1) * rows + -(-k // wide) * wide
+    return bool(
+        (columns == 1 or k == 1)
+        and (rows * size % 16 == 0 or n == 1)
+        and logits.data_ptr() % 16 == 0
+        and last * size <= logits.untyped_storage().nbytes()
+    )
+
+
+def sampled_rows(torch: Any, count: int, stride: int, device: Array) -> Array:
+    """The rows of a sample, one of each `stride` neighbours: Fibonacci hashing, as in C++."""
+    turn = torch.arange(count, device=device)
+    if stride == 1:
+        return turn
+    high, low = 0x9E3779B9, 0x7F4A7C15  # the 64-bit constant in halves: int64 has no unsigned
+    hashed = (turn * high + (turn * low >> 32)) & 0xFFFFFFFF
+    return turn * stride + hashed % stride
