@@ -20,9 +20,9 @@ from case import yardstick
 from problems import EPSILON, FAMILIES, make_logits
 
 from sinkhorn_ot import sinkhorn
-from sinkhorn_ot.api import sketch_words
 from sinkhorn_ot.arrays import Problem
-from sinkhorn_ot.backends.cpu import CpuPasses, CpuSketch
+from sinkhorn_ot.backends.cpu import CpuPasses, needs
+from sinkhorn_ot.sketching import sketch_words, CpuSketch
 
 
 def main() -> None:
@@ -47,7 +47,7 @@ def one_read(n: int, k: int, runs: int) -> None:
     for family in FAMILIES:
         logits = make_logits(family, n, k)
         passes = CpuPasses(Problem(logits, None, np.full(k, 1 / k), EPSILON))
-        sketch = passes.sketch(sketch_words(logits, None))
+        sketch = passes.sketch(sketch_words(logits, None, needs(logits)))
         sketch.expect(g, 7.0)
         seconds: dict[str, list[float]] = {"R": [], "plain": [], "labels": [], "sketch": []}
         for _ in range(runs):

@@ -23,15 +23,14 @@ from sinkhorn_ot.arrays import (
     explain_bad_row,
     explain_empty_column,
     heads_of,
+    is_torch,
     namespace,
 )
 from sinkhorn_ot.backends import BACKENDS, Backend
 from sinkhorn_ot.result import SinkhornResult, SinkhornWarning
+from sinkhorn_ot.sketching import sketch_words
 from sinkhorn_ot.solver import Callback, solve
 
-#: Of the bytes of the input, what a call may add by default, and what it may always add.
-DEFAULT_LIMIT, ALWAYS = 0.55, 1 << 20
-SMALLEST_SKETCH, LARGEST_SKETCH = 1 << 20, 1 << 25
 METHODS = ("auto", "sinkhorn", "newton")
 
 
@@ -87,8 +86,9 @@ def sinkhorn(
         input, or 1 MB if that is more (of large inputs it takes about 0.05).  A sketch takes 4
         or 8 bytes an entry and 12 a row; without room for a useful one the original rows are all
         there is, as with ``method="sinkhorn"``, which adds about 2 KB for each cluster.
-    backend : {"auto", "cpu", "reference"}
-        "auto" takes the first of `available_backends` that can run.  A named one runs or raises.
+    backend : {"auto", "cuda", "triton", "cpu", "reference"}
+        "auto" takes the first of `available_backends` that can run on the device of the logits.
+        A named one runs or raises.
     callback : callable, optional
         Gets a `Progress` (n_passes, marginal_violation, seconds) at each iteration; a true
         return value stops the solve (of that head).
@@ -198,7 +198,8 @@ def available_backends(logits: Array | None = None) -> dict[str, str]:
     Returns
     -------
     dict of str to str
-        Backend name to "ok", or to the reason why it cannot run; in the order of "auto".
+        Backend name to "ok", or to the reason why it cannot run; in the order of "auto", which
+        takes "cuda" and "triton" for CUDA tensors and "cpu" for the others.
     """
     if logits is not None:
         logits = check_matrix(logits)
@@ -269,7 +270,7 @@ def _solve(logits: Array, options: Options) -> SinkhornResult:
     g = check_potential(options.g_init, k, logits, b)
     chosen = _choose_backend(options.backend, logits)
     accelerated = method == "newton" or (method == "auto" and tol > 0)
-    words = sketch_words(logits, limit) if accelerated else 0
+    words = sketch_words(logits, limit, chosen.needs(logits)) if accelerated else 0
     if method == "newton" and not words:
         raise ValueError(
             f"method='newton' has no room for a sketch of logits of shape ({n}, {k}) in "
@@ -310,21 +311,6 @@ def _check_integer(value: int, name: str, *, least: int) -> int:
     return int(value)
 
 
-def sketch_words(logits: Array, memory_limit: int | None) -> int:
-    """How many words of 4 bytes a sketch may take; 0 when there is no room for a useful one."""
-    n, k = logits.shape
-    size = n * k * logits.itemsize
-    limit = max(DEFAULT_LIMIT * size, ALWAYS) if memory_limit is None else memory_limit
-    blocks = min(128, n // 256 + 1)
-    # a row takes 12 bytes besides; sums of a log-domain pass and of a sketch 16 K a block; and the
-    # allocator's pages and the threads' stacks are within the limit too
-    room = int(0.95 * limit - 12 * n - 16 * k * (blocks + min(blocks, 32))) // 4
-    least, everything = (2 * k + 16) * blocks, (n + blocks) * k + 16 * blocks
-    wanted = max(min(max(n * k // 16, SMALLEST_SKETCH), LARGEST_SKETCH), least)
-    words = min(room, wanted, everything)
-    return words if words >= min(least, everything) else 0
-
-
 def _check_number(value: float, name: str, *, positive: bool) -> float:
     if isinstance(value, bool) or not isinstance(value, numbers.Real):
         raise TypeError(f"{name} must be a number, got {type(value).__name__}")
@@ -349,19 +335,19 @@ def _choose_backend(name: str, logits: Array) -> Backend:
 
 
 def _first_usable(logits: Array) -> Backend:
-    for backend in BACKENDS:
-        if backend.why_not(logits) is None:
-            break
+    device = logits.device.type if is_torch(logits) else "cpu"
+    able = [backend for backend in BACKENDS if device in backend.devices]
+    backend = next(backend for backend in able if backend.why_not(logits) is None)
     if backend.name == "reference":
-        _warn_slow()
+        _warn_slow("; ".join(f"{other.name}: {other.why_not(logits)}" for other in able[:-1]))
     return backend
 
 
 @functools.cache
-def _warn_slow() -> None:
+def _warn_slow(reasons: str) -> None:
     """Say once that the slow backend runs, and why."""
     warnings.warn(
-        f"sinkhorn_ot uses its slow float64 reference backend: {BACKENDS[0].why_not(None)}",
+        f"sinkhorn_ot uses its slow float64 reference backend ({reasons})",
         RuntimeWarning,
         stacklevel=5,
     )

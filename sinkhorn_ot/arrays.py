@@ -31,6 +31,11 @@ def namespace(x: Array) -> ModuleType:
     return sys.modules["torch"] if is_torch(x) else np
 
 
+def on_host(x: Array) -> bool:
+    """Whether a number of `x` can be looked at without waiting for a device."""
+    return not is_torch(x) or x.device.type == "cpu"
+
+
 def float64(x: Array, like: Array) -> Array:
     """`x` as float64 in the library and on the device of `like`."""
     xp = namespace(like)
@@ -67,10 +72,10 @@ def check_matrix(logits: Array, *, may_be_empty: bool = False) -> Array:
     if is_torch(logits):
         if logits.layout != sys.modules["torch"].strided:
             raise TypeError(f"{name} is a {logits.layout} tensor; pass {name}.to_dense()")
-        if logits.device.type != "cpu":
+        if logits.device.type not in ("cpu", "cuda"):
             raise ValueError(
-                f"{name} is on device {str(logits.device)!r}, and this version has CPU backends "
-                f"only; pass {name}.cpu()"
+                f"{name} is on device {str(logits.device)!r}; there are backends for the CPU and "
+                f"for CUDA: pass {name}.cpu()"
             )
         logits = logits.detach().resolve_neg()
     elif isinstance(logits, np.ma.MaskedArray):
@@ -128,8 +133,10 @@ def _check_vector(v: object, name: str, length: int, logits: Array) -> Array:
 
 def check_marginal(v: object, name: str, length: int, logits: Array) -> Array:
     """A float64 probability vector; uniform for None."""
-    if v is None:
-        return float64([1.0 / length], logits).repeat(length)
+    if v is None:  # made where it is used: nothing is copied to the device
+        xp = namespace(logits)
+        where = {"device": logits.device} if is_torch(logits) else {}
+        return xp.full((length,), 1.0 / length, dtype=xp.float64, **where)
     vector = _check_vector(v, name, length, logits)
     ok = vector >= 0
     if not bool(ok.all()):
@@ -175,6 +182,15 @@ class Reading(NamedTuple):
     log_mass: Array  # (K,) float64
     f: Array | None = None  # (N,) float64
     labels: Array | None = None  # (N,) int64
+
+
+@dataclass(frozen=True)
+class Needs:
+    """What a sketch takes in a backend."""
+
+    besides: int  # bytes that do not go to its entries
+    least: int  # words of 4 bytes below which it is no use
+    everything: int  # words that hold all of the matrix
 
 
 class BadRow(Exception):

@@ -15,7 +15,7 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING
 
-from sinkhorn_ot.arrays import Array, BadRow, Problem, Reading, namespace
+from sinkhorn_ot.arrays import Array, BadRow, Needs, Problem, Reading, namespace, on_host
 
 if TYPE_CHECKING:
     from sinkhorn_ot.backends import Passes, Sketch
@@ -40,6 +40,23 @@ SINGLE_ENDS = 1e-6
 #: Longest Newton step in any delta.
 LONGEST = 6.0
 NEWTON_STEPS, CG_STEPS, BACKTRACKS = 15, 40, 8
+#: A device is asked whether conjugate gradients are done every so many steps only.
+CG_PATIENCE = 8
+#: Of the bytes of the input, what a solve may add by default, and what it may always add.
+DEFAULT_LIMIT, ALWAYS = 0.55, 1 << 20
+SMALLEST_SKETCH, LARGEST_SKETCH = 1 << 20, 1 << 25
+
+
+def sketch_words(logits: Array, memory_limit: int | None, needs: Needs) -> int:
+    """How many words of 4 bytes a sketch may take; 0 when there is no room for a useful one."""
+    entries = logits.shape[0] * logits.shape[1]
+    default = max(int(DEFAULT_LIMIT * entries * logits.itemsize), ALWAYS)
+    limit = default if memory_limit is None else memory_limit
+    # the allocator's pages and the threads' stacks are within the limit too
+    room = int(0.95 * limit - needs.besides) // 4
+    wanted = max(min(max(entries // 16, SMALLEST_SKETCH), LARGEST_SKETCH), needs.least)
+    words = min(room, wanted, needs.everything)
+    return words if words >= min(needs.least, needs.everything) else 0
 
 
 class Sketched:
@@ -152,9 +169,9 @@ class Sketched:
             plain = xp.log(xp.where(unseen, target, 1.0)) - xp.where(unseen, reading.log_mass, 0.0)
             delta = (delta + plain).clip(-RADIUS, RADIUS)
             m, s = sketch.mass(delta, exact=exact)
+        residual = target - m
+        violation = float(abs(residual).sum())
         for _ in range(NEWTON_STEPS):
-            residual = target - m
-            violation = float(abs(residual).sum())
             goal = tol
             if goal is None:
                 goal = NOISE * expected_violation(self._deviation(target, m, s))
@@ -162,21 +179,23 @@ class Sketched:
                 break
             direction = self._direction(m, s, residual, min(0.3, math.sqrt(violation)))
             size = min(1.0, LONGEST / max(float(abs(direction).max()), 1e-300))
-            slope, value = float((residual * direction).sum()), None
+            value = None
             for _ in range(BACKTRACKS):
                 new = (delta + size * direction).clip(-RADIUS, RADIUS)
                 new_m, new_s = sketch.mass(new, exact=exact)
-                if float(abs(target - new_m).sum()) < (1 - 0.1 * size) * violation:
+                left = float(abs(target - new_m).sum())
+                if left < (1 - 0.1 * size) * violation:
                     break
                 # the violation may rise on the way down: then the objective decides
                 value = sketch.value(delta) if value is None else value
                 gain = value - sketch.value(new) + float((target * (new - delta)).sum())
-                if gain >= 1e-4 * size * slope:
+                if gain >= 1e-4 * size * float((residual * direction).sum()):
                     break
                 size /= 4
             else:
                 break
             delta, m, s = new, new_m, new_s
+            residual, violation = target - m, left
         deviation = self._deviation(target, m, s)
         self.noise = expected_violation(deviation)
         self.move = (MARGIN * deviation / (m - s).clip(1e-300)).clip(None, FAR)
@@ -195,22 +214,25 @@ class Sketched:
         x = xp.zeros_like(m)
         r = residual
         z = inverse * r
-        p, rho = z, float((r * z).sum())
+        p, rho = z, (r * z).sum()
         stop = forcing**2 * rho
-        for _ in range(CG_STEPS):
+        going = rho > 0
+        for step in range(CG_STEPS):
             q = m * p - self.sketch.second_moment(p)
-            curvature = float((p * q).sum())
-            if curvature <= 0:
-                break
-            alpha = rho / curvature
+            curvature = (p * q).sum()
+            going = going & (curvature > 0)
+            alpha = xp.where(going, rho / xp.where(going, curvature, 1.0), 0.0)
             x = x + alpha * p
             r = r - alpha * q
             z = inverse * r
-            new_rho = float((r * z).sum())
-            if new_rho <= stop:
+            new_rho = (r * z).sum()
+            going = going & (new_rho > stop)
+            # what has stopped stays as it is until that is noticed
+            p = xp.where(going, z + new_rho / xp.where(going, rho, 1.0) * p, p)
+            rho = xp.where(going, new_rho, rho)
+            if (on_host(m) or step % CG_PATIENCE == CG_PATIENCE - 1) and not bool(going):
                 break
-            p, rho = z + (new_rho / rho) * p, new_rho
-        return x if bool(xp.any(x != 0)) else z
+        return xp.where((x != 0).any(), x, z)
 
 
 def expected_violation(deviation: Array) -> float:

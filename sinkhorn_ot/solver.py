@@ -8,7 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from sinkhorn_ot.arrays import Array, EmptyColumn, Problem, Reading, namespace
+from sinkhorn_ot.arrays import Array, BadRow, EmptyColumn, Problem, Reading, namespace, on_host
 from sinkhorn_ot.result import Progress, SinkhornResult
 from sinkhorn_ot.sketching import Sketched
 
@@ -130,15 +130,17 @@ def solve(
         near_end = last or (tol > 0 and steps.leapt and forecast <= tol)
         reading = steps.read(g, exact=exact, assign=assign, near_end=near_end)
         if n_iter == 0:
-            _check_columns(xp, reading.log_mass, b)
+            first = reading.log_mass
+            if watch or on_host(b):
+                _check_columns(xp, first, b)
         if watch or last:
-            violation = _violation(xp, reading, b)
+            violation = _violation(passes, reading, b, first)
             # a last reading has labels, and float64 where `tol` asks for it
             refine = not exact and tol < EXACT_BELOW
             if violation <= max(tol, EXACT_BELOW * refine) and (refine or reading.labels is None):
                 exact = exact or refine
                 reading = passes.read(g, exact=exact, assign=True)
-                violation = _violation(xp, reading, b)
+                violation = _violation(passes, reading, b, first)
             if not last:
                 stopped = trace.add(violation)
             ratio = 0.01 if best is None else violation / max(best[0], 1e-300)
@@ -159,7 +161,7 @@ def solve(
     violation, g, final = best
     if final.labels is None:
         final = passes.read(g, exact=exact, assign=True)
-        violation = _violation(xp, final, b)
+        violation = _violation(passes, final, b, first)
     if not trace.entries or trace.entries[-1].n_passes != passes.reads:
         trace.close(violation)
     result = SinkhornResult(
@@ -177,9 +179,22 @@ def solve(
     return result, stopped
 
 
-def _violation(xp: Array, reading: Reading, b: Array) -> float:
-    """``||m - b||_1``; for a device this is the one wait for it per iteration."""
-    return float(xp.sum(abs(xp.exp(reading.log_mass) - b)))
+def _violation(passes: Passes, reading: Reading, b: Array, first: Array) -> float:
+    """``||m - b||_1``; for a device this is the one wait for it per iteration.
+
+    While a CUDA graph is recorded there is no waiting, and it is NaN.  Otherwise NaN says that a
+    row or (in the `first` reading) a column was bad, which not every backend says at once.
+    """
+    if not passes.may_wait:
+        return math.nan
+    xp = namespace(b)
+    violation = float(xp.sum(abs(xp.exp(reading.log_mass) - b)))
+    if math.isnan(violation):
+        _check_columns(xp, first, b)
+        row = passes.first_bad_row()
+        if row is not None:
+            raise BadRow(row)
+    return violation
 
 
 def centre(xp: Array, g: Array, b: Array) -> Array:

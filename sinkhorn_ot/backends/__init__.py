@@ -6,8 +6,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from sinkhorn_ot.arrays import Array, Problem, Reading
-from sinkhorn_ot.backends import cpu, reference
+from sinkhorn_ot.arrays import Array, Needs, Problem, Reading
+from sinkhorn_ot.backends import cpu, cuda, reference
 
 
 class Sketch(Protocol):
@@ -56,6 +56,13 @@ class Passes(Protocol):
     def reads(self) -> float:
         """Reads of the matrix so far, in units of its bytes."""
 
+    @property
+    def may_wait(self) -> bool:
+        """Whether numbers may be looked at: not while a CUDA graph is recorded."""
+
+    def first_bad_row(self) -> int | None:
+        """The least bad row that a read met and did not raise `BadRow` for: its masses are NaN."""
+
     def read(
         self,
         g: Array,
@@ -80,11 +87,20 @@ class Backend:
     """One way to run the passes."""
 
     name: str
+    devices: tuple[str, ...]  # for whose tensors "auto" takes it; NumPy arrays are on "cpu"
     why_not: Callable[[Array | None], str | None]
     passes: Callable[[Problem], Passes]
+    needs: Callable[[Array], Needs]  # what a sketch of these logits takes
 
 
 BACKENDS: tuple[Backend, ...] = (
-    Backend("cpu", cpu.why_not, cpu.CpuPasses),
-    Backend("reference", reference.why_not, reference.ReferencePasses),
+    Backend("cuda", ("cuda",), cuda.why_not, cuda.passes, cuda.needs),
+    Backend("cpu", ("cpu",), cpu.why_not, cpu.CpuPasses, cpu.needs),
+    Backend(
+        "reference",
+        ("cpu", "cuda"),
+        reference.why_not,
+        reference.ReferencePasses,
+        reference.needs,
+    ),
 )

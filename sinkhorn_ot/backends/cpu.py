@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from sinkhorn_ot.arrays import Array, BadRow, Problem, Reading, dtype_name, is_torch
+from sinkhorn_ot.arrays import Array, BadRow, Needs, Problem, Reading, dtype_name, is_torch
 
 try:
     import sinkhorn_ot._cpu as _cpu
@@ -40,7 +40,21 @@ def why_not(logits: Array | None) -> str | None:
     """None, or why the compiled core cannot run."""
     if _cpu is None:
         return _import_error
+    if logits is not None and is_torch(logits) and logits.device.type != "cpu":
+        return f"the logits are on {logits.device}"
     return None
+
+
+def needs(logits: Array) -> Needs:
+    """What a sketch takes: a row 12 bytes besides, every block its sums and room for a row."""
+    n, k = logits.shape
+    blocks = min(128, n // 256 + 1)
+    return Needs(
+        # sums of a log-domain pass and of a sketch are 16 K a block
+        besides=12 * n + 16 * k * (blocks + min(blocks, 32)),
+        least=(2 * k + 16) * blocks,
+        everything=(n + blocks) * k + 16 * blocks,
+    )
 
 
 def simd_level() -> str:
@@ -85,6 +99,11 @@ class CpuPasses:
         self.simd = simd_level()
         self.threads = 1 if self.n * self.k < SMALL else threads()
         self.reads = 0.0
+        self.may_wait = True
+
+    def first_bad_row(self) -> int | None:
+        """None: a bad row raises at once."""
+        return None
 
     def read(
         self,

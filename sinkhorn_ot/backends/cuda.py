@@ -6,7 +6,8 @@ import sys
 from types import ModuleType
 from typing import Any
 
-from sinkhorn_ot.arrays import Array, Problem, dtype_name, is_torch
+from sinkhorn_ot.arrays import Array, Needs, Problem, dtype_name, is_torch
+from sinkhorn_ot.backends import device
 from sinkhorn_ot.backends.device import DevicePasses, Read, Segments, Tile
 
 try:
@@ -43,6 +44,11 @@ def why_not(logits: Array | None) -> str | None:
     return None
 
 
+def needs(logits: Array) -> Needs:
+    """What a sketch takes; see `device.needs`."""
+    return device.needs(logits, CudaKernels(_cuda))
+
+
 def passes(problem: Problem) -> DevicePasses:
     """The passes over rows on the GPU."""
     return DevicePasses(problem, CudaKernels(_cuda))
@@ -54,13 +60,13 @@ class CudaKernels:
     def __init__(self, module: ModuleType) -> None:
         self.module = module
 
-    def tile(self, k: int, exact: bool, device: Array) -> Tile:
+    def tile(self, k: int, exact: bool, on: Array) -> Tile:
         """Return how rows of k entries are cut up."""
         kind = self.module.Kind.exact if exact else self.module.Kind.quick
         tile = self.module.tile_of(k, kind)
         processors = HOST_PROCESSORS
-        if device.type == "cuda":
-            properties = sys.modules["torch"].cuda.get_device_properties(device)
+        if on.type == "cuda":
+            properties = sys.modules["torch"].cuda.get_device_properties(on)
             processors = properties.multi_processor_count
         return Tile(
             width=tile.lanes * tile.per,

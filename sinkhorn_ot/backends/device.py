@@ -11,10 +11,11 @@ The kernels are those of `Kernels`; csrc/cuda/passes.hpp tells what each of them
 from __future__ import annotations
 
 import math
+import sys
 from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
-from sinkhorn_ot.arrays import Array, Problem, Reading, dtype_name, namespace
+from sinkhorn_ot.arrays import Array, Needs, Problem, Reading, dtype_name, namespace, on_host
 
 #: Bytes of rows that are read once from memory and again from a GPU's second-level cache.
 PANEL_BYTES = 16 << 20
@@ -138,6 +139,18 @@ class Kernels(Protocol):
         """Sum ``value * p[index]`` over each segment, and ``value**2 * q[index]``."""
 
 
+def needs(logits: Array, kernels: Kernels) -> Needs:
+    """What a sketch takes: its entries, and per row what tells which of them to keep."""
+    n, k = logits.shape
+    tiles = [kernels.tile(k, exact, logits.device) for exact in (False, True)]
+    held = all(tile.chunks == 1 for tile in tiles)  # rows in chunks are not counted
+    return Needs(
+        besides=64 * n + sum(8 * (k + 1) * min(tile.blocks, n) for tile in tiles),
+        least=4 * WORDS_PER_ENTRY * k if held else sys.maxsize,
+        everything=WORDS_PER_ENTRY * n * k,
+    )
+
+
 class DevicePasses:
     """The passes over rows in the memory of a device."""
 
@@ -158,7 +171,7 @@ class DevicePasses:
     @property
     def may_wait(self) -> bool:
         """Whether the host may ask the device for a number: not while a graph is recorded."""
-        return self.device.type != "cuda" or not self.torch.cuda.is_current_stream_capturing()
+        return on_host(self.problem.b) or not self.torch.cuda.is_current_stream_capturing()
 
     @property
     def reads(self) -> float:
@@ -246,7 +259,8 @@ class DevicePasses:
         torch = self.torch
         shape = (read.count, read.tile.chunks)
         log_sums = self._full(shape, 0.0)
-        best = column = None
+        best: Array = None
+        column: Array = None
         if read.labels is not None:
             best, column = self._full(shape, 0.0), self._full(shape, 0, torch.int64)
         self.kernels.read_rows(
@@ -302,7 +316,9 @@ class DeviceSketch:
         self.room = max(words // WORDS_PER_ENTRY, 1)
         self.hold = self.cut = passes._full(0, 0.0, passes.torch.float32)
         self.scalings = self.curvature = self.weight = self.count = passes._full(0, 0.0)
-        self.by_row = self.by_column = Segments(*[self.scalings] * 4, long=False)
+        nothing = self.scalings
+        self.by_row = Segments(nothing, nothing, nothing, nothing, long=False)
+        self.by_column = self.by_row
         self._held: tuple[int, int] | None = None
         self.expect(passes._full(passes.k, 0.0), math.inf)
 

@@ -6,12 +6,27 @@ import math
 
 import numpy
 
-from sinkhorn_ot.arrays import Array, BadRow, Problem, Reading, float64, namespace, row_blocks
+from sinkhorn_ot.arrays import (
+    Array,
+    BadRow,
+    Needs,
+    Problem,
+    Reading,
+    float64,
+    namespace,
+    row_blocks,
+)
 
 
 def why_not(logits: Array | None) -> str | None:
     """It always can."""
     return None
+
+
+def needs(logits: Array) -> Needs:
+    """What a sketch takes: here an entry is three float64."""
+    n, k = logits.shape
+    return Needs(besides=8 * n, least=6 * 4 * k, everything=6 * n * k)
 
 
 class ReferencePasses:
@@ -26,6 +41,11 @@ class ReferencePasses:
             a = float64([1.0 / n], problem.b).repeat(n)
         self.log_a = safe_log(self.xp, a)
         self.reads = 0.0
+        self.may_wait = True
+
+    def first_bad_row(self) -> int | None:
+        """None: a bad row raises at once."""
+        return None
 
     def read(
         self,
