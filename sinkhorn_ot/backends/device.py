@@ -180,7 +180,7 @@ class DevicePasses:
 
     def first_bad_row(self) -> int | None:
         """The least row without a finite maximum that a read has met."""
-        row = int(self.bad_row)
+        row = int(self.bad_row)  # of the first read that met one: later ones see its NaN everywhere
         return row if row < self.n else None
 
     def read(
@@ -203,6 +203,8 @@ class DevicePasses:
         read = replace(read, f=f, labels=labels)
         fast = None if exact else self._sums(replace(read, exact=False, odd=odd))
         sure = self._sums(replace(read, exact=True, gate=None if exact else odd))
+        if stride == 1:  # a sample need not hold the first one
+            self.bad_row = torch.where(self.bad_row < self.n, self.bad_row, read.bad_row)
         out = self._empty(self.k + 1)
         self.kernels.finish(
             sure if fast is None else fast, sure, None if exact else odd, self.n, g, out, low_mass
@@ -234,7 +236,8 @@ class DevicePasses:
         log_sum = None if rows is None else self._empty(count)
         return Read(
             problem.logits, self.vectors, self.n, self.k, self.a, problem.epsilon, padded_g, high,
-            low, stride, 0, count, tiles[0], False, self.bad_row, log_sum=log_sum, sketch=rows,
+            low, stride, 0, count, tiles[0], False, self._full(1, self.n, torch.int64),
+            log_sum=log_sum, sketch=rows,
         )  # fmt: skip
 
     def _sums(self, read: Read) -> Array:
@@ -272,7 +275,9 @@ class DevicePasses:
         bad = ~log_sum.isfinite()
         if read.exact:
             row = torch.where(bad, torch.arange(rows.start, rows.stop, device=self.device), self.n)
-            self.bad_row.copy_(torch.minimum(self.bad_row, row.min() * read.stride))
+            read.bad_row.copy_(torch.minimum(read.bad_row, row.min()))
+        else:
+            self.torch.bitwise_or(read.odd, bad.any().to(torch.int32), out=read.odd)
         if read.labels is not None:
             label = column.gather(1, best.argmax(1, keepdim=True))[:, 0].where(~bad, -1)
             read.labels[rows] = label if wanted is True else label.where(wanted, read.labels[rows])

@@ -1,0 +1,324 @@
+"""The GPU kernels against the float64 reference, on every machine that can run them.
+
+The same file runs on stand-ins (see machines.py) and on a GPU (``make test-gpu``).
+"""
+
+import math
+import os
+
+import machines
+import numpy as np
+import pytest
+import torch
+
+import sinkhorn_ot.api
+from sinkhorn_ot import sinkhorn
+from sinkhorn_ot.arrays import Problem
+from sinkhorn_ot.backends.reference import ReferencePasses
+
+DTYPES = [torch.float64, torch.float32, torch.float16, torch.bfloat16]
+# around the widths of tiles (32, 128, 256, 8192 columns), odd ones that no vector fits, and rows
+# that must be cut into chunks (9001 in float32, 5001 in float64)
+SIZES = [(1, 1), (1, 7), (3, 2), (17, 32), (300, 33), (257, 129), (131, 264), (70, 1000),
+         (9, 5001), (5, 9001)]  # fmt: skip
+# of the log of a mass that is one entry of one row: float32 rounds exponents near -20 to 1e-6
+SINGLE = 4e-6
+NAMES = os.environ.get("SINKHORN_OT_MACHINES", "host").split(",")
+
+
+@pytest.fixture(scope="module", params=NAMES)
+def machine(request, tmp_path_factory):
+    return machines.machine(request.param, lambda: tmp_path_factory.mktemp("build"))
+
+
+@pytest.fixture
+def make(machine):
+    """Seeded normal logits on the machine's device; and float64 vectors."""
+
+    def tensor(*shape, dtype=torch.float64, std=1.0, seed=0):
+        values = np.random.default_rng(seed).normal(0, std, shape)
+        return torch.tensor(values).to(dtype).to(machine.device)
+
+    return tensor
+
+
+def both(machine, logits, a=None, epsilon=0.3):
+    b = torch.full((logits.shape[1],), 1 / logits.shape[1], dtype=torch.float64,
+                   device=logits.device)  # fmt: skip
+    problem = Problem(logits, a, b, epsilon)
+    return machine.backend.passes(problem), ReferencePasses(problem)
+
+
+def float32_mass(logits, g, epsilon=0.3):
+    """The column masses by the same formulas in float32: the yardstick of the quick pass."""
+    x = logits.to(torch.float32) + g.to(torch.float32)
+    return torch.softmax(x / epsilon, 1).mean(0)
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("size", SIZES, ids=str)
+def test_passes_equal_the_reference(machine, make, dtype, size):
+    logits, g = make(*size, dtype=dtype), make(size[1], seed=1)
+    ours, reference = both(machine, logits)
+    truth = reference.read(g, assign=True)
+    mass = truth.log_mass.exp()
+
+    exact = ours.read(g, exact=True, assign=True)
+    torch.testing.assert_close(exact.log_mass.exp(), mass, rtol=1e-12, atol=1e-16)
+    torch.testing.assert_close(exact.f, truth.f, rtol=1e-12, atol=1e-12)
+    assert (exact.labels == truth.labels).all()
+
+    quick = ours.read(g, assign=True)
+    allowed = 2 * (float32_mass(logits, g) - mass).abs().max() + 2e-7 * mass.max()
+    assert (quick.log_mass.exp() - mass).abs().max() <= allowed
+    torch.testing.assert_close(quick.f, truth.f, rtol=0, atol=3e-7)
+    assert (quick.labels == truth.labels).all()
+    # a read without labels is another kernel
+    plain = ours.read(g).log_mass
+    assert (plain.exp() - mass).abs().max() <= allowed
+    assert ours.reads == 3
+
+
+def test_masses_far_below_the_smallest_float(machine, make):
+    """The read in the log domain starts by itself, and is counted."""
+    logits = make(300, 37)
+    logits[:, 5:] -= 1e3
+    ours, reference = both(machine, logits, epsilon=0.5)
+    zero = torch.zeros_like(logits[0])
+    truth = reference.read(zero).log_mass
+    assert truth.min() < -800  # exp() of this is zero even in float64
+    torch.testing.assert_close(ours.read(zero).log_mass, truth, rtol=1e-12, atol=0)
+    assert ours.reads == 3  # one for the row sums, one for the columns
+
+
+@pytest.mark.parametrize("size", [1e10, -1e10, 1e30])
+def test_rows_that_are_too_large_for_float32(machine, make, size):
+    """The read in float64 starts by itself; its labels, f and masses replace the others."""
+    logits = make(257, 5, dtype=torch.float32)
+    logits[[128, -1]] += size
+    ours, _ = both(machine, logits)
+    g = make(5, seed=1)
+    shifted = logits.double() + g  # the log-domain reference loses f in rows of 1e30
+    plan = ((shifted - shifted.amax(1, keepdim=True)) / 0.3).exp()
+    truth = (plan / plan.sum(1, keepdim=True)).mean(0)
+    reading = ours.read(g, assign=True)
+    torch.testing.assert_close(reading.log_mass.exp(), truth, rtol=1e-12, atol=0)
+    assert (reading.labels == shifted.argmax(1)).all()
+    assert ours.reads == 2
+
+
+def test_potentials_that_are_too_large_for_float32(machine, make):
+    logits, g = make(50, 40, dtype=torch.float32), 1e6 * make(40, seed=1)
+    ours, reference = both(machine, logits)
+    truth = reference.read(g, assign=True)
+    reading = ours.read(g, assign=True)
+    torch.testing.assert_close(reading.log_mass, truth.log_mass, rtol=1e-9, atol=1e-9)
+    assert (reading.labels == truth.labels).all()
+
+
+@pytest.mark.parametrize("size", [(700, 21), (9, 9001)], ids=str)
+def test_sample_weights_equal_the_reference(machine, make, size):
+    logits, g = make(*size, dtype=torch.float32), make(size[1], seed=1)
+    a = make(size[0], seed=3).exp()
+    a[5] = 0
+    a /= a.sum()
+    ours, reference = both(machine, logits, a=a)
+    truth = reference.read(g, assign=True)
+    exact = ours.read(g, exact=True, assign=True)
+    torch.testing.assert_close(exact.log_mass, truth.log_mass, rtol=1e-12, atol=1e-12)
+    torch.testing.assert_close(exact.f, truth.f, rtol=1e-12, atol=1e-12)
+    torch.testing.assert_close(ours.read(g).log_mass, truth.log_mass, rtol=0, atol=SINGLE)
+
+
+@pytest.mark.parametrize("size", [(60, 21), (60, 300), (6, 9001)], ids=str)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
+def test_forbidden_pairings_and_unused_clusters(machine, make, dtype, size):
+    """-inf here and there (a whole chunk of a long row too), and g of -inf where b is 0."""
+    logits, g = make(*size, dtype=dtype), make(size[1], seed=1)
+    logits[make(*size, seed=2) > 1] = -math.inf
+    logits[1, : size[1] // 2 + 200 * (size[1] > 300)] = -math.inf
+    g[3] = -math.inf
+    ours, reference = both(machine, logits)
+    truth = reference.read(g, assign=True)
+    for exact in (False, True):
+        reading = ours.read(g, exact=exact, assign=True)
+        assert (reading.labels == truth.labels).all()
+        torch.testing.assert_close(reading.log_mass, truth.log_mass, rtol=0, atol=SINGLE)
+    assert ours.reads == 2  # nothing of this needs another read
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
+@pytest.mark.parametrize("size", [(60, 21), (60, 300), (6, 9001)], ids=str)
+def test_the_first_bad_row_is_found(machine, make, value, size):
+    """The masses are then no numbers, so that nobody goes on with them."""
+    for dtype in (torch.float32, torch.float64):
+        logits, g = make(*size, dtype=dtype), make(size[1], seed=1)
+        for row in (4, 5):
+            logits[row, slice(None) if value == -math.inf else 7] = value
+        ours, _ = both(machine, logits)
+        assert ours.first_bad_row() is None
+        reading = ours.read(g, assign=True)
+        assert reading.log_mass.isnan().any()
+        assert ours.first_bad_row() == 4
+        assert reading.labels.tolist()[4:6] == [-1, -1]
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16], ids=str)
+def test_every_16_bit_value_is_read_exactly(machine, dtype):
+    """All bit patterns, denormals and infinities included."""
+    patterns = torch.arange(1 << 16, dtype=torch.int32).to(torch.uint16).view(dtype)
+    values = patterns.double()
+    values = patterns[~values.isnan() & (values != math.inf)].to(machine.device)
+    logits = torch.stack([values, torch.zeros_like(values)], 1)
+    ours, reference = both(machine, logits, epsilon=1.0)
+    zero = torch.zeros(2, dtype=torch.float64, device=machine.device)
+    truth = reference.read(zero, assign=True)
+    reading = ours.read(zero, exact=True, assign=True)
+    assert (reading.labels == truth.labels).all()
+    torch.testing.assert_close(reading.f, truth.f, rtol=1e-13, atol=1e-13)
+
+
+LAYOUTS = {
+    "row slice": lambda x: x[::3],
+    "aligned column slice": lambda x: x[:, 4:36],
+    "odd end of aligned rows": lambda x: x[:, :37],
+    "column slice": lambda x: x[:, 2:31],
+    "column step": lambda x: x[:, ::2],
+    "transposed": lambda x: x.t(),
+    "broadcast rows": lambda x: x[0].expand(50, x.shape[1]),
+}
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_strides(machine, make, layout, dtype):
+    x = LAYOUTS[layout](make(60, 40, dtype=dtype))
+    before = x.clone()
+    g = make(x.shape[1], seed=1)
+    ours, reference = both(machine, x)
+    truth, reading = reference.read(g, assign=True), ours.read(g, assign=True)
+    torch.testing.assert_close(reading.log_mass, truth.log_mass, rtol=0, atol=SINGLE)
+    assert (reading.labels == truth.labels).all()
+    assert x.equal(before)
+
+
+def test_offsets_beyond_32_bits(machine, make):
+    """Three rows, 2^30 entries apart: only what is touched takes memory on the stand-ins."""
+    far = 1 << 30
+    logits = torch.empty(2 * far + 40, dtype=torch.float16, device=machine.device)
+    logits = logits.as_strided((3, 40), (far, 1))
+    logits.copy_(make(3, 40))
+    g = make(40, seed=1)
+    ours, reference = both(machine, logits)
+    truth, reading = reference.read(g, assign=True), ours.read(g, assign=True)
+    torch.testing.assert_close(reading.log_mass, truth.log_mass, rtol=0, atol=SINGLE)
+    assert (reading.labels == truth.labels).all()
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+def test_a_strided_read_takes_the_rows_it_should(machine, make, dtype):
+    """One row of each seven, spread by the documented hash."""
+    logits, g = make(1000, 33, dtype=dtype), make(33, seed=1)
+    turn = np.arange(1000 // 7)
+    fibonacci = (turn.astype(np.uint64) * np.uint64(0x9E3779B97F4A7C15)) >> np.uint64(32)
+    rows = torch.tensor(turn * 7 + (fibonacci % np.uint64(7)).astype(int), device=machine.device)
+    ours, _ = both(machine, logits)
+    truth = both(machine, logits[rows])[1].read(g).log_mass
+    torch.testing.assert_close(ours.read(g, stride=7).log_mass, truth, rtol=0, atol=SINGLE)
+    assert ours.reads == pytest.approx(1 / 7)
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("weighted", [False, True])
+@pytest.mark.parametrize(("reach", "move"), [(40.0, 0.0), (1.5, 0.0), (1.0, 4.0)])
+def test_sketch_of_all_rows_equals_plain_arrays(machine, make, dtype, weighted, reach, move):
+    """Masses, second moments, value and products against the probabilities themselves."""
+    n, k = 700, 21
+    logits, (g, delta, v) = make(n, k, dtype=dtype), make(3, k, seed=1)
+    a = make(n, seed=3).exp() if weighted else torch.ones_like(logits[:, 0], dtype=torch.float64)
+    a = a / a.sum()
+    ours, _ = both(machine, logits, a=a)
+    moves = move * torch.linspace(0, 1, k, dtype=torch.float64, device=machine.device)
+    sketch = ours.sketch(n * k * 8)
+    sketch.expect(moves, reach)
+    ours.read(g, sketch=sketch)
+    assert sketch.rows == n
+
+    p = torch.softmax((logits.double() + g) / 0.3, 1)
+    matter = p >= (-reach - moves).exp() * (p * (-moves).exp()).amax(1, keepdim=True)
+    p = p * matter * delta.exp()
+    assert sketch.words == pytest.approx(8 * int(matter.sum()), abs=80)  # some lie on the cut
+    total = p.sum(1)
+    p = p / total[:, None]
+    m, s = sketch.mass(delta)
+    edge = 0.02 * math.exp(-reach)  # what entries on the cut may change
+    torch.testing.assert_close(m, a @ p, rtol=1e-5, atol=edge)
+    torch.testing.assert_close(s, a @ p**2, rtol=1e-5, atol=edge)
+    torch.testing.assert_close(
+        sketch.second_moment(v), (a * (p @ v)) @ p, rtol=1e-5, atol=1e-6 + edge
+    )
+    assert sketch.value(delta) == pytest.approx(float((a * total.log()).sum()), abs=1e-5 + edge)
+
+
+def test_a_small_sketch_stands_for_all_rows(machine, make):
+    """Rows are passed over where there is no room, evenly."""
+    logits = make(4000, 30, std=0.3, dtype=torch.float32)
+    ours, _ = both(machine, logits)
+    sketch = ours.sketch(120_000)
+    zero = torch.zeros_like(logits[0], dtype=torch.float64)
+    mass = ours.read(zero, sketch=sketch).log_mass.exp()
+    assert 400 < sketch.rows <= 500
+    assert sketch.words <= 120_000
+    m, s = sketch.mass(zero)
+    noise = ((s - m * m) / sketch.rows).sqrt()
+    assert ((m - mass).abs() < 5 * noise).all()
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+def test_the_same_bits_every_time(machine, make, dtype):
+    logits, g = make(500, 70, dtype=dtype), make(70, seed=1)
+    first, second = (both(machine, logits)[0].read(g, assign=True) for _ in range(2))
+    for one, other in zip(first, second, strict=True):
+        assert one.equal(other)
+
+
+@pytest.fixture
+def solve(machine, monkeypatch):
+    """`sinkhorn` on this machine, whatever the device of the tensors."""
+    known = [one for one in sinkhorn_ot.api.BACKENDS if one.name != machine.backend.name]
+    monkeypatch.setattr(sinkhorn_ot.api, "BACKENDS", (*known, machine.backend))
+    return lambda logits, **options: sinkhorn(logits, backend=machine.backend.name, **options)
+
+
+@pytest.mark.parametrize("method", ["newton", "sinkhorn"])
+def test_whole_solve_equals_the_reference(solve, make, method):
+    logits = make(2500, 64, std=0.5, dtype=torch.float32)
+    ours = solve(logits, tol=1e-8, method=method, max_iter=5000)
+    reference = sinkhorn(logits.cpu(), tol=1e-9, max_iter=5000, backend="reference")
+    assert ours.converged
+    torch.testing.assert_close(ours.g.cpu(), reference.g, rtol=0, atol=1e-7)
+    assert (ours.labels.cpu() == reference.labels).all()
+    assert ours.labels.device == ours.f.device == logits.device
+
+
+def test_a_fixed_number_of_iterations(solve, make):
+    """``tol=0``: the iterates are those of the textbook."""
+    logits = make(200, 12, dtype=torch.float32)
+    ours = solve(logits, tol=0, max_iter=7)
+    reference = sinkhorn(logits.cpu(), tol=0, max_iter=7, backend="reference")
+    torch.testing.assert_close(ours.g.cpu(), reference.g, rtol=0, atol=1e-12)
+    assert ours.n_iter == 7
+    assert ours.marginal_violation == pytest.approx(reference.marginal_violation, rel=1e-9)
+
+
+@pytest.mark.parametrize("tol", [0, 1e-3])
+@pytest.mark.parametrize("method", ["newton", "sinkhorn"])
+def test_bad_input_is_named(solve, make, tol, method):
+    logits = make(20_000 if method == "newton" else 50, 64, dtype=torch.float32)
+    logits[17, 3] = math.nan
+    with pytest.raises(ValueError, match=r"logits\[17, 3\] is nan"):
+        solve(logits, tol=tol, method=method, max_iter=5)
+    logits[17, 3] = 0
+    logits[:, 4] = -math.inf
+    with pytest.raises(ValueError, match="column 4 of logits is -inf"):
+        solve(logits, tol=tol, method=method, max_iter=5)
