@@ -173,6 +173,14 @@ def equipartition_labels(
     >>> equipartition_labels(np.array([[0.9, 0.1], [0.8, 0.2], [0.7, 0.3], [0.6, 0.4]]))
     array([0, 0, 1, 1])
     """
+    if _is_compiling():
+        if callback is not None:
+            raise TypeError("a compiled graph has no place for a callback; call it outside")
+        from sinkhorn_ot.torch_ops import equipartition_labels as operator
+
+        return operator(
+            logits, b, epsilon, tol, max_iter, g_init, method, memory_limit, backend
+        )
     options = Options(
         None, b, epsilon, tol, max_iter, g_init, method, memory_limit, backend, callback
     )
@@ -185,6 +193,12 @@ def equipartition_labels(
         with _naming(one.head):
             labels.append(_solve(head, one).labels)
     return namespace(labels[0]).stack(labels)
+
+
+def _is_compiling() -> bool:
+    """Whether `torch.compile` is at work, without importing torch."""
+    torch = sys.modules.get("torch")
+    return torch is not None and bool(torch.compiler.is_compiling())
 
 
 def available_backends(logits: Array | None = None) -> dict[str, str]:
