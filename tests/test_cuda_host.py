@@ -1,0 +1,205 @@
+"""The harness that runs CUDA kernels on the CPU computes right, and sees what is wrong."""
+
+import os
+import platform
+import re
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+
+HERE = Path(__file__).parent / "cuda_host"
+CXX = os.environ.get("CXX", "g++")
+WARNINGS = ["-Wall", "-Wextra", "-Werror"]
+SCHEDULES = ["random", "first-warp", "last-warp"]
+
+# TSan needs the engine without -fsanitize=thread: flags for the kernels, and for the engine.
+BUILDS = {
+    "plain": (["-O2"], ["-O2"]),
+    "tsan": (["-O1", "-g", "-fsanitize=thread"], ["-O2", "-DSINKHORN_HOST_TSAN"]),
+    "asan": (["-O1", "-g", "-fsanitize=address"], ["-O1", "-g", "-fsanitize=address"]),
+}
+
+
+def compile_cpp(*arguments: str | Path) -> None:
+    command = [CXX, "-std=c++17", *WARNINGS, *map(str, arguments)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+
+
+def build(name: str, folder: Path) -> Path:
+    kernel_flags, engine_flags = BUILDS[name]
+    if shutil.which(CXX) is None:
+        pytest.skip(f"no C++ compiler: {CXX} was not found")
+    probe = folder / "probe.cpp"
+    probe.write_text("int main() {}\n")
+    linked = subprocess.run(
+        [CXX, *kernel_flags, probe, "-o", folder / "probe"], capture_output=True, check=False
+    )
+    if linked.returncode != 0:
+        pytest.skip(f"{CXX} cannot link with {' '.join(kernel_flags)}")
+    engine, program = folder / "engine.o", folder / "selftest"
+    compile_cpp(*engine_flags, "-c", HERE / "engine.cpp", "-o", engine)
+    compile_cpp(*kernel_flags, HERE / "selftest.cpp", engine, "-o", program)
+    return program
+
+
+def run(program: Path, case: str, schedule: str = "random", seed: int = 1):
+    environment = {
+        **os.environ,
+        "SINKHORN_HOST_SCHEDULE": schedule,
+        "SINKHORN_HOST_SEED": str(seed),
+        "TSAN_OPTIONS": "history_size=7 halt_on_error=1",
+    }
+
+    def attempt(*command: str | Path) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            command, env=environment, capture_output=True, text=True, timeout=60, check=False
+        )
+
+    done = attempt(program, case)
+    if "unexpected memory mapping" in done.stderr:  # TSan, where addresses are very random
+        done = attempt("setarch", platform.machine(), "-R", program, case)
+    return done
+
+
+@pytest.fixture(scope="session")
+def plain(tmp_path_factory) -> Path:
+    return build("plain", tmp_path_factory.mktemp("cuda_host_plain"))
+
+
+@pytest.fixture(scope="session")
+def tsan(tmp_path_factory) -> Path:
+    return build("tsan", tmp_path_factory.mktemp("cuda_host_tsan"))
+
+
+@pytest.fixture(scope="session")
+def asan(tmp_path_factory) -> Path:
+    return build("asan", tmp_path_factory.mktemp("cuda_host_asan"))
+
+
+@pytest.mark.parametrize("schedule", SCHEDULES)
+@pytest.mark.parametrize(
+    "case",
+    ["shuffles", "votes", "masks", "sums", "large-blocks", "early-return", "atomics", "vectors"],
+)
+def test_kernels_compute_what_they_do_on_a_device(plain, case, schedule):
+    """Else a right kernel would fail, or a wrong one pass, for the harness's sake."""
+    done = run(plain, case, schedule)
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+@pytest.mark.parametrize("case", ["half-types", "bit-functions"])
+def test_arithmetic_of_the_header(plain, case):
+    """All bit patterns of the 2-byte types, and the corner cases of the bit functions."""
+    done = run(plain, case)
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_unwritten_shared_memory_is_nan(plain):
+    """Else a kernel that forgets to clear its shared memory would find zeros there, and pass."""
+    done = run(plain, "unwritten")
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+def order(program: Path, schedule: str, seed: int) -> tuple[list[int], list[int]]:
+    """The blocks in the order they ran, and the thread that began each."""
+    lines = run(program, "order", schedule, seed).stdout.splitlines()
+    pairs = [tuple(map(int, line.split())) for line in lines]
+    assert sorted(block for block, _ in pairs) == list(range(16))
+    return [block for block, _ in pairs], [thread for _, thread in pairs]
+
+
+def test_schedules_decide_who_runs_first(plain):
+    """Each schedule shows other faults: they must differ, and a seed must give the same again."""
+    assert all(thread < 32 for thread in order(plain, "first-warp", 1)[1])
+    assert all(thread >= 96 for thread in order(plain, "last-warp", 1)[1])
+    blocks, threads = order(plain, "random", 1)
+    assert len({thread // 32 for thread in threads}) == 4
+    assert blocks != sorted(blocks)
+    assert order(plain, "random", 1) == (blocks, threads)
+    assert order(plain, "random", 2) != (blocks, threads)
+
+
+def test_unknown_schedule_is_refused(plain):
+    """A misspelt schedule would test less than it says."""
+    done = run(plain, "sums", "first_warp")
+    assert done.returncode == 1
+    assert "SINKHORN_HOST_SCHEDULE is 'first_warp'" in done.stderr
+
+
+@pytest.mark.parametrize("schedule", SCHEDULES)
+@pytest.mark.parametrize(
+    ("case", "message"),
+    [
+        ("divergent", r"block \(0,0,0\) cannot go on: .*16 wait at {here}: __syncthreads, 16 wait"),
+        ("two-barriers", r"{here}: __syncthreads: .* is not where others wait, {here}"),
+        ("gone-lane", r"{here}: __shfl_xor_sync .* have returned|have returned, .*{here}: __shfl"),
+        ("absent-lane", r"{here}: __syncwarp .* never were: 0xffffff00"),
+        ("not-in-mask", r"{here}: __syncwarp .* is not in the mask"),
+        ("source-not-in-mask", r"{here}: __shfl_sync with mask 0x0000ffff: .* reads lane 20"),
+        ("mixed", r"{here}: __(any|ballot)_sync .* meets lanes that call __(any|ballot)_sync"),
+        ("width", r"{here}: __shfl_down_sync .* a width of 12"),
+        ("no-threads", r"a block of \(0,1,1\) threads"),
+        ("many-threads", r"a block of \(1025,1,1\) threads"),
+        ("tall-grid", r"a grid of \(1,65536,1\) blocks"),
+        ("much-shared", r"1048576 bytes of shared memory"),
+    ],
+)
+def test_misuse_is_a_clear_error(plain, case, message, schedule):
+    """What is undefined or hangs on a device must neither pass nor hang here, and say where."""
+    done = run(plain, case, schedule)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert re.search(message.replace("{here}", r"\S*selftest\.cpp:\d+"), done.stdout), done.stdout
+
+
+@pytest.mark.parametrize("schedule", SCHEDULES)
+@pytest.mark.parametrize("case", ["sums", "votes", "masks", "atomics"])
+def test_right_kernels_have_no_races(tsan, case, schedule):
+    """Barriers, warp functions and atomics must order what they do on a device: no false alarm."""
+    done = run(tsan, case, schedule)
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+@pytest.mark.parametrize("schedule", SCHEDULES)
+@pytest.mark.parametrize(
+    "case",
+    [
+        "no-barrier",
+        "no-atomic",
+        "no-atomic-across-blocks",
+        "one-writer",  # in every block: these threads are not one, and no barrier orders them
+        "late-thread",  # a barrier must not order what comes after it
+        "late-lane",
+    ],
+)
+def test_races_are_reported(tsan, case, schedule):
+    """The planted faults that give right results in most runs, here as on a device."""
+    done = run(tsan, case, schedule)
+    assert done.returncode == 66
+    assert "WARNING: ThreadSanitizer: data race" in done.stderr
+    assert "selftest.cpp:" in done.stderr
+
+
+@pytest.mark.parametrize("case", ["divergent", "gone-lane"])
+def test_an_error_is_not_also_a_race(tsan, case):
+    """A launch that fails leaves threads behind; TSan must be told that they are done."""
+    done = run(tsan, case)
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+@pytest.mark.parametrize("case", ["shuffles", "sums", "large-blocks", "access", "gone-lane"])
+def test_right_kernels_have_no_memory_errors(asan, case):
+    """Switching stacks, also after a launch that failed, must not confuse ASan: no false alarm."""
+    done = run(asan, case)
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+@pytest.mark.parametrize("case", ["past-global", "past-shared"])
+def test_overruns_are_reported(asan, case):
+    """One element past the end of a global, and of the dynamic shared array."""
+    done = run(asan, case)
+    assert done.returncode == 1
+    assert "ERROR: AddressSanitizer: heap-buffer-overflow" in done.stderr
+    assert "access_kernel" in done.stderr
