@@ -39,17 +39,16 @@ class Machine:
     device: str
 
 
-def machine(name: str, folder: Callable[[], Path]) -> Machine:
-    """Return a machine by name; `folder` is asked for when there is something to build."""
+def machine(name: str, library: Callable[[], Path]) -> Machine:
+    """Return a machine by name; `library` tells where the build for the host is."""
     if name == "host":
-        return host(load(build_module(folder(), SOURCES)))
+        return host_of(CudaKernels(load(library())))
     (backend,) = (one for one in BACKENDS if one.name == name.replace("interpreter", "triton"))
     return Machine(backend, "cpu" if name == "interpreter" else "cuda")
 
 
-def host(module: ModuleType) -> Machine:
-    """Return the machine of a module that `build_module` made."""
-    kernels = CudaKernels(module)
+def host_of(kernels: CudaKernels) -> Machine:
+    """Return the machine of kernels that run on this host."""
     backend = Backend(
         "host",
         (),

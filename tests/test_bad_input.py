@@ -70,7 +70,12 @@ CASES = [
         ValueError,
         "method must be one of auto, sinkhorn, newton, got 'magic'",
     ),
-    (GOOD, {"backend": "cuda9"}, ValueError, "backend must be one of auto, cuda, triton, cpu, reference"),
+    (
+        GOOD,
+        {"backend": "cuda9"},
+        ValueError,
+        "backend must be one of auto, cuda, triton, cpu, reference",
+    ),
     (GOOD, {"memory_limit": -1}, ValueError, "memory_limit must be an integer >= 0, got -1"),
     (GOOD, {"memory_limit": 0.5}, ValueError, "memory_limit must be an integer >= 0, got 0.5"),
     (GOOD[None][:0], {}, ValueError, "logits hold no head"),

@@ -27,8 +27,8 @@ NAMES = os.environ.get("SINKHORN_OT_MACHINES", "host").split(",")
 
 
 @pytest.fixture(scope="module", params=NAMES)
-def machine(request, tmp_path_factory):
-    return machines.machine(request.param, lambda: tmp_path_factory.mktemp("build"))
+def machine(request):
+    return machines.machine(request.param, lambda: request.getfixturevalue("host_library"))
 
 
 @pytest.fixture

@@ -1,5 +1,4 @@
 // Python sees the kernels through addresses, sizes and a stream; memory and maths are elsewhere.
-#include <pybind11/native_enum.h>
 #include <pybind11/pybind11.h>
 
 #include <string>
@@ -28,29 +27,25 @@ void address_field(py::class_<S>& to, const char* name, T* S::* field) {
 }  // namespace
 
 PYBIND11_MODULE(SINKHORN_MODULE, m, py::mod_gil_not_used()) {
+  const py::module_local local;  // tests load a second build of this module beside the first
   m.doc() = "Passes over rows on a GPU; see sinkhorn_ot/backends/cuda.py.";
-  py::native_enum<Dtype>(m, "Dtype", "enum.Enum")
+  py::enum_<Dtype>(m, "Dtype", local)
       .value("float64", Dtype::f64)
       .value("float32", Dtype::f32)
       .value("float16", Dtype::f16)
-      .value("bfloat16", Dtype::bf16)
-      .finalize();
-  py::native_enum<Kind>(m, "Kind", "enum.Enum")
-      .value("quick", Kind::quick)
-      .value("exact", Kind::exact)
-      .finalize();
-  py::native_enum<Mode>(m, "Mode", "enum.Enum")
+      .value("bfloat16", Dtype::bf16);
+  py::enum_<Kind>(m, "Kind", local).value("quick", Kind::quick).value("exact", Kind::exact);
+  py::enum_<Mode>(m, "Mode", local)
       .value("whole", Mode::whole)
       .value("stats", Mode::stats)
       .value("apply", Mode::apply)
-      .value("fill", Mode::fill)
-      .finalize();
-  py::class_<Tile>(m, "Tile")
+      .value("fill", Mode::fill);
+  py::class_<Tile>(m, "Tile", local)
       .def_readonly("lanes", &Tile::lanes)
       .def_readonly("per", &Tile::per)
       .def_readonly("threads", &Tile::threads)
       .def_readonly("chunks", &Tile::chunks);
-  py::class_<SketchRows> sketch(m, "SketchRows");
+  py::class_<SketchRows> sketch(m, "SketchRows", local);
   sketch.def(py::init<>());
   address_field(sketch, "hold", &SketchRows::hold);
   address_field(sketch, "cut", &SketchRows::cut);
@@ -61,7 +56,7 @@ PYBIND11_MODULE(SINKHORN_MODULE, m, py::mod_gil_not_used()) {
   address_field(sketch, "entry", &SketchRows::entry);
   address_field(sketch, "column", &SketchRows::column);
   address_field(sketch, "row", &SketchRows::row);
-  py::class_<RowPass> pass(m, "RowPass");
+  py::class_<RowPass> pass(m, "RowPass", local);
   pass.def(py::init<>())
       .def_readwrite("k", &RowPass::k)
       .def_readwrite("row_stride", &RowPass::row_stride)

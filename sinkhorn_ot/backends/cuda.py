@@ -126,6 +126,10 @@ class CudaKernels:
             segments.value, segments.index, p, q, first, second, threads, on=p,
         )  # fmt: skip
 
+    def address(self, x: Array | None) -> int:
+        """Return where a tensor lies; 0 for None."""
+        return 0 if x is None else int(x.data_ptr())
+
     def _dtype(self, read: Read) -> Any:
         return getattr(self.module.Dtype, dtype_name(read.x))
 
@@ -135,7 +139,7 @@ class CudaKernels:
             "x", "g", "high", "low", "a", "sums", "odd", "bad_row", "gate", "f", "labels",
             "log_sum", "best", "best_column",
         ):  # fmt: skip
-            setattr(p, name, _address(getattr(read, name)))
+            setattr(p, name, self.address(getattr(read, name)))
         for name in ("vectors", "n", "k", "epsilon", "stride", "first", "count", "rows_per_block"):
             setattr(p, name, getattr(read, name))
         p.row_stride, p.col_stride = read.x.stride()
@@ -143,20 +147,16 @@ class CudaKernels:
         if read.sketch is not None:
             rows = self.module.SketchRows()
             for name in vars(read.sketch):
-                setattr(rows, name, _address(getattr(read.sketch, name)))
+                setattr(rows, name, self.address(getattr(read.sketch, name)))
             p.sketch = rows
         return p
 
     def _queue(self, function: Any, *arguments: Any, on: Array) -> None:
         """Call with addresses in place of tensors, on the device and the stream of `on`."""
-        plain = [_address(x) if x is None or is_torch(x) else x for x in arguments]
+        plain = [self.address(x) if x is None or is_torch(x) else x for x in arguments]
         if on.device.type != "cuda":
             function(*plain, 0)
             return
         cuda = sys.modules["torch"].cuda
         with cuda.device(on.device):
             function(*plain, cuda.current_stream(on.device).cuda_stream)
-
-
-def _address(x: Array | None) -> int:
-    return 0 if x is None else int(x.data_ptr())

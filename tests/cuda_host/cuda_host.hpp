@@ -110,6 +110,13 @@ T atomic_replace(T* p, T v, Replaces replaces) {
 // Calls function(closure) once for every thread of the grid.
 void run(dim3 grid, dim3 block, std::size_t shared_bytes, void (*function)(void*), void* closure);
 
+// Runs kernels in place of the engine, if set: gets the function, which tells its name, the sizes
+// in x, y and z, and the bytes of the arguments.
+using StandIn = void (*)(const void* kernel, const unsigned* grid, const unsigned* block,
+                         std::size_t shared_bytes, int arguments, const void* const* values,
+                         const std::size_t* sizes);
+extern StandIn stand_in;
+
 }  // namespace host
 
 // kernel<<<grid, block, shared_bytes, stream>>>(args...), done when this returns.  Throws
@@ -120,10 +127,19 @@ template <class... P, class... A>
 void launch(void (*kernel)(P...), dim3 grid, dim3 block, std::size_t shared_bytes,
             [[maybe_unused]] cudaStream_t stream, A... args) {
   static_assert(sizeof...(P) == sizeof...(A), "as many arguments as the kernel has parameters");
-  auto call = [&] { kernel(args...); };
-  host::run(
-      grid, block, shared_bytes, [](void* closure) { (*static_cast<decltype(call)*>(closure))(); },
-      &call);
+  [&](std::remove_const_t<P>... values) {
+    if (host::stand_in) {
+      const void* addresses[] = {&values...};
+      const std::size_t sizes[] = {sizeof(values)...};
+      host::stand_in(reinterpret_cast<const void*>(kernel), &grid.x, &block.x, shared_bytes,
+                     int(sizeof...(P)), addresses, sizes);
+      return;
+    }
+    auto call = [&] { kernel(values...); };
+    host::run(
+        grid, block, shared_bytes,
+        [](void* closure) { (*static_cast<decltype(call)*>(closure))(); }, &call);
+  }(args...);
 }
 
 }  // namespace sinkhorn::cuda

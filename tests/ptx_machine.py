@@ -1,0 +1,123 @@
+"""A machine that runs the PTX which nvcc makes of the .cu sources.
+
+Only the kernels are replaced: the launches are those of csrc/cuda, built for the host, which hand
+the name of a kernel, its grid and the bytes of its arguments to a stand-in. It looks the kernel up
+in the PTX and interprets it (tests/ptx).
+"""
+
+import ctypes
+import functools
+import os
+import shutil
+import subprocess
+import sysconfig
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from machines import SOURCES, load
+from ptx import Machine as Interpreter
+from ptx import parse
+
+from sinkhorn_ot.backends.cuda import CudaKernels
+
+STAND_IN = ctypes.CFUNCTYPE(
+    None, ctypes.c_void_p, ctypes.POINTER(ctypes.c_uint * 3), ctypes.POINTER(ctypes.c_uint * 3),
+    ctypes.c_size_t, ctypes.c_int, ctypes.POINTER(ctypes.c_void_p), ctypes.POINTER(ctypes.c_size_t),
+)  # fmt: skip
+
+
+class Symbol(ctypes.Structure):
+    """Dl_info of <dlfcn.h>."""
+
+    _fields_ = [(name, ctypes.c_void_p) for name in ("file", "base")] + [
+        ("name", ctypes.c_char_p),
+        ("address", ctypes.c_void_p),
+    ]
+
+
+def find_nvcc() -> str | None:
+    """Where setup.py looks, too."""
+    places = [os.environ.get("CUDA_HOME", ""), sysconfig.get_path("purelib") + "/nvidia/cu13"]
+    wheels = [f"{place}/bin/nvcc" for place in places if Path(place, "bin", "nvcc").is_file()]
+    return shutil.which("nvcc") or next(iter(wheels), None)
+
+
+def compile_ptx(nvcc: str, unit: str, arch: int, folder: Path, sources: Path) -> str:
+    """Return the PTX of a .cu source."""
+    out = folder / f"{unit}_{arch}.ptx"
+    subprocess.run(
+        [nvcc, "-O3", "-std=c++17", "-ptx", f"-arch=sm_{arch}", str(sources / f"{unit}.cu"),
+         "-o", str(out)],
+        check=True, capture_output=True, text=True,
+    )  # fmt: skip
+    return out.read_text()
+
+
+class PtxKernels(CudaKernels):
+    """Launches whose kernels are interpreted; what they read and wrote is added up."""
+
+    def __init__(
+        self, library: Path, nvcc: str, arch: int, folder: Path, sources: Path = SOURCES
+    ) -> None:
+        super().__init__(load(library))
+        self.compile = functools.partial(
+            compile_ptx, nvcc, arch=arch, folder=folder, sources=sources
+        )
+        self.units: dict[str, Any] = {}
+        self.interpreter = Interpreter()
+        self.storages: dict[int, int] = {}
+        self.keep: list[Any] = []
+        self.launches: list[tuple[str, Interpreter, dict[int, int]]] = []
+        self.error: BaseException | None = None
+        self.libdl = ctypes.CDLL(None)
+        self.callback = STAND_IN(self._launch)  # kept: C calls it
+        self.set_stand_in = ctypes.CDLL(str(library)).sinkhorn_set_stand_in
+
+    def address(self, x: Any) -> int:
+        """Register the storage of a tensor with the interpreter: kernels may not leave it."""
+        if x is None:
+            return 0
+        storage = x.untyped_storage()
+        start = storage.data_ptr()
+        if start not in self.storages:
+            view = (ctypes.c_uint8 * max(storage.nbytes(), 1)).from_address(start or id(self))
+            self.keep.append(storage)
+            self.storages[start] = self.interpreter.pointer(np.frombuffer(view, np.uint8))
+        return self.storages[start] + x.data_ptr() - start
+
+    def _queue(self, function: Any, *arguments: Any, on: Any) -> None:
+        self.set_stand_in(self.callback)
+        try:
+            super()._queue(function, *arguments, on=on)
+        finally:
+            self.set_stand_in(None)
+        self.interpreter, self.storages, self.keep = Interpreter(), {}, []
+        if self.error is not None:
+            error, self.error = self.error, None
+            raise error
+
+    def _launch(self, kernel: Any, grid: Any, block: Any, shared: int, n: int, values: Any,
+                sizes: Any) -> None:  # fmt: skip
+        try:
+            symbol = Symbol()
+            assert self.libdl.dladdr(ctypes.c_void_p(kernel), ctypes.byref(symbol))
+            name = symbol.name.decode()
+            arguments = [np.void(ctypes.string_at(values[i], sizes[i])) for i in range(n)]
+            self.interpreter.launch(
+                self._kernel(name), list(grid[0]), list(block[0]), arguments, shared
+            )
+            if self.interpreter.races:
+                raise RuntimeError(f"{name}: {self.interpreter.races}")
+            self.launches.append((name, self.interpreter, dict(self.storages)))
+        except BaseException as error:  # noqa: BLE001  (C has no exceptions: it is raised again)
+            self.error = error
+
+    def _kernel(self, name: str) -> Any:
+        # the type of the logits is the first template argument
+        types = {"Id": "f64", "If": "f32", "I6__half": "f16", "I13__nv_bfloat16": "bf16"}
+        rows = next((u for t, u in types.items() if f"read_rows_kernel{t}" in name), None)
+        unit = f"rows_{rows}" if rows else "passes"
+        if unit not in self.units:
+            self.units[unit] = parse(self.compile(unit))
+        return self.units[unit].kernels[name]

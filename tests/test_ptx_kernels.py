@@ -1,0 +1,142 @@
+"""The PTX that nvcc makes of the .cu sources, executed: values, bounds, alignment, races, traffic.
+
+What a GPU's own compiler and clock do with it is not seen here. Shapes are tiny: an instruction of
+a block takes the interpreter some microseconds.
+"""
+
+import shutil
+
+import pytest
+import torch
+from machines import SOURCES, host_of
+from ptx import PtxError
+from ptx_machine import PtxKernels, find_nvcc
+
+from sinkhorn_ot.arrays import Problem
+from sinkhorn_ot.backends.reference import ReferencePasses
+
+DTYPES = [torch.float64, torch.float32, torch.float16, torch.bfloat16]
+
+
+@pytest.fixture(scope="module")
+def nvcc():
+    found = find_nvcc()
+    assert found, "no nvcc: pip install 'cuda-toolkit[nvcc,cudart,cccl]'"
+    return found
+
+
+@pytest.fixture(scope="module", params=[80, 90])
+def kernels(request, host_library, nvcc, tmp_path_factory):
+    return PtxKernels(host_library, nvcc, request.param, tmp_path_factory.mktemp("ptx"))
+
+
+def both(kernels, logits, a=None):
+    k = logits.shape[1]
+    problem = Problem(logits, a, torch.full((k,), 1 / k, dtype=torch.float64), 0.3)
+    return host_of(kernels).backend.passes(problem), ReferencePasses(problem)
+
+
+def normal(*shape, dtype=torch.float64, seed=0):
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed)).to(dtype)
+
+
+# several rows to a warp, a row to a warp, warps to a row; vectors that fit, and those that do not
+@pytest.mark.parametrize("size", [(11, 29), (9, 128), (5, 300), (3, 1000)], ids=str)
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+def test_reads_equal_the_reference(kernels, dtype, size):
+    logits, g = normal(*size, dtype=dtype), normal(size[1], seed=1)
+    ours, reference = both(kernels, logits)
+    truth = reference.read(g, assign=True)
+    for exact in (False, True):
+        reading = ours.read(g, exact=exact, assign=True)
+        tolerance = 1e-12 if exact or dtype == torch.float64 else 4e-6
+        torch.testing.assert_close(reading.log_mass, truth.log_mass, rtol=0, atol=tolerance)
+        torch.testing.assert_close(reading.f, truth.f, rtol=0, atol=tolerance)
+        assert (reading.labels == truth.labels).all()
+    plain = ours.read(g).log_mass
+    torch.testing.assert_close(plain, truth.log_mass, rtol=0, atol=4e-6)
+
+
+def test_rows_in_chunks_equal_the_reference(kernels):
+    logits, g = normal(2, 9001, dtype=torch.float32), normal(9001, seed=1)
+    ours, reference = both(kernels, logits)
+    truth, reading = reference.read(g, assign=True), ours.read(g, assign=True)
+    torch.testing.assert_close(reading.log_mass, truth.log_mass, rtol=0, atol=4e-6)
+    assert (reading.labels == truth.labels).all()
+
+
+def test_the_log_domain_and_bad_rows(kernels):
+    """What waits behind gates."""
+    logits = normal(20, 9, dtype=torch.float32)
+    logits[:, 4:] -= 1e3
+    ours, reference = both(kernels, logits)
+    zero = torch.zeros(9, dtype=torch.float64)
+    truth = reference.read(zero).log_mass
+    torch.testing.assert_close(ours.read(zero).log_mass, truth, rtol=1e-12, atol=0)
+    logits[7, 2] = torch.nan
+    ours, _ = both(kernels, logits)
+    assert ours.read(zero).log_mass.isnan().any()
+    assert ours.first_bad_row() == 7
+
+
+@pytest.mark.parametrize("k", [21, 300])
+def test_a_sketch_equals_plain_arrays(kernels, k):
+    logits, (g, delta, v) = normal(12, k, dtype=torch.float32), normal(3, k, seed=1)
+    ours, _ = both(kernels, logits)
+    sketch = ours.sketch(12 * k * 8)
+    sketch.expect(torch.zeros(k, dtype=torch.float64), 40.0)
+    ours.read(g, sketch=sketch)
+    p = torch.softmax((logits.double() + g) / 0.3 + delta, 1)
+    m, s = sketch.mass(delta)
+    torch.testing.assert_close(m, p.mean(0), rtol=1e-5, atol=1e-9)
+    torch.testing.assert_close(s, (p**2).mean(0), rtol=1e-5, atol=1e-9)
+    product = ((p @ v)[:, None] * p).mean(0)
+    torch.testing.assert_close(sketch.second_moment(v), product, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+def test_the_matrix_is_read_once(kernels, dtype):
+    """And, where rows are aligned, 16 bytes at a time: every sector is asked for once."""
+    logits, g = normal(16, 512, dtype=dtype), normal(512, seed=1)
+    ours, _ = both(kernels, logits)
+    kernels.launches.clear()
+    ours.read(g)
+    x = logits.untyped_storage().data_ptr()
+    traffic = [interpreter.traffic[places[x]] for _, interpreter, places in kernels.launches
+               if x in places]  # fmt: skip
+    size = logits.numel() * logits.element_size()
+    assert sum(t.bytes_read for t in traffic) == size
+    assert sum(t.sectors_read for t in traffic) == size // 32
+    assert sum(t.bytes_written for t in traffic) == 0
+
+
+PLANTED = {
+    "a missing barrier": (
+        "groups.cuh",
+        "if (threadIdx.x % kWarp == 0) board[threadIdx.x / kWarp] = v;\n  __syncthreads();",
+        "if (threadIdx.x % kWarp == 0) board[threadIdx.x / kWarp] = v;",
+        (RuntimeError, "race"),
+    ),
+    "a plain add across blocks": (
+        "read_rows.cuh", "p.sums + blockIdx.x * (p.k + 1)", "p.sums", (RuntimeError, "race"),
+    ),
+    "a row read one entry too far": (
+        "read_rows.cuh", "if (C::column(j) < left)", "if (C::column(j) <= left)",
+        (PtxError, "out of bounds"),
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("what", PLANTED)
+def test_a_planted_fault_is_found(what, host_library, nvcc, tmp_path):
+    """Were these not found, the tests above would say less than they seem to."""
+    file, right, wrong, (error, message) = PLANTED[what]
+    sources = tmp_path / "cuda"
+    shutil.copytree(SOURCES, sources)
+    text = (sources / file).read_text()
+    assert text.count(right) == 1, "the line to change is not there any more"
+    (sources / file).write_text(text.replace(right, wrong))
+    kernels = PtxKernels(host_library, nvcc, 80, tmp_path, sources)
+    logits = normal(40, 600, dtype=torch.float32)
+    with pytest.raises(error, match=message):
+        both(kernels, logits[:, :599].contiguous())[0].read(normal(599, seed=1))
