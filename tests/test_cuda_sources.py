@@ -57,7 +57,7 @@ PLANTED = {
     ),
     "a missing barrier before the sums of the groups are added": (
         "read_rows.cuh",
-        "  __syncthreads();\n  for (int c = int(threadIdx.x); c < size;",
+        "  __syncthreads();\n#pragma unroll 1\n  for (int c = int(threadIdx.x); c < size;",
         "  for (int c = int(threadIdx.x); c < size;",
         "tsan", "data race",
     ),

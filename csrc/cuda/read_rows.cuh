@@ -12,12 +12,13 @@ constexpr float kGrid = 1.f / 1024;
 constexpr float kFastRange = 8192;
 // Entries this close to the largest (log2) may be the largest in float64.
 constexpr float kNearTop = 1.f / 256;
-// Turns of the groups of a block after which double takes over the sums; see flush().
-constexpr int kTurns = 64, kTurnsOfOneGroup = 256;
+// Rows of a group after which double takes over its sums (see flush), if there are many groups in
+// the block and if there are few.
+constexpr int kRun = 64, kLongRun = 256;
 // Entries of a row that a thread holds at most, in float32 and in float64.
 constexpr int kLargePer = 16, kExactPer = 8;
 constexpr int kTinyLanes = 4, kHalfWarp = 16;
-constexpr int kBlockThreads = 256, kChunkLanes = 256;
+constexpr int kBlockThreads = 128, kChunkLanes = 256;
 constexpr int kMostLanes = 512;      // more would leave a thread too few registers
 constexpr float kSmallest = 1e-37f;  // entries of a sketch below this would be flushed anyhow
 
@@ -45,7 +46,7 @@ struct Cut {
   static constexpr int kSpan = kSpan_, kPer = kPer_, kVector = kVector_;
 
   // of slot 0 of a lane, and of the other slots relative to it
-  __device__ static int64_t first_column(int64_t stretch, int lane) {
+  __device__ static int first_column(int stretch, int lane) {
     return stretch * (kSpan * kPer) + lane * kVector;
   }
   __device__ static constexpr int column(int slot) {
@@ -73,10 +74,10 @@ __device__ Vector<V, kVector> load_entries(const V* p) {
 // The part of the row that a thread holds begins at `first`; the vectors of a pass are padded.
 template <class C>
 struct Held {
-  int64_t first;  // column of slot 0
-  int lanes;      // of the group
+  int first;  // column of slot 0
+  int lanes;  // of the group
 
-  __device__ int64_t column(int slot) const { return first + C::column(slot); }
+  __device__ int column(int slot) const { return first + C::column(slot); }
 };
 
 // What a row's entries sum to: weight_k = 2^(exponent_k - offset), in the registers of its group.
@@ -126,11 +127,10 @@ __device__ inline float round_to_grid(float x) { return rintf(x / kGrid) * kGrid
 // A thread's entries of a row, widened; -inf beyond its end. With vectors, the last of them may
 // reach beyond the end of the row: see RowPass::vectors.
 template <class C, class T, class X>
-__device__ void load_row(const T* row, int64_t col_stride, int64_t k, Held<C> held,
-                         X (&x)[C::kPer]) {
-  const int64_t left = k - held.first;
-  const T* at = row + held.first * col_stride;
-  const int64_t step = C::column(C::kVector) * col_stride;
+__device__ void load_row(const T* row, int64_t col_stride, int k, Held<C> held, X (&x)[C::kPer]) {
+  const int left = k - held.first;
+  const int64_t apart = C::kVector > 1 ? 1 : col_stride, step = C::column(C::kVector) * apart;
+  const T* at = row + held.first * apart;
 #pragma unroll
   for (int j = 0; j < C::kPer; j += C::kVector, at += step) {
     Vector<T, C::kVector> v{};
@@ -282,8 +282,10 @@ __device__ void flush(E* board, double* slab, int size, Held<C> held, E (&sum)[C
     sum[j] = 0;
   }
   __syncthreads();
+#pragma unroll 1
   for (int c = int(threadIdx.x); c < size; c += int(blockDim.x)) {
     double total = 0;
+#pragma unroll 4
     for (int q = 0; q < groups; ++q) total += double(board[q * capacity + c]);
     slab[c] += total;
   }
@@ -291,9 +293,9 @@ __device__ void flush(E* board, double* slab, int size, Held<C> held, E (&sum)[C
 }
 
 // As few registers as leave no spills: warps that wait for memory are what hides its latency. 64
-// let half of a multiprocessor's warps run, 80 three eighths, 128 a quarter: for float64, and the
+// let half of a multiprocessor's warps run, 96 nearly a third, 128 a quarter: for float64, and the
 // one or two reads of a solve that make labels or a sketch.
-constexpr int registers(bool rare, int per) { return rare ? 128 : per <= 8 ? 64 : 80; }
+constexpr int registers(bool rare, int per) { return rare ? 128 : per <= 8 ? 64 : 96; }
 
 // A block takes rows_per_block neighbours of the sample, its groups one row each at a time.
 //
@@ -309,20 +311,20 @@ __global__ void __maxnreg__((registers(kFull || kMode == Mode::fill || sizeof(E)
   const int lanes = p.tile.lanes, groups = int(blockDim.x) / lanes;
   const int group = int(threadIdx.x) / lanes, member = int(threadIdx.x) % lanes;
   const bool leader = member == 0;
-  const int64_t stretch = (int64_t(blockIdx.y) * lanes + member) / C::kSpan;
+  const int stretch = (int(blockIdx.y) * lanes + member) / C::kSpan;
   const Held<C> held{C::first_column(stretch, member % C::kSpan), lanes};
-  const int64_t chunk = int64_t(blockIdx.y) * lanes * C::kPer;
+  const int chunk = int(blockIdx.y) * lanes * C::kPer;
   const int size = int(p.k - chunk < lanes * C::kPer ? p.k - chunk : lanes * C::kPer);
   double* const slab = kSums ? p.sums + blockIdx.x * (p.k + 1) + chunk : nullptr;
   const int64_t first = blockIdx.x * p.rows_per_block;
-  const int64_t last = first + p.rows_per_block < p.count ? first + p.rows_per_block : p.count;
+  const int rows = int(p.count - first < p.rows_per_block ? p.count - first : p.rows_per_block);
   double row_weights = 0;
   E sum[C::kPer] = {};
 
   int turns = 0;
-  for (int64_t j0 = first; j0 < last; j0 += groups) {
-    const bool active = j0 + group < last;  // others keep the barriers company
-    const int64_t j = active ? j0 + group : j0;
+  for (int turn = 0; turn < rows; turn += groups) {
+    const bool active = turn + group < rows;  // others keep the barriers company
+    const int64_t j = first + turn + (active ? group : 0);
     if constexpr (kMode == Mode::fill) {
       bool wanted = p.sketch.begin[j] < p.sketch.end[j];
       if (lanes <= kWarp) wanted = __any_sync(kAllLanes, wanted);
@@ -330,10 +332,10 @@ __global__ void __maxnreg__((registers(kFull || kMode == Mode::fill || sizeof(E)
     }
     const int64_t i = sampled_row(p.first + j, p.stride);
     const T* const row = static_cast<const T*>(p.x) + i * p.row_stride;
-    const double row_weight = active ? (p.a ? p.a[i] * p.n : 1.) : 0.;
+    const E row_weight = active ? (p.a ? E(p.a[i] * p.n) : E(1)) : E(0);
     decltype(widen(T())) x[C::kPer];
     E weight[C::kPer], scale;
-    load_row(row, p.col_stride, p.k, held, x);
+    load_row(row, p.col_stride, int(p.k), held, x);
 
     if constexpr (kMode == Mode::apply || kMode == Mode::fill) {
       const double log_sum = p.log_sum[j];
@@ -347,11 +349,11 @@ __global__ void __maxnreg__((registers(kFull || kMode == Mode::fill || sizeof(E)
       }
 #pragma unroll
       for (int e = 0; e < C::kPer; ++e) weight[e] *= scale;
-      scale = E(row_weight);
+      scale = row_weight;
       if constexpr (kMode == Mode::fill) fill_row(p, j, active, member, held, boards, weight);
     } else {
       const RowSum found = sum_row(p, held, x, boards, weight);
-      scale = E(row_weight / found.total);
+      scale = row_weight / E(found.total);
       if constexpr (kMode == Mode::stats) {
         const int64_t at = j * gridDim.y + blockIdx.y;
         if (active && leader) p.log_sum[at] = found.offset + log2(found.total);
@@ -379,7 +381,7 @@ __global__ void __maxnreg__((registers(kFull || kMode == Mode::fill || sizeof(E)
 #pragma unroll
       for (int e = 0; e < C::kPer; ++e) sum[e] += weight[e] * scale;
       row_weights += row_weight;
-      if (++turns == (groups > 1 ? kTurns : kTurnsOfOneGroup)) {
+      if (++turns == (groups >= 8 ? kRun : kLongRun)) {
         flush(fold, slab, size, held, sum);
         turns = 0;
       }
