@@ -17,7 +17,7 @@ __global__ void __launch_bounds__(256)
                    float* high, float* low) {
   const int64_t c = blockIdx.x * int64_t(blockDim.x) + threadIdx.x;
   if (c >= padded) return;
-  const double rate = double(float(1.4426950408889634 / epsilon)), value = c < k ? g[c] : 0.;
+  const double rate = double(float(1.4426950408889634 / epsilon)), value = c < k ? g[c] : -INFINITY;
   // with the same rounded rate for logits and g, rounding it only changes epsilon by 6e-8
   const double scaled = value * rate, coarse = rint(scaled / kGrid) * kGrid;
   const bool forbidden = scaled == -INFINITY;

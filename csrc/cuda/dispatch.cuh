@@ -12,8 +12,9 @@ template <class T, class E, class C>
 void queue_read(const RowPass& p, Mode mode, dim3 grid, cudaStream_t stream) {
   const bool full = p.labels || p.f || p.sketch.count;
   auto run = [&](auto kernel) {
-    const size_t fold = size_t(p.tile.threads) * C::kPer * sizeof(E);
-    launch(kernel, grid, dim3(unsigned(p.tile.threads)), Boards::kBytes + fold, stream, p);
+    const size_t shared = Boards::kBytes + BlockSums<C, E>::bytes(p.tile.lanes, p.tile.threads);
+    allow_shared(kernel, shared);
+    launch(kernel, grid, dim3(unsigned(p.tile.threads)), shared, stream, p);
   };
   if (mode == Mode::whole && full) return run(read_rows_kernel<T, E, C, Mode::whole, true>);
   if (mode == Mode::whole) return run(read_rows_kernel<T, E, C, Mode::whole, false>);

@@ -37,13 +37,14 @@ struct Sum {
   }
 };
 
-// The value of `op` over the lanes of a group, the same in all of them. All threads of the block
-// must call it; a group wider than a warp is the whole block.
-template <class V, class Op>
+// The value of `op` over the lanes of a group, the same in all of them. kSpan of these are in one
+// warp; a group of several warps is the whole block. All threads of the block must call it.
+template <int kSpan, class V, class Op>
 __device__ V reduce(V v, int lanes, Boards& boards, Op op) {
-  for (int offset = (lanes < kWarp ? lanes : kWarp) / 2; offset > 0; offset /= 2)
+#pragma unroll
+  for (int offset = kSpan / 2; offset > 0; offset /= 2)
     v = op(v, __shfl_xor_sync(kAllLanes, v, offset));
-  if (lanes <= kWarp) return v;
+  if (kSpan < kWarp || lanes == kWarp) return v;
   V* board = boards.next<V>();
   if (threadIdx.x % kWarp == 0) board[threadIdx.x / kWarp] = v;
   __syncthreads();
@@ -53,16 +54,18 @@ __device__ V reduce(V v, int lanes, Boards& boards, Op op) {
 }
 
 // The sum over the lanes before this one, and in `total` over all.
-__device__ inline int scan(int v, int lanes, Boards& boards, int* total) {
-  const int width = lanes < kWarp ? lanes : kWarp, lane = int(threadIdx.x) % width;
+template <int kSpan>
+__device__ int scan(int v, int lanes, Boards& boards, int* total) {
+  const int lane = int(threadIdx.x) % kSpan;
   int sum = v;
-  for (int offset = 1; offset < width; offset *= 2) {
-    const int below = __shfl_up_sync(kAllLanes, sum, offset, width);
+#pragma unroll
+  for (int offset = 1; offset < kSpan; offset *= 2) {
+    const int below = __shfl_up_sync(kAllLanes, sum, offset, kSpan);
     if (lane >= offset) sum += below;
   }
-  *total = __shfl_sync(kAllLanes, sum, width - 1, width);
+  *total = __shfl_sync(kAllLanes, sum, kSpan - 1, kSpan);
   int before = sum - v;
-  if (lanes <= kWarp) return before;
+  if (kSpan < kWarp || lanes == kWarp) return before;
   int* board = boards.next<int>();
   const int warp = int(threadIdx.x) / kWarp;
   if (lane == 0) board[warp] = *total;

@@ -16,6 +16,9 @@ namespace sinkhorn::cuda {
 
 inline std::string missing_device() { return ""; }
 
+template <class Kernel>
+void allow_shared(Kernel, size_t) {}
+
 }  // namespace sinkhorn::cuda
 #else
 #include <cuda_bf16.h>
@@ -36,6 +39,15 @@ inline void check(cudaError_t error, const char* what) {
   if (error != cudaSuccess)
     throw std::runtime_error(std::string(what) + ": CUDA error " + std::to_string(int(error)) +
                              " (" + cudaGetErrorString(error) + ")");
+}
+
+// More than 48 KB of shared memory must be asked for.
+template <class Kernel>
+void allow_shared(Kernel kernel, size_t bytes) {
+  if (bytes > size_t(48) << 10)
+    check(cudaFuncSetAttribute(reinterpret_cast<const void*>(kernel),
+                               cudaFuncAttributeMaxDynamicSharedMemorySize, int(bytes)),
+          "shared memory");
 }
 
 // Queues a kernel on a stream; returns at once.

@@ -12,9 +12,7 @@ constexpr float kGrid = 1.f / 1024;
 constexpr float kFastRange = 8192;
 // Entries this close to the largest (log2) may be the largest in float64.
 constexpr float kNearTop = 1.f / 256;
-// Rows of a group after which double takes over its sums (see flush), if there are many groups in
-// the block and if there are few.
-constexpr int kRun = 64, kLongRun = 256;
+constexpr int kRun = 64;  // rows of a group after which float64 takes over its sums
 // Entries of a row that a thread holds at most, in float32 and in float64.
 constexpr int kLargePer = 16, kExactPer = 8;
 constexpr int kTinyLanes = 4, kHalfWarp = 16;
@@ -124,8 +122,8 @@ __device__ float search_top(const RowPass& p, Held<C> held, const X (&x)[C::kPer
 
 __device__ inline float round_to_grid(float x) { return rintf(x / kGrid) * kGrid; }
 
-// A thread's entries of a row, widened; -inf beyond its end. With vectors, the last of them may
-// reach beyond the end of the row: see RowPass::vectors.
+// A thread's entries of a row, widened; 0 beyond its end, where g is -inf. With vectors, the last
+// of them may reach beyond the end of the row: see RowPass::vectors.
 template <class C, class T, class X>
 __device__ void load_row(const T* row, int64_t col_stride, int k, Held<C> held, X (&x)[C::kPer]) {
   const int left = k - held.first;
@@ -136,18 +134,23 @@ __device__ void load_row(const T* row, int64_t col_stride, int k, Held<C> held, 
     Vector<T, C::kVector> v{};
     if (C::column(j) < left) v = *reinterpret_cast<const Vector<T, C::kVector>*>(at);
 #pragma unroll
-    for (int e = 0; e < C::kVector; ++e)
-      x[j + e] = C::column(j) + e < left ? widen(v.entry[e]) : X(-INFINITY);
+    for (int e = 0; e < C::kVector; ++e) x[j + e] = widen(v.entry[e]);
+  }
+  if (k % C::kVector != 0) {
+    keep_loads_here();  // a branch, not a choice for each entry
+#pragma unroll
+    for (int j = 0; j < C::kPer; ++j)
+      if (C::column(j) >= left) x[j] = 0;
   }
 }
 
 template <class C, class X>
 __device__ RowSum sum_row(const RowPass& p, Held<C> held, const X (&x)[C::kPer], Boards& boards,
                           float (&weight)[C::kPer]) {
-  const float found = reduce(search_top(p, held, x), held.lanes, boards, Larger());
+  const float found = reduce<C::kSpan>(search_top(p, held, x), held.lanes, boards, Larger());
   const float top = found == -INFINITY ? 0.f : round_to_grid(found);
   const float part = weigh(p, held, x, top, weight);
-  const float total = reduce(part, held.lanes, boards, Sum());
+  const float total = reduce<C::kSpan>(part, held.lanes, boards, Sum());
   const bool odd = !(total > 0) || !(fabsf(top) <= kFastRange);
   return {total, top, odd};
 }
@@ -174,12 +177,12 @@ __device__ RowSum sum_row(const RowPass& p, Held<C> held, const X (&x)[C::kPer],
     bad |= !(x[j] < X(INFINITY));
     top = fmax(top, double(x[j]) + p.g[held.column(j)]);
   }
-  top = reduce(bad ? double(INFINITY) : top, held.lanes, boards, Larger());
+  top = reduce<C::kSpan>(bad ? double(INFINITY) : top, held.lanes, boards, Larger());
   bad = top == INFINITY;
   // a chunk may be forbidden altogether; a row that is has no finite sum in the end
   const double shift = bad ? double(NAN) : top == -INFINITY ? 0. : top;
   const double part = weigh(p, held, x, shift, weight);
-  const double total = reduce(part, held.lanes, boards, Sum());
+  const double total = reduce<C::kSpan>(part, held.lanes, boards, Sum());
   return {total, shift * p.exact_rate, bad || !(total > 0)};
 }
 
@@ -203,10 +206,10 @@ __device__ Best decide(const RowPass& p, const T* row, Held<C> held, Boards& boa
     const double value = widen(row[c * p.col_stride]) + p.g[c];
     if (value > best.value || (value == best.value && c < best.column)) best = {value, c};
   }
-  const double top = reduce(best.value, held.lanes, boards, Larger());
+  const double top = reduce<C::kSpan>(best.value, held.lanes, boards, Larger());
   // the lowest column among the lanes that have it
   const int64_t minus = best.value == top ? -best.column : INT64_MIN;
-  return {top, -reduce(minus, held.lanes, boards, Larger())};
+  return {top, -reduce<C::kSpan>(minus, held.lanes, boards, Larger())};
 }
 
 // Rows that float32 cannot do make the float64 kernels behind this one start; these tell which row
@@ -237,8 +240,9 @@ __device__ void count_row(const RowPass& p, int64_t j, bool writes, const RowSum
 #pragma unroll
   for (int e = 0; e < C::kPer; ++e)
     top = fmaxf(top, float(weight[e]) * p.sketch.hold[held.column(e)]);
-  top = reduce(top, held.lanes, boards, Larger());
-  const int count = reduce(__popc(matter(p.sketch, top, held, weight)), held.lanes, boards, Sum());
+  top = reduce<C::kSpan>(top, held.lanes, boards, Larger());
+  const int count =
+      reduce<C::kSpan>(__popc(matter(p.sketch, top, held, weight)), held.lanes, boards, Sum());
   if (!writes) return;
   p.sketch.count[j] = count;
   p.sketch.top[j] = top / float(found.total);
@@ -253,7 +257,7 @@ __device__ void fill_row(const RowPass& p, int64_t j, bool active, int member, H
   const unsigned bits = matter(to, to.top[j], held, weight);
   int total;
   const int64_t end = active ? to.end[j] : 0, begin = active ? to.begin[j] : 0;
-  int64_t at = begin + scan(__popc(bits), held.lanes, boards, &total);
+  int64_t at = begin + scan<C::kSpan>(__popc(bits), held.lanes, boards, &total);
 #pragma unroll
   for (int e = 0; e < C::kPer; ++e)
     if ((bits >> e & 1) && at < end) {
@@ -269,28 +273,51 @@ __device__ void fill_row(const RowPass& p, int64_t j, bool active, int member, H
   }
 }
 
-// Adds the sums of the block's groups, group by group, to its slab; they start again from zero.
+// A block's float64 sums in shared memory, and the board on which its groups, if there are several,
+// put what they have.
 template <class C, class E>
-__device__ void flush(E* board, double* slab, int size, Held<C> held, E (&sum)[C::kPer]) {
-  const int groups = int(blockDim.x) / held.lanes, capacity = held.lanes * C::kPer;
-  E* const mine =
-      board + int(threadIdx.x) / held.lanes * capacity +
-      C::first_column(int(threadIdx.x) % held.lanes / C::kSpan, int(threadIdx.x) % C::kSpan);
+struct BlockSums {
+  static constexpr size_t bytes(int lanes, int threads) {
+    const int entries = threads > lanes ? threads * C::kPer : 0;
+    return size_t(lanes) * C::kPer * sizeof(double) + size_t(entries) * sizeof(E);
+  }
+
+  double* total;  // of each column of the chunk
+  Held<C> held;
+  int groups, mine;  // mine: where the thread's columns begin in a chunk
+
+  __device__ BlockSums(double* memory, Held<C> held)
+      : total(memory), held(held), groups(int(blockDim.x) / held.lanes) {
+    const int member = int(threadIdx.x) % held.lanes;
+    mine = C::first_column(member / C::kSpan, member % C::kSpan);
+    for (int c = int(threadIdx.x); c < held.lanes * C::kPer; c += int(blockDim.x)) total[c] = 0;
+    __syncthreads();
+  }
+
+  // Adds the sums of all threads, group after group; they start again from zero.
+  __device__ void take(E (&sum)[C::kPer]) {
+    const int width = held.lanes * C::kPer;
+    E* const board = reinterpret_cast<E*>(total + width);
 #pragma unroll
-  for (int j = 0; j < C::kPer; ++j) {
-    mine[C::column(j)] = sum[j];
-    sum[j] = 0;
-  }
-  __syncthreads();
+    for (int j = 0; j < C::kPer; ++j) {
+      if (groups > 1)
+        board[int(threadIdx.x) / held.lanes * width + mine + C::column(j)] = sum[j];
+      else
+        total[mine + C::column(j)] += double(sum[j]);
+      sum[j] = 0;
+    }
+    if (groups == 1) return;
+    __syncthreads();
 #pragma unroll 1
-  for (int c = int(threadIdx.x); c < size; c += int(blockDim.x)) {
-    double total = 0;
+    for (int c = int(threadIdx.x); c < width; c += int(blockDim.x)) {
+      double all = 0;
 #pragma unroll 4
-    for (int q = 0; q < groups; ++q) total += double(board[q * capacity + c]);
-    slab[c] += total;
+      for (int q = 0; q < groups; ++q) all += double(board[q * width + c]);
+      total[c] += all;
+    }
+    __syncthreads();
   }
-  __syncthreads();
-}
+};
 
 // As few registers as leave no spills: warps that wait for memory are what hides its latency. 64
 // let half of a multiprocessor's warps run, 96 nearly a third, 128 a quarter: for float64, and the
@@ -307,17 +334,14 @@ __global__ void __maxnreg__((registers(kFull || kMode == Mode::fill || sizeof(E)
   constexpr bool kSums = kMode == Mode::whole || kMode == Mode::apply;
   DYNAMIC_SHARED(double, shared);
   Boards boards{shared};
-  E* const fold = reinterpret_cast<E*>(shared + Boards::kBytes / sizeof(double));
   const int lanes = p.tile.lanes, groups = int(blockDim.x) / lanes;
   const int group = int(threadIdx.x) / lanes, member = int(threadIdx.x) % lanes;
   const bool leader = member == 0;
   const int stretch = (int(blockIdx.y) * lanes + member) / C::kSpan;
   const Held<C> held{C::first_column(stretch, member % C::kSpan), lanes};
-  const int chunk = int(blockIdx.y) * lanes * C::kPer;
-  const int size = int(p.k - chunk < lanes * C::kPer ? p.k - chunk : lanes * C::kPer);
-  double* const slab = kSums ? p.sums + blockIdx.x * (p.k + 1) + chunk : nullptr;
   const int64_t first = blockIdx.x * p.rows_per_block;
   const int rows = int(p.count - first < p.rows_per_block ? p.count - first : p.rows_per_block);
+  BlockSums<C, E> sums(shared + Boards::kBytes / sizeof(double), held);
   double row_weights = 0;
   E sum[C::kPer] = {};
 
@@ -381,23 +405,27 @@ __global__ void __maxnreg__((registers(kFull || kMode == Mode::fill || sizeof(E)
 #pragma unroll
       for (int e = 0; e < C::kPer; ++e) sum[e] += weight[e] * scale;
       row_weights += row_weight;
-      if (++turns == (groups >= 8 ? kRun : kLongRun)) {
-        flush(fold, slab, size, held, sum);
+      if (++turns == kRun) {
+        sums.take(sum);
         turns = 0;
       }
     }
     keep_loads_here();
   }
   if constexpr (kSums) {
-    flush(fold, slab, size, held, sum);
-    if (blockIdx.y > 0) return;
-    double* const weights = reinterpret_cast<double*>(fold);
+    sums.take(sum);
+    __syncthreads();  // nobody looks at the boards any more
+    double* const weights = boards.memory;
     if (leader) weights[group] = row_weights;
     __syncthreads();
-    if (threadIdx.x > 0) return;
-    double total = 0;
+    const int chunk = int(blockIdx.y) * lanes * C::kPer;
+    double* const slab = p.sums + blockIdx.x * (p.k + 1) + chunk;
+    for (int c = int(threadIdx.x); c < lanes * C::kPer && chunk + c < p.k; c += int(blockDim.x))
+      slab[c] = (kMode == Mode::apply ? slab[c] : 0.) + sums.total[c];
+    if (blockIdx.y > 0 || threadIdx.x > 0) return;
+    double total = kMode == Mode::apply ? slab[p.k] : 0.;
     for (int q = 0; q < groups; ++q) total += weights[q];
-    slab[p.k] += total;
+    slab[p.k] = total;
   }
 }
 

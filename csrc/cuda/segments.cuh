@@ -22,8 +22,8 @@ __global__ void __launch_bounds__(kSegmentThreads)
       sum += v * p[index[j]];
       if (q) squares += v * v * q[index[j]];
     }
-  sum = reduce(sum, threads, boards, Sum());
-  if (q) squares = reduce(squares, threads, boards, Sum());
+  sum = reduce<kWarp>(sum, threads, boards, Sum());
+  if (q) squares = reduce<kWarp>(squares, threads, boards, Sum());
   if (lane > 0 || segment >= segments) return;
   first[segment] = sum;
   if (q) second[segment] = squares;

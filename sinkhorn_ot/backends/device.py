@@ -245,7 +245,7 @@ class DevicePasses:
         read = replace(read, tile=self.tile(read.exact))
         if read.tile.chunks == 1:
             read = read.spread(read.tile.blocks)
-            read = replace(read, sums=self._full((read.blocks, self.k + 1), 0.0))
+            read = replace(read, sums=self._empty((read.blocks, self.k + 1)))
             self.kernels.read_rows(read)
             return read.sums
         rows = max(1, PANEL_BYTES // (self.k * read.x.element_size()))

@@ -104,7 +104,7 @@ void read(const Problem& problem, int lanes, int chunks) {
   p.bad_row = bad_row.get();
   p.tile = {lanes, C::kPer, threads, chunks};
   const dim3 grid{unsigned(blocks), unsigned(chunks)};
-  const size_t shared = Boards::kBytes + size_t(threads) * C::kPer * sizeof(E);
+  const size_t shared = Boards::kBytes + BlockSums<C, E>::bytes(lanes, threads);
   auto run = [&](auto kernel) {
     launch(kernel, grid, dim3(unsigned(threads)), shared, nullptr, p);
   };
