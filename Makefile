@@ -2,17 +2,23 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
-CORE := $(wildcard csrc/cpu/*) setup.py pyproject.toml
+CORE := $(wildcard csrc/*/*) setup.py pyproject.toml
 DEMO := runs/demo
 
-.PHONY: demo test bench bench-million lint format clean
+.PHONY: demo test test-gpu gpu-table bench bench-million lint format clean
 
 $(VENV)/installed: $(CORE)
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install --quiet --upgrade "pip>=25.1"
-	$(BIN)/pip install --quiet --editable ".[selfsup]" --group test
+	SINKHORN_OT_CUDA=0 $(BIN)/pip install --quiet --editable ".[selfsup]" --group test
 	$(BIN)/python -c "import sinkhorn_ot._cpu" || \
 		{ echo "The C++ core did not build; $(BIN)/pip install -v -e . tells why."; exit 1; }
+	touch $@
+
+# the CUDA kernels too, by an nvcc that is there or PyPI's: the tests look at what it makes of them
+$(VENV)/cuda: $(VENV)/installed
+	$(BIN)/pip install --quiet --group cuda
+	SINKHORN_OT_CUDA=1 $(BIN)/pip install --quiet --editable .
 	touch $@
 
 $(VENV)/linters: $(VENV)/installed
@@ -29,8 +35,18 @@ demo: $(VENV)/installed
 	$(BIN)/python -m selfsup train digits --out $(DEMO)
 	$(BIN)/python -m selfsup evaluate $(DEMO)
 
-test: $(VENV)/installed
+# Triton's interpreter has a process of its own: one that interprets kernels cannot compile them
+test: $(VENV)/cuda
 	$(BIN)/python -m pytest
+	TRITON_INTERPRET=1 SINKHORN_OT_MACHINES=interpreter $(BIN)/python -m pytest tests/test_gpu_parity.py
+
+# on a machine with a GPU
+test-gpu: $(VENV)/cuda
+	SINKHORN_OT_MACHINES=cuda,triton $(BIN)/python -m pytest tests/test_gpu_parity.py tests/gpu
+
+# the page about the GPU kernels
+gpu-table: $(VENV)/cuda
+	$(BIN)/python benchmarks/gpu_kernels.py docs/gpu_kernels.md
 
 # 100,000 x 1,000 and 10,000 x 100, all solvers
 bench: $(VENV)/peers
@@ -52,12 +68,12 @@ lint: $(VENV)/linters
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
-	$(BIN)/clang-format --dry-run --Werror csrc/cpu/*
+	$(BIN)/clang-format --dry-run --Werror csrc/*/* tests/cuda_host/*
 
 format: $(VENV)/linters
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
-	$(BIN)/clang-format -i csrc/cpu/*
+	$(BIN)/clang-format -i csrc/*/* tests/cuda_host/*
 
 clean:
 	rm -rf $(VENV) build *.egg-info sinkhorn_ot/*.so

@@ -22,7 +22,7 @@ from problems import EPSILON, FAMILIES, make_logits
 from sinkhorn_ot import sinkhorn
 from sinkhorn_ot.arrays import Problem
 from sinkhorn_ot.backends.cpu import CpuPasses, needs
-from sinkhorn_ot.sketching import sketch_words, CpuSketch
+from sinkhorn_ot.sketching import CpuSketch, sketch_words
 
 
 def main() -> None:

@@ -178,9 +178,7 @@ def equipartition_labels(
             raise TypeError("a compiled graph has no place for a callback; call it outside")
         from sinkhorn_ot.torch_ops import equipartition_labels as operator
 
-        return operator(
-            logits, b, epsilon, tol, max_iter, g_init, method, memory_limit, backend
-        )
+        return operator(logits, b, epsilon, tol, max_iter, g_init, method, memory_limit, backend)
     options = Options(
         None, b, epsilon, tol, max_iter, g_init, method, memory_limit, backend, callback
     )

@@ -22,7 +22,7 @@ def labels(
     backend: str,
 ) -> torch.Tensor:
     """Balanced labels of a matrix or of a stack of heads; see `api.equipartition_labels`."""
-    return api.equipartition_labels(
+    found: torch.Tensor = api.equipartition_labels(
         logits,
         b=b,
         epsilon=epsilon,
@@ -33,6 +33,7 @@ def labels(
         memory_limit=memory_limit,
         backend=backend,
     )
+    return found
 
 
 def shape_of_labels(logits: torch.Tensor, *options: object) -> torch.Tensor:

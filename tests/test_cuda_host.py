@@ -3,7 +3,6 @@
 import os
 import platform
 import re
-import shutil
 import subprocess
 from pathlib import Path
 
@@ -30,15 +29,6 @@ def compile_cpp(*arguments: str | Path) -> None:
 
 def build(name: str, folder: Path) -> Path:
     kernel_flags, engine_flags = BUILDS[name]
-    if shutil.which(CXX) is None:
-        pytest.skip(f"no C++ compiler: {CXX} was not found")
-    probe = folder / "probe.cpp"
-    probe.write_text("int main() {}\n")
-    linked = subprocess.run(
-        [CXX, *kernel_flags, probe, "-o", folder / "probe"], capture_output=True, check=False
-    )
-    if linked.returncode != 0:
-        pytest.skip(f"{CXX} cannot link with {' '.join(kernel_flags)}")
     engine, program = folder / "engine.o", folder / "selftest"
     compile_cpp(*engine_flags, "-c", HERE / "engine.cpp", "-o", engine)
     compile_cpp(*kernel_flags, HERE / "selftest.cpp", engine, "-o", program)

@@ -118,7 +118,10 @@ PLANTED = {
         (RuntimeError, "race"),
     ),
     "a plain add across blocks": (
-        "read_rows.cuh", "p.sums + blockIdx.x * (p.k + 1) + chunk", "p.sums + chunk", (RuntimeError, "race"),
+        "read_rows.cuh",
+        "p.sums + blockIdx.x * (p.k + 1) + chunk",
+        "p.sums + chunk",
+        (RuntimeError, "race"),
     ),
     "a row read one entry too far": (
         "read_rows.cuh", "if (C::column(j) < left)", "if (C::column(j) <= left)",

@@ -123,8 +123,11 @@ def test_without_the_compiled_core_the_reference_runs_and_says_so():
 
 
 def test_available_backends():
-    assert sinkhorn_ot.available_backends() == {"cpu": "ok", "reference": "ok"}
-    assert sinkhorn_ot.available_backends(np.eye(2)) == {"cpu": "ok", "reference": "ok"}
+    assert list(sinkhorn_ot.available_backends()) == ["cuda", "triton", "cpu", "reference"]
+    for found in (sinkhorn_ot.available_backends(), sinkhorn_ot.available_backends(np.eye(2))):
+        assert found["cpu"] == found["reference"] == "ok"
+    assert "CUDA" in found["triton"]  # why it cannot read these logits
+    assert found["cuda"] != "ok"
 
 
 def test_report_for_bug_reports():

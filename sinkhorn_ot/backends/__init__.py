@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 from sinkhorn_ot.arrays import Array, Needs, Problem, Reading
-from sinkhorn_ot.backends import cpu, cuda, reference
+from sinkhorn_ot.backends import cpu, cuda, reference, triton
 
 
 class Sketch(Protocol):
@@ -95,6 +95,7 @@ class Backend:
 
 BACKENDS: tuple[Backend, ...] = (
     Backend("cuda", ("cuda",), cuda.why_not, cuda.passes, cuda.needs),
+    Backend("triton", ("cuda",), triton.why_not, triton.passes, triton.needs),
     Backend("cpu", ("cpu",), cpu.why_not, cpu.CpuPasses, cpu.needs),
     Backend(
         "reference",

@@ -1,0 +1,358 @@
+"""The passes as Triton kernels, which are compiled when they are first used: no toolkit needed."""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import math
+import os
+import sys
+import warnings
+from dataclasses import dataclass, replace
+from itertools import product
+from typing import Any
+
+import numpy as np
+
+from sinkhorn_ot.arrays import Array, Needs, Problem, dtype_name, is_torch
+from sinkhorn_ot.backends import device
+from sinkhorn_ot.backends.device import DevicePasses, Read, Segments, Tile
+
+#: Columns that a program holds at most; longer rows go in chunks, in float32 and in float64. (With
+#: 8192 columns registers spill where there are labels.)
+MOST_WIDTH, QUICK_CHUNK, EXACT_CHUNK = 4096, 2048, 1024
+#: The narrowest tile: a vector of 16 bytes of the smallest dtype.
+LEAST_WIDTH = 8
+#: Entries of a tile for each thread of a program, in float32 and in float64.
+QUICK_ENTRIES, EXACT_ENTRIES = 16, 4
+THREADS_OF_A_WARP = 32
+LEAST_WARPS, MOST_WARPS = 4, 8
+#: Threads of a multiprocessor that the programs of a read are meant to fill.
+RESIDENT_THREADS = 1024
+#: Of a device that is not there: kernels compiled ahead of time are those of an H100.
+PROCESSORS = 132
+#: Turns of a program after which float64 takes over its float32 sums.
+TURNS = 64
+
+#: Arguments that `read_rows` does without in each mode.
+LEFT_OUT = {
+    "whole": "best best_column begin end entry column row",
+    "stats": "a sums bad_row f labels hold cut entries tops begin end entry column row",
+    "apply": "odd bad_row f labels best best_column hold cut entries tops begin end entry column "
+    "row",
+    "fill": "a sums odd bad_row f labels best best_column hold entries",
+}
+
+
+@dataclass(frozen=True)
+class Launch:
+    """What the kernels want to know besides: how they cut up what is not rows."""
+
+    warps: int
+    turns: int
+    columns: int  # of a program of the kernels that go column by column
+    slabs: int  # that it adds at a time, or rows
+    segments: int  # of a program, if they are short
+
+
+GPU = Launch(warps=LEAST_WARPS, turns=TURNS, columns=32, slabs=32, segments=16)
+#: What costs in the interpreter is the number of tiles: they are large, and sums change over soon.
+INTERPRETED = Launch(warps=LEAST_WARPS, turns=2, columns=1024, slabs=64, segments=1024)
+INTERPRETED_ENTRIES, INTERPRETED_ROWS, INTERPRETED_BLOCKS = 1 << 16, 256, 2
+
+
+@dataclass(frozen=True)
+class Variant:
+    """A kernel as it is launched: all that a compiler ahead of time needs to know."""
+
+    name: str
+    kernel: Any
+    signature: dict[str, str]
+    constants: dict[str, Any]
+    aligned: tuple[int, ...]  # arguments that are multiples of 16
+    warps: int
+
+
+def why_not(logits: Array | None) -> str | None:
+    """None, or why the kernels cannot run."""
+    for name in ("triton", "torch"):
+        if importlib.util.find_spec(name) is None:
+            return f"{name} is not installed; pip install {name}"
+    if logits is not None and not is_torch(logits):
+        return "the logits are not a CUDA tensor"
+    if interpreted():
+        return None
+    cuda = importlib.import_module("torch").cuda
+    if not cuda.is_available():
+        return "torch sees no GPU"
+    if logits is None:
+        return None
+    if logits.device.type != "cuda":
+        return "the logits are not a CUDA tensor"
+    major, minor = cuda.get_device_capability(logits.device)
+    if major < 8:
+        return f"the GPU has compute capability {major}.{minor}; the kernels need 8.0"
+    return None
+
+
+def interpreted() -> bool:
+    """Whether Triton interprets its kernels: slowly, and on CPU tensors too."""
+    return os.environ.get("TRITON_INTERPRET") == "1"
+
+
+def needs(logits: Array) -> Needs:
+    """What a sketch takes; see `device.needs`."""
+    return device.needs(logits, TritonKernels())
+
+
+def passes(problem: Problem) -> DevicePasses:
+    """The passes over rows on the GPU."""
+    return DevicePasses(problem, TritonKernels())
+
+
+class TritonKernels:
+    """Launches of the kernels of triton_kernels.py; see `Kernels`."""
+
+    def tile(self, k: int, exact: bool, on: Array) -> Tile:
+        """Return how rows of k entries are cut up."""
+        width = max(power_of_two(k), LEAST_WIDTH)
+        if width > MOST_WIDTH:
+            width = EXACT_CHUNK if exact else QUICK_CHUNK
+        chunks = -(-k // width)
+        if on.type == "cpu":
+            rows = min(max(INTERPRETED_ENTRIES // width, 1), INTERPRETED_ROWS)
+            return Tile(width, chunks, rows, INTERPRETED_BLOCKS, INTERPRETED)
+        entries = EXACT_ENTRIES if exact else QUICK_ENTRIES
+        warps = width // (entries * THREADS_OF_A_WARP)
+        warps = min(max(warps, LEAST_WARPS), MOST_WARPS)
+        threads = warps * THREADS_OF_A_WARP
+        processors = PROCESSORS
+        if on.type == "cuda":
+            processors = sys.modules["torch"].cuda.get_device_properties(on).multi_processor_count
+        return Tile(
+            width,
+            chunks,
+            rows=max(threads * entries // width, 1),
+            blocks=processors * RESIDENT_THREADS // threads,
+            launch=replace(GPU, warps=warps),
+        )
+
+    def prepare(self, g: Array, epsilon: float, padded: Array, high: Array, low: Array) -> None:
+        """Split g for float32, and pad it."""
+        rate = rounded_rate(epsilon)
+        self._queue(
+            "prepare", (-(-len(padded) // 1024),), g, g=g, padded_g=padded, high=high, low=low,
+            rate=rate if 1e-30 < rate < 1e30 else math.nan, k=len(g), padded=len(padded),
+            WIDTH=1024,
+        )  # fmt: skip
+
+    def read_rows(self, read: Read) -> None:
+        """Read rows, in the `mode` of the read."""
+        tile, sketch = read.tile, read.sketch
+        row_stride, _ = read.x.stride()
+        vector = 16 // read.x.element_size() if read.vectors else 1
+        tensors = {
+            name: getattr(read, name)
+            for name in (
+                "x", "a", "g", "high", "low", "sums", "odd", "bad_row", "gate", "f", "labels",
+                "log_sum", "best", "best_column",
+            )
+        }  # fmt: skip
+        tensors |= {
+            "hold": None, "cut": None, "entries": None, "tops": None, "begin": None, "end": None,
+            "entry": None, "column": None, "row": None,
+        }  # fmt: skip
+        if sketch is not None:
+            tensors |= vars(sketch)
+            tensors["entries"], tensors["tops"] = tensors.pop("count"), tensors.pop("top")
+        tensors |= dict.fromkeys(LEFT_OUT[read.mode].split())
+        rate = rounded_rate(read.epsilon)
+        self._queue(
+            "read_rows", (read.blocks, tile.chunks), read.x, tile.launch.warps, **tensors,
+            n=float(read.n), epsilon=read.epsilon, share=-read.epsilon * math.log(read.n),
+            rate=rate, exact_rate=exact_rate(read.epsilon) if read.exact else rate,
+            **self._rows(read, row_stride // vector),
+            MODE=read.mode, EXACT=read.exact, VECTOR=vector, ROWS=tile.rows, WIDTH=tile.width,
+            TURNS=tile.launch.turns,
+        )  # fmt: skip
+
+    def finish(
+        self,
+        quick: Array,
+        exact: Array,
+        odd: Array | None,
+        n: int,
+        g: Array,
+        out: Array,
+        low_mass: Array,
+    ) -> None:
+        """Add the slabs: log masses, and the weight of the rows."""
+        cut = self._cut(g)
+        self._queue(
+            "finish", (-(-len(out) // cut.columns),), g, quick=quick, exact=exact, odd=odd, g=g,
+            out=out, low_mass=low_mass, n=float(n), quick_slabs=len(quick),
+            exact_slabs=len(exact), k=len(g), SLABS=cut.slabs, COLUMNS=cut.columns,
+        )  # fmt: skip
+
+    def read_log(self, read: Read, tops: Array, totals: Array) -> None:
+        """Sum the columns in the log domain."""
+        cut = self._cut(read.x)
+        columns = min(power_of_two(read.k), cut.columns)
+        self._queue(
+            "read_log", (read.blocks, -(-read.k // columns)), read.x, x=read.x, g=read.g,
+            f=read.f, gate=read.gate, tops=tops, totals=totals,
+            exact_rate=exact_rate(read.epsilon), **self._rows(read, read.x.stride()[0]),
+            ROWS=cut.slabs, COLUMNS=columns,
+        )  # fmt: skip
+
+    def finish_log(self, tops: Array, totals: Array, n: int, gate: Array, out: Array) -> None:
+        """Add what `read_log` left."""
+        cut = self._cut(out)
+        slabs, k = tops.shape
+        self._queue(
+            "finish_log", (-(-k // cut.columns),), out, tops=tops, totals=totals, gate=gate,
+            out=out, n=float(n), slabs=slabs, k=k, SLABS=cut.slabs, COLUMNS=cut.columns,
+        )  # fmt: skip
+
+    def add_segments(
+        self, segments: Segments, p: Array, q: Array | None, first: Array, second: Array | None
+    ) -> None:
+        """Sum ``value * p[index]`` over each segment, and ``value**2 * q[index]``."""
+        count = len(segments.begin)
+        each, lanes = (1, 1024) if segments.long else (self._cut(p).segments, 32)
+        self._queue(
+            "add_segments", (-(-count // each),), p, begin=segments.begin, end=segments.end,
+            value=segments.value, index=segments.index, p=p, q=q, first=first, second=second,
+            segments=count, SEGMENTS=each, LANES=lanes,
+        )  # fmt: skip
+
+    def _cut(self, on: Array) -> Launch:
+        return INTERPRETED if on.device.type == "cpu" else GPU
+
+    def _rows(self, read: Read, row_stride: int) -> dict[str, Any]:
+        """Which rows a read takes, and where they lie."""
+        col_stride = read.x.stride()[1]
+        return {
+            "row_stride": row_stride,
+            "col_stride": col_stride,
+            "stride": read.stride,
+            "first": read.first,
+            "count": read.count,
+            "rows_per_block": read.rows_per_block,
+            "K": read.k,
+            "SAMPLED": read.stride > 1,
+            "UNIT": col_stride == 1 or read.vectors,
+        }
+
+    def _queue(
+        self,
+        name: str,
+        grid: tuple[int, ...],
+        on: Array,
+        warps: int = LEAST_WARPS,
+        **arguments: Any,
+    ) -> None:
+        """Launch a kernel on the device and the stream of `on`."""
+        kernel = kernel_of(name)
+        if on.device.type == "cpu":
+            with warnings.catch_warnings():  # NumPy's, of rows that hold NaN or infinities
+                warnings.simplefilter("ignore", RuntimeWarning)
+                kernel[grid](**arguments)
+            return
+        with sys.modules["torch"].cuda.device(on.device):
+            kernel[grid](**arguments, num_warps=warps)
+
+
+class Recorder(TritonKernels):
+    """Notes what would be launched."""
+
+    def __init__(self) -> None:
+        self.variants: list[Variant] = []
+
+    def _queue(
+        self,
+        name: str,
+        grid: tuple[int, ...],
+        on: Array,
+        warps: int = LEAST_WARPS,
+        **arguments: Any,
+    ) -> None:
+        kernel = kernel_of(name)
+        signature, constants, aligned = {}, {}, []
+        for place, parameter in enumerate(kernel.params):
+            value = arguments[parameter.name]
+            if parameter.is_constexpr or value is None:
+                signature[parameter.name] = "constexpr"
+                constants[parameter.name] = value
+            elif is_torch(value):
+                signature[parameter.name] = POINTERS[dtype_name(value)]
+                if value.storage_offset() * value.element_size() % 16 == 0:
+                    aligned.append(place)
+            else:
+                signature[parameter.name] = parameter.annotation_type
+        variant = Variant(name, kernel, signature, constants, tuple(aligned), warps)
+        if variant not in self.variants:
+            self.variants.append(variant)
+
+
+#: How Triton writes the type of a pointer.
+POINTERS = {
+    "float64": "*fp64",
+    "float32": "*fp32",
+    "float16": "*fp16",
+    "bfloat16": "*bf16",
+    "int64": "*i64",
+    "int32": "*i32",
+}
+
+
+def variants(k: int, dtype: Any, *, aligned: bool = True, weighted: bool = False) -> list[Variant]:
+    """All that rows of k entries launch, for those who compile ahead of time.
+
+    Parameters
+    ----------
+    k
+        Entries of a row.
+    dtype
+        Their torch dtype.
+    aligned
+        Whether rows start at multiples of 16 bytes.
+    weighted
+        Whether rows have masses of their own.
+    """
+    torch = importlib.import_module("torch")
+    n, padded = 1 << 16, -(-k // 16) * 16 if aligned else k + 1 - k % 2
+    logits = torch.empty((n, padded), dtype=dtype, device="meta")[:, :k]
+    b = torch.empty(k, dtype=torch.float64, device="meta")
+    recorder = Recorder()
+    a = torch.empty(n, dtype=torch.float64, device="meta") if weighted else None
+    passes = DevicePasses(Problem(logits, a, b, 0.05), recorder)
+    for exact, assign in product((False, True), repeat=2):
+        passes.read(b, exact=exact, assign=assign)
+    if passes.tile(True).chunks == 1:
+        sketch = passes.sketch(1 << 20)
+        passes.read(b, sketch=sketch)
+        recorder.add_segments(sketch.by_row, b, None, b, None)
+        recorder.add_segments(sketch.by_column, b, b, b, b)
+    return recorder.variants
+
+
+def kernel_of(name: str) -> Any:
+    """Return a kernel: only now is Triton imported."""
+    return getattr(importlib.import_module("sinkhorn_ot.backends.triton_kernels"), name)
+
+
+def exact_rate(epsilon: float) -> float:
+    """Return what turns a logit into an exponent of 2."""
+    return 1.4426950408889634 / epsilon
+
+
+def rounded_rate(epsilon: float) -> float:
+    """Return the same as float32 has it: logits and g are both scaled by that."""
+    with np.errstate(over="ignore"):
+        return float(np.float32(exact_rate(epsilon)))
+
+
+def power_of_two(k: int) -> int:
+    """Return the least power of two that is not less than k."""
+    return 1 << (k - 1).bit_length()
