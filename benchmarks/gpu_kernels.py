@@ -21,7 +21,7 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
 
 import gpu_code
 import machines
-from ptx_machine import PtxKernels, find_nvcc
+from ptx_machine import PtxKernels, TritonPtxKernels, find_nvcc
 
 from sinkhorn_ot.arrays import Problem
 from sinkhorn_ot.backends import cuda
@@ -52,6 +52,7 @@ GPUS = (
     Gpu("H100 SXM", 90, 3.35e12, 132, 1.75e9, 64),
     Gpu("B200", 100, 8.0e12, 148, 1.85e9, 64),
 )
+DOUBLE_OPERATIONS = ("add", "sub", "mul", "fma", "max", "min", "set", "cvt")
 DTYPES = (torch.float32, torch.float16, torch.bfloat16, torch.float64)
 
 
@@ -60,6 +61,7 @@ class Counted:
     """One read of ROWS x K entries, as executed."""
 
     kernel: str
+    compiled: Any  # by Triton
     matrix: int  # bytes read of the matrix
     sums: int  # bytes of the slabs, read and written
     vectors: int  # bytes of g, which come from the first-level cache
@@ -68,28 +70,14 @@ class Counted:
     doubles: int
 
 
-class OneBlock:
-    """Kernels that share no rows out: what one block does is all there is to count."""
-
-    def __init__(self, kernels: PtxKernels) -> None:
-        self.kernels = kernels
-
-    def tile(self, k: int, exact: bool, on: Any) -> Any:
-        """Return the tile, with a single block."""
-        return replace(self.kernels.tile(k, exact, on), blocks=1)
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self.kernels, name)
-
-
-def count(kernels: PtxKernels, dtype: torch.dtype) -> Counted:
-    """Execute the read that makes neither labels nor a sketch."""
+def count(kernels: Any, dtype: torch.dtype) -> Counted:
+    """Execute the read that makes neither labels nor a sketch, with a single block."""
     logits = torch.randn(ROWS, K, generator=torch.Generator().manual_seed(0)).to(dtype)
     b = torch.full((K,), 1 / K, dtype=torch.float64)
     kernels.launches.clear()
-    DevicePasses(Problem(logits, None, b, 0.3), OneBlock(kernels)).read(torch.zeros_like(b))
+    DevicePasses(Problem(logits, None, b, 0.3), kernels).read(torch.zeros_like(b))
     # the read comes second, after the split of g; others wait behind gates that stay shut
-    name, ran, places = next(one for one in kernels.launches if "read_rows" in one[0])
+    name, ran, places, *code = next(one for one in kernels.launches if "read_rows" in one[0])
     matrix = ran.traffic[places[logits.untyped_storage().data_ptr()]]
     others = [t for t in ran.traffic.values() if t is not matrix]
     written = sum(t.bytes_written for t in others)
@@ -97,16 +85,13 @@ def count(kernels: PtxKernels, dtype: torch.dtype) -> Counted:
     assert written
     return Counted(
         name,
+        code[0] if code else None,
         matrix.bytes_read,
         sums,
         sum(t.bytes_read for t in others if not t.bytes_written),
         sum(n for op, n in ran.instructions.items() if not op.startswith(("mov", "cvta"))),
         sum(n for op, n in ran.lanes.items() if op.startswith("ex2")),
-        sum(
-            n
-            for op, n in ran.lanes.items()
-            if op.endswith("f64") and not op.startswith(("ld", "st", "mov"))
-        ),
+        sum(n for op, n in ran.lanes.items() if op.endswith("f64") and op[:3] in DOUBLE_OPERATIONS),
     )
 
 
@@ -131,26 +116,54 @@ def rows(folder: Path) -> Iterator[str]:
     built = Path(cuda._cuda.__file__)
     for gpu in GPUS:
         codes = gpu_code.of_library(built, gpu.arch, loads=True)
-        kernels = PtxKernels(library, nvcc, gpu.arch, folder)
         for dtype in DTYPES:
-            one = count(kernels, dtype)
-            code = codes[one.kernel]
-            tile = kernels.tile(K, dtype == torch.float64, torch.device("cpu"))
-            wide = 8 if dtype == torch.float64 else 4
-            threads = tile.launch.threads
-            shared = 512 + threads * tile.launch.per * wide
-            busy = gpu_code.occupancy(gpu.arch, code, threads, shared)
-            least = ROWS * K * dtype.itemsize
-            spent = times(gpu, one)
-            slowest = max(spent, key=lambda what: spent[what])
-            width = "128" if code.loads["128"] else "32"
-            yield (
-                f"| CUDA | {str(dtype).removeprefix('torch.')} | {gpu.name} | {code.registers} | "
-                f"{code.stack} | {width} | {busy:.0%} | {one.matrix / least:.3f} | "
-                f"{(one.matrix + one.sums) / least:.3f} | {32 * one.instructions / ROWS / K:.0f} | "
-                f"{1e3 * least * MODELLED / ROWS / gpu.bandwidth:.2f} | "
-                f"{1e3 * spent[slowest]:.2f} | {slowest} |"
-            )
+            one = count(in_one_block(PtxKernels(library, nvcc, gpu.arch, folder)), dtype)
+            tile = cuda.CudaKernels(cuda._cuda).tile(K, dtype == torch.float64, torch.device("cpu"))
+            sums = 8 if dtype == torch.float64 else 4
+            threads, lanes = tile.launch.threads, tile.launch.lanes
+            shared = 512 + 8 * lanes * tile.launch.per
+            shared += threads * tile.launch.per * sums if threads > lanes else 0
+            yield line("CUDA", gpu, dtype, one, codes[one.kernel], threads, shared)
+    for gpu in GPUS:
+        for dtype in DTYPES:
+            one = count(in_one_block(TritonPtxKernels(gpu.arch)), dtype)
+            code = gpu_code.of_cubin(one.compiled.asm["cubin"], gpu.arch, loads=True)
+            about = one.compiled.metadata
+            yield line("Triton", gpu, dtype, one, code, 32 * about.num_warps, about.shared)
+
+
+def in_one_block(kernels: Any) -> Any:
+    """Share no rows out: what one block does is all there is to count."""
+    tile = kernels.tile
+    kernels.tile = lambda *what: replace(tile(*what), blocks=1)
+    return kernels
+
+
+def line(
+    kind: str, gpu: Gpu, dtype: torch.dtype, one: Counted, code: gpu_code.Code, threads: int,
+    shared: int,
+) -> str:  # fmt: skip
+    """One line of the table."""
+    busy = gpu_code.occupancy(gpu.arch, code, threads, shared)
+    least = ROWS * K * dtype.itemsize
+    spent = times(gpu, one)
+    slowest = max(spent, key=lambda what: spent[what])
+    cells = (
+        kind,
+        str(dtype).removeprefix("torch."),
+        gpu.name,
+        code.registers,
+        code.stack,
+        128 if code.loads["128"] else 32,
+        f"{busy:.0%}",
+        f"{one.matrix / least:.3f}",
+        f"{(one.matrix + one.sums) / least:.3f}",
+        f"{32 * one.instructions / ROWS / K:.0f}",
+        f"{1e3 * least * MODELLED / ROWS / gpu.bandwidth:.2f}",
+        f"{1e3 * spent[slowest]:.2f}",
+        slowest,
+    )
+    return f"| {' | '.join(map(str, cells))} |"
 
 
 HEADER = """\
@@ -172,9 +185,10 @@ one of the machine.
 
 One read that makes neither labels nor a sketch:
 
-| kernels | logits | GPU | registers | spills | loads | busy | matrix | with sums | instructions | bandwidth | model | bound by |
-|---|---|---|---|---|---|---|---|---|---|---|---|---|
 """
+
+TITLES = ("kernels", "logits", "GPU", "registers", "spills", "loads", "busy", "matrix",
+          "with sums", "instructions", "bandwidth", "model", "bound by")  # fmt: skip
 
 FOOTER = """
 Less than half of the warps are resident where rows have more than 256 entries. A thread then holds
@@ -188,7 +202,9 @@ def main() -> None:
     """Write the page to the file that is named."""
     with tempfile.TemporaryDirectory() as folder:
         table = "\n".join(rows(Path(folder)))
-    page = HEADER.format(rows=ROWS, k=K, millions=f"{MODELLED:,}") + table + "\n" + FOOTER
+    titles = f"| {' | '.join(TITLES)} |\n{'|---' * len(TITLES)}|\n"
+    header = HEADER.format(rows=ROWS, k=K, millions=f"{MODELLED:,}")
+    page = header + titles + table + "\n" + FOOTER
     Path(sys.argv[1]).write_text(page)
 
 

@@ -15,11 +15,23 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
+import triton
 from machines import SOURCES, load
 from ptx import Machine as Interpreter
 from ptx import parse
+from triton.backends.compiler import GPUTarget
+from triton.compiler import ASTSource
 
 from sinkhorn_ot.backends.cuda import CudaKernels
+from sinkhorn_ot.backends.triton import (
+    GPU,
+    LEAST_WARPS,
+    Launch,
+    TritonKernels,
+    Variant,
+    variant_of,
+)
 
 STAND_IN = ctypes.CFUNCTYPE(
     None, ctypes.c_void_p, ctypes.POINTER(ctypes.c_uint * 3), ctypes.POINTER(ctypes.c_uint * 3),
@@ -75,16 +87,8 @@ class PtxKernels(CudaKernels):
         self.set_stand_in = ctypes.CDLL(str(library)).sinkhorn_set_stand_in
 
     def address(self, x: Any) -> int:
-        """Register the storage of a tensor with the interpreter: kernels may not leave it."""
-        if x is None:
-            return 0
-        storage = x.untyped_storage()
-        start = storage.data_ptr()
-        if start not in self.storages:
-            view = (ctypes.c_uint8 * max(storage.nbytes(), 1)).from_address(start or id(self))
-            self.keep.append(storage)
-            self.storages[start] = self.interpreter.pointer(np.frombuffer(view, np.uint8))
-        return self.storages[start] + x.data_ptr() - start
+        """Return where the interpreter has a tensor; 0 for None."""
+        return 0 if x is None else place(x, self.interpreter, self.storages, self.keep)
 
     def _queue(self, function: Any, *arguments: Any, on: Any) -> None:
         self.set_stand_in(self.callback)
@@ -121,3 +125,65 @@ class PtxKernels(CudaKernels):
         if unit not in self.units:
             self.units[unit] = parse(self.compile(unit))
         return self.units[unit].kernels[name]
+
+
+def compile_variant(variant: Variant, target: GPUTarget) -> Any:
+    """Compile a Triton kernel ahead of time."""
+    source = ASTSource(
+        fn=variant.kernel,
+        signature=variant.signature,
+        constexprs=variant.constants,
+        attrs={(place,): [["tt.divisibility", 16]] for place in variant.aligned},
+    )
+    return triton.compile(source, target=target, options={"num_warps": variant.warps})
+
+
+class TritonPtxKernels(TritonKernels):
+    """Launches of the PTX that Triton makes for a GPU, on tensors of this host."""
+
+    def __init__(self, arch: int) -> None:
+        self.target = GPUTarget("cuda", arch, 32)
+        self.compiled: dict[Any, tuple[Any, Any]] = {}
+        self.launches: list[tuple[str, Interpreter, dict[int, int], Any]] = []
+
+    def tile(self, k: int, exact: bool, on: Any) -> Any:
+        """Return the tile of a GPU."""
+        return super().tile(k, exact, torch.device("meta"))
+
+    def _cut(self, on: Any) -> Launch:
+        return GPU
+
+    def _queue(
+        self, name: str, grid: Any, on: Any, warps: int = LEAST_WARPS, **arguments: Any
+    ) -> None:
+        variant = variant_of(name, warps, arguments)
+        key = repr((name, variant.signature, variant.constants, variant.aligned, warps))
+        if key not in self.compiled:
+            code = compile_variant(variant, self.target)
+            self.compiled[key] = code, parse(code.asm["ptx"]).kernel(name)
+        code, kernel = self.compiled[key]
+        interpreter, storages, keep = Interpreter(), {}, []
+        plain = []
+        for parameter, kind in variant.signature.items():
+            if kind == "constexpr":
+                continue
+            value = arguments[parameter]
+            if isinstance(value, torch.Tensor):
+                value = place(value, interpreter, storages, keep)
+            plain.append(value)
+        plain += [0] * (len(kernel.parameters) - len(plain))  # scratch that is not wanted
+        interpreter.launch(kernel, list(grid), 32 * warps, plain, code.metadata.shared)
+        if interpreter.races:
+            raise RuntimeError(f"{name}: {interpreter.races}")
+        self.launches.append((name, interpreter, storages, code))
+
+
+def place(x: Any, interpreter: Interpreter, storages: dict[int, int], keep: list[Any]) -> int:
+    """Register the storage of a tensor with an interpreter: kernels may not leave it."""
+    storage = x.untyped_storage()
+    start = storage.data_ptr()
+    if start not in storages:
+        view = (ctypes.c_uint8 * max(storage.nbytes(), 1)).from_address(start or id(keep))
+        keep.append(storage)
+        storages[start] = interpreter.pointer(np.frombuffer(view, np.uint8))
+    return storages[start] + x.data_ptr() - start

@@ -1,4 +1,4 @@
-"""The PTX that nvcc makes of the .cu sources, executed: values, bounds, alignment, races, traffic.
+"""The PTX that nvcc and Triton make, executed: values, bounds, alignment, races, traffic.
 
 What a GPU's own compiler and clock do with it is not seen here. Shapes are tiny: an instruction of
 a block takes the interpreter some microseconds.
@@ -8,11 +8,12 @@ import shutil
 
 import pytest
 import torch
-from machines import SOURCES, host_of
+from machines import SOURCES
 from ptx import PtxError
-from ptx_machine import PtxKernels, find_nvcc
+from ptx_machine import PtxKernels, TritonPtxKernels, find_nvcc
 
 from sinkhorn_ot.arrays import Problem
+from sinkhorn_ot.backends.device import DevicePasses
 from sinkhorn_ot.backends.reference import ReferencePasses
 
 DTYPES = [torch.float64, torch.float32, torch.float16, torch.bfloat16]
@@ -25,15 +26,19 @@ def nvcc():
     return found
 
 
-@pytest.fixture(scope="module", params=[80, 90])
-def kernels(request, host_library, nvcc, tmp_path_factory):
-    return PtxKernels(host_library, nvcc, request.param, tmp_path_factory.mktemp("ptx"))
+@pytest.fixture(scope="module", params=["cuda-80", "cuda-90", "triton-80", "triton-90"])
+def kernels(request, tmp_path_factory):
+    kind, arch = request.param.split("-")
+    if kind == "triton":
+        return TritonPtxKernels(int(arch))
+    library, nvcc = map(request.getfixturevalue, ("host_library", "nvcc"))
+    return PtxKernels(library, nvcc, int(arch), tmp_path_factory.mktemp("ptx"))
 
 
 def both(kernels, logits, a=None):
     k = logits.shape[1]
     problem = Problem(logits, a, torch.full((k,), 1 / k, dtype=torch.float64), 0.3)
-    return host_of(kernels).backend.passes(problem), ReferencePasses(problem)
+    return DevicePasses(problem, kernels), ReferencePasses(problem)
 
 
 def normal(*shape, dtype=torch.float64, seed=0):
@@ -102,8 +107,8 @@ def test_the_matrix_is_read_once(kernels, dtype):
     kernels.launches.clear()
     ours.read(g)
     x = logits.untyped_storage().data_ptr()
-    traffic = [interpreter.traffic[places[x]] for _, interpreter, places in kernels.launches
-               if x in places]  # fmt: skip
+    ran = [(interpreter, places) for _, interpreter, places, *_ in kernels.launches]
+    traffic = [interpreter.traffic[places[x]] for interpreter, places in ran if x in places]
     size = logits.numel() * logits.element_size()
     assert sum(t.bytes_read for t in traffic) == size
     assert sum(t.sectors_read for t in traffic) == size // 32

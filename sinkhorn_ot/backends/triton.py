@@ -277,22 +277,27 @@ class Recorder(TritonKernels):
         warps: int = LEAST_WARPS,
         **arguments: Any,
     ) -> None:
-        kernel = kernel_of(name)
-        signature, constants, aligned = {}, {}, []
-        for place, parameter in enumerate(kernel.params):
-            value = arguments[parameter.name]
-            if parameter.is_constexpr or value is None:
-                signature[parameter.name] = "constexpr"
-                constants[parameter.name] = value
-            elif is_torch(value):
-                signature[parameter.name] = POINTERS[dtype_name(value)]
-                if value.storage_offset() * value.element_size() % 16 == 0:
-                    aligned.append(place)
-            else:
-                signature[parameter.name] = parameter.annotation_type
-        variant = Variant(name, kernel, signature, constants, tuple(aligned), warps)
+        variant = variant_of(name, warps, arguments)
         if variant not in self.variants:
             self.variants.append(variant)
+
+
+def variant_of(name: str, warps: int, arguments: dict[str, Any]) -> Variant:
+    """Return what a compiler has to know of a launch."""
+    kernel = kernel_of(name)
+    signature, constants, aligned = {}, {}, []
+    for place, parameter in enumerate(kernel.params):
+        value = arguments[parameter.name]
+        if parameter.is_constexpr or value is None:
+            signature[parameter.name] = "constexpr"
+            constants[parameter.name] = value
+        elif is_torch(value):
+            signature[parameter.name] = POINTERS[dtype_name(value)]
+            if value.storage_offset() * value.element_size() % 16 == 0:
+                aligned.append(place)
+        else:
+            signature[parameter.name] = parameter.annotation_type
+    return Variant(name, kernel, signature, constants, tuple(aligned), warps)
 
 
 #: How Triton writes the type of a pointer.

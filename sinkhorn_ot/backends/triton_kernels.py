@@ -252,7 +252,7 @@ def read_rows(
     if SUMS:
         weights = tl.sum(row_weights, axis=0)
         if MODE == "apply":
-            weights += tl.load(slab + K)
+            weights += tl.load(slab + K, mask=chunk == 0, other=0.0)
         tl.store(slab + K, weights, mask=chunk == 0)
     if MODE == "whole" or odd is not None:
         least_bad = tl.min(first_bad, axis=0)
