@@ -15,8 +15,8 @@ enum class Dtype { f64, f32, f16, bf16 };
 // quick: float32 exponentials of (nearly) exact exponents; exact: float64 throughout.
 enum class Kind { quick, exact };
 
-// whole: rows that one group of threads can hold. Longer ones are read twice, chunk by chunk, the
-// second time from the cache: `stats` finds the log of each chunk's sum, `apply` adds the masses.
+// whole: rows that one group of threads can hold. Longer ones are read twice, chunk by chunk:
+// `stats` finds the log of each chunk's sum, `apply` adds the masses.
 // fill: the entries of a sketch, whose sizes a read in Mode::whole has counted.
 enum class Mode { whole, stats, apply, fill };
 

@@ -17,8 +17,6 @@ from typing import Any, Protocol
 
 from sinkhorn_ot.arrays import Array, Needs, Problem, Reading, dtype_name, namespace, on_host
 
-#: Bytes of rows that are read once from memory and again from a GPU's second-level cache.
-PANEL_BYTES = 16 << 20
 #: Words of 4 bytes that an entry of a sketch takes: value, column and row, once by row, once by
 #: column, and what sorting takes.
 WORDS_PER_ENTRY = 8
@@ -210,8 +208,10 @@ class DevicePasses:
             sure if fast is None else fast, sure, None if exact else odd, self.n, g, out, low_mass
         )
         self._read_log(replace(read, exact=True, gate=low_mass, labels=None, sketch=None), out)
-        self.certain += 1 / stride
-        self.gated += ((0.0 if exact else 1.0) * odd + 2.0 * low_mass) / stride
+        # rows in chunks are read twice, in float64 sooner than in float32
+        sure_reads = min(self.tile(True).chunks, 2)
+        self.certain += (sure_reads if exact else min(self.tile(False).chunks, 2)) / stride
+        self.gated += ((not exact) * sure_reads * odd + (sure_reads + 1) * low_mass) / stride
         if sketch is not None and read.sketch is not None:
             sketch.fill(read, None if exact else odd)
         return Reading(out[: self.k], f, labels)
@@ -248,17 +248,13 @@ class DevicePasses:
             read = replace(read, sums=self._empty((read.blocks, self.k + 1)))
             self.kernels.read_rows(read)
             return read.sums
-        rows = max(1, PANEL_BYTES // (self.k * read.x.element_size()))
-        panel = replace(read, count=min(rows, read.count)).spread(
-            -(-read.tile.blocks // read.tile.chunks)
-        )
-        sums = self._full((panel.blocks, self.k + 1), 0.0)
-        for first in range(0, read.count, rows):
-            self._panel(replace(panel, first=first, count=min(rows, read.count - first), sums=sums))
-        return sums
+        read = read.spread(-(-read.tile.blocks // read.tile.chunks))
+        read = replace(read, sums=self._full((read.blocks, self.k + 1), 0.0))
+        self._in_chunks(read)
+        return read.sums
 
-    def _panel(self, read: Read) -> None:
-        """Rows too long to be held at once: their sums chunk by chunk, then the masses."""
+    def _in_chunks(self, read: Read) -> None:
+        """Rows too long to be held: a read for the sums of their chunks, one for the masses."""
         torch = self.torch
         shape = (read.count, read.tile.chunks)
         log_sums = self._full(shape, 0.0)
@@ -270,24 +266,23 @@ class DevicePasses:
             replace(read, mode="stats", log_sum=log_sums, best=best, best_column=column)
         )
         log_sum = torch.logsumexp(log_sums * math.log(2), 1) / math.log(2)
-        rows = slice(read.first, read.first + read.count)
         wanted = True if read.gate is None else read.gate > 0
         bad = ~log_sum.isfinite()
         if read.exact:
-            row = torch.where(bad, torch.arange(rows.start, rows.stop, device=self.device), self.n)
+            row = torch.where(bad, torch.arange(read.count, device=self.device), self.n)
             read.bad_row.copy_(torch.minimum(read.bad_row, row.min()))
         else:
             self.torch.bitwise_or(read.odd, bad.any().to(torch.int32), out=read.odd)
         if read.labels is not None:
             label = column.gather(1, best.argmax(1, keepdim=True))[:, 0].where(~bad, -1)
-            read.labels[rows] = label if wanted is True else label.where(wanted, read.labels[rows])
+            read.labels.copy_(label if wanted is True else label.where(wanted, read.labels))
         if read.f is not None:
-            log_a = -math.log(self.n) if self.a is None else self.a[rows].log()
+            log_a = -math.log(self.n) if self.a is None else self.a.log()
             # the rounded rate of float32: both its logits and its g were scaled by that
             rate = 1.4426950408889634 / read.epsilon
             rate = rate if read.exact else float(torch.tensor(rate, dtype=torch.float32))
             f = read.epsilon * log_a - log_sum / rate
-            read.f[rows] = f if wanted is True else f.where(wanted, read.f[rows])
+            read.f.copy_(f if wanted is True else f.where(wanted, read.f))
         self.kernels.read_rows(replace(read, mode="apply", log_sum=log_sum))
 
     def _read_log(self, read: Read, out: Array) -> None:
