@@ -217,21 +217,25 @@ class Sketched:
         p, rho = z, (r * z).sum()
         stop = forcing**2 * rho
         going = rho > 0
+        host = on_host(m)
+        # on a device what has stopped stays as it is until that is noticed
+        unless_stopped = (lambda _, new, old: new) if host else xp.where
         for step in range(CG_STEPS):
             q = m * p - self.sketch.second_moment(p)
             curvature = (p * q).sum()
             going = going & (curvature > 0)
-            alpha = xp.where(going, rho / xp.where(going, curvature, 1.0), 0.0)
+            if host and not going:
+                break
+            alpha = unless_stopped(going, rho / curvature, 0.0)
             x = x + alpha * p
             r = r - alpha * q
             z = inverse * r
             new_rho = (r * z).sum()
             going = going & (new_rho > stop)
-            # what has stopped stays as it is until that is noticed
-            p = xp.where(going, z + new_rho / xp.where(going, rho, 1.0) * p, p)
-            rho = xp.where(going, new_rho, rho)
-            if (on_host(m) or step % CG_PATIENCE == CG_PATIENCE - 1) and not bool(going):
+            if (host or step % CG_PATIENCE == CG_PATIENCE - 1) and not bool(going):
                 break
+            p = unless_stopped(going, z + new_rho / rho * p, p)
+            rho = unless_stopped(going, new_rho, rho)
         return xp.where((x != 0).any(), x, z)
 
 

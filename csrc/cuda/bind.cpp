@@ -65,7 +65,6 @@ PYBIND11_MODULE(SINKHORN_MODULE, m, py::mod_gil_not_used()) {
       .def_readwrite("n", &RowPass::n)
       .def_readwrite("epsilon", &RowPass::epsilon)
       .def_readwrite("stride", &RowPass::stride)
-      .def_readwrite("first", &RowPass::first)
       .def_readwrite("count", &RowPass::count)
       .def_readwrite("rows_per_block", &RowPass::rows_per_block)
       .def_readwrite("tile", &RowPass::tile)

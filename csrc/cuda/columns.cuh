@@ -92,7 +92,7 @@ __global__ void __launch_bounds__(kColumnThreads)
   LogSum sum;
   if (c < p.k)
     for (int64_t j = first + slice; j < last; j += kSlices) {
-      const int64_t i = sampled_row(p.first + j, p.stride);
+      const int64_t i = sampled_row(j, p.stride);
       const double x = widen(static_cast<const T*>(p.x)[i * p.row_stride + c * p.col_stride]);
       sum.add((x + p.g[c] + p.f[i]) * p.exact_rate, 1.);
     }

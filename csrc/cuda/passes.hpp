@@ -52,8 +52,8 @@ struct RowPass {
   const float *high, *low;  // g in units of log(2) * epsilon, in two parts; see prepare()
   const double* a;          // n, or null: every row has mass 1/n
   double epsilon;
-  int64_t stride;        // one row of each `stride` neighbours, spread by a fixed hash
-  int64_t first, count;  // of these rows
+  int64_t stride;  // one row of each `stride` neighbours, spread by a fixed hash
+  int64_t count;   // rows that this makes
   int64_t rows_per_block;
   double* sums;          // (blocks, k + 1): column masses times n, and the weight of the rows
   int* odd;              // set where float32 is not enough; null: this is float64

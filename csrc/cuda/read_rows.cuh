@@ -354,7 +354,7 @@ __global__ void __maxnreg__((registers(kFull || kMode == Mode::fill || sizeof(E)
       if (lanes <= kWarp) wanted = __any_sync(kAllLanes, wanted);
       if (!wanted) continue;
     }
-    const int64_t i = sampled_row(p.first + j, p.stride);
+    const int64_t i = sampled_row(j, p.stride);
     const T* const row = static_cast<const T*>(p.x) + i * p.row_stride;
     const E row_weight = active ? (p.a ? E(p.a[i] * p.n) : E(1)) : E(0);
     decltype(widen(T())) x[C::kPer];

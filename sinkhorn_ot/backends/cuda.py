@@ -140,7 +140,7 @@ class CudaKernels:
             "log_sum", "best", "best_column",
         ):  # fmt: skip
             setattr(p, name, self.address(getattr(read, name)))
-        for name in ("vectors", "n", "k", "epsilon", "stride", "first", "count", "rows_per_block"):
+        for name in ("vectors", "n", "k", "epsilon", "stride", "count", "rows_per_block"):
             setattr(p, name, getattr(read, name))
         p.row_stride, p.col_stride = read.x.stride()
         p.tile = read.tile.launch

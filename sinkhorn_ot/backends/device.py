@@ -62,7 +62,6 @@ class Read:
     high: Array
     low: Array
     stride: int
-    first: int
     count: int
     tile: Tile
     exact: bool
@@ -236,7 +235,7 @@ class DevicePasses:
         log_sum = None if rows is None else self._empty(count)
         return Read(
             problem.logits, self.vectors, self.n, self.k, self.a, problem.epsilon, padded_g, high,
-            low, stride, 0, count, tiles[0], False, self._full(1, self.n, torch.int64),
+            low, stride, count, tiles[0], False, self._full(1, self.n, torch.int64),
             log_sum=log_sum, sketch=rows,
         )  # fmt: skip
 

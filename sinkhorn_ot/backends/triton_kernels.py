@@ -26,7 +26,7 @@ LOG_2 = tl.constexpr(0.6931471805599453)
 NO_ROW = tl.constexpr(1 << 62)
 
 #: Sizes and strides, of which a kernel must not be compiled for each value.
-SIZES = ("row_stride", "col_stride", "stride", "first", "count", "rows_per_block")
+SIZES = ("row_stride", "col_stride", "stride", "count", "rows_per_block")
 
 
 @triton.jit
@@ -102,7 +102,6 @@ def read_rows(
     row_stride: tl.int64,
     col_stride: tl.int64,
     stride: tl.int64,
-    first: tl.int64,
     count: tl.int64,
     rows_per_block: tl.int64,
     K: tl.constexpr,
@@ -154,7 +153,7 @@ def read_rows(
                 begins = tl.load(begin + j, mask=inside, other=0)
                 ends = tl.load(end + j, mask=inside, other=0)
                 inside = inside & (begins < ends)
-            i = _sampled(first + j, stride, SAMPLED)
+            i = _sampled(j, stride, SAMPLED)
             address = x + (i * row_stride * VECTOR)[:, None] + at
             values = tl.load(address, mask=inside[:, None] & readable[None, :], other=0.0)
             values = tl.where(real[None, :], _widen(values), -INFINITY)
@@ -359,7 +358,6 @@ def read_log(
     row_stride: tl.int64,
     col_stride: tl.int64,
     stride: tl.int64,
-    first: tl.int64,
     count: tl.int64,
     rows_per_block: tl.int64,
     K: tl.constexpr,
@@ -385,7 +383,7 @@ def read_log(
     for turn in range(start, stop, ROWS):
         j = (turn + tl.arange(0, ROWS)).to(tl.int64)
         inside = j < stop
-        i = _sampled(first + j, stride, SAMPLED)
+        i = _sampled(j, stride, SAMPLED)
         address = x + (i * row_stride)[:, None] + at
         held = inside[:, None] & real[None, :]
         values = _widen(tl.load(address, mask=held, other=0.0)).to(tl.float64)
