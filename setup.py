@@ -38,8 +38,10 @@ def find_nvcc() -> Path | None:
     """Look in CUDA_HOME, the PATH, and where PyPI's cuda-toolkit puts it."""
     places = [Path(os.environ["CUDA_HOME"]) / "bin"] if "CUDA_HOME" in os.environ else []
     on_path = shutil.which("nvcc")
-    places += [Path(on_path).resolve().parent] if on_path else []
-    places.append(Path(sysconfig.get_path("purelib"), "nvidia", "cu13", "bin"))
+    places += [Path(on_path).parent] if on_path else []
+    packages = [Path(sysconfig.get_path("purelib"))]
+    packages += Path(os.environ.get("VIRTUAL_ENV", "/nowhere")).glob("lib/python*/site-packages")
+    places += [folder / "nvidia" / "cu13" / "bin" for folder in packages]
     return next((place / "nvcc" for place in places if (place / "nvcc").is_file()), None)
 
 
@@ -54,7 +56,9 @@ class Build(build_ext):
         nvcc = find_nvcc()
         try:
             if nvcc is None:
-                raise CompileError("no nvcc in CUDA_HOME, on the PATH or among PyPI's wheels")
+                raise CompileError(
+                    "no nvcc on the PATH, among PyPI's wheels or in CUDA_HOME: set that"
+                )
             self.build_cuda(ext, nvcc)
         except (OSError, CompileError) as error:
             if CUDA == "1":

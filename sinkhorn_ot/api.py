@@ -22,8 +22,10 @@ from sinkhorn_ot.arrays import (
     check_potential,
     explain_bad_row,
     explain_empty_column,
+    float64,
     heads_of,
     is_torch,
+    may_look,
     namespace,
 )
 from sinkhorn_ot.backends import BACKENDS, Backend
@@ -178,6 +180,7 @@ def equipartition_labels(
             raise TypeError("a compiled graph has no place for a callback; call it outside")
         from sinkhorn_ot.torch_ops import equipartition_labels as operator
 
+        b, g_init = (None if v is None else float64(v, logits) for v in (b, g_init))
         return operator(logits, b, epsilon, tol, max_iter, g_init, method, memory_limit, backend)
     options = Options(
         None, b, epsilon, tol, max_iter, g_init, method, memory_limit, backend, callback
@@ -275,6 +278,11 @@ def _solve(logits: Array, options: Options) -> SinkhornResult:
         raise ValueError(f"method must be one of {', '.join(METHODS)}, got {method!r}")
     if callback is not None and not callable(callback):
         raise TypeError(f"callback must be callable, got {type(callback).__name__}")
+    if not may_look(logits) and (tol > 0 or method == "newton" or callback is not None):
+        raise ValueError(
+            "while a CUDA graph is recorded nobody can look whether the solve has converged: pass "
+            f"tol=0 (got {tol:g}) with max_iter, and neither method='newton' nor a callback"
+        )
     n, k = logits.shape
     b = check_marginal(options.b, "b", k, logits)
     a = None if options.a is None else check_marginal(options.a, "a", n, logits)

@@ -36,6 +36,11 @@ def on_host(x: Array) -> bool:
     return not is_torch(x) or x.device.type == "cpu"
 
 
+def may_look(x: Array) -> bool:
+    """Whether the host may look at numbers of `x`: not while a CUDA graph is recorded."""
+    return on_host(x) or not sys.modules["torch"].cuda.is_current_stream_capturing()
+
+
 def float64(x: Array, like: Array) -> Array:
     """`x` as float64 in the library and on the device of `like`."""
     xp = namespace(like)
@@ -138,6 +143,8 @@ def check_marginal(v: object, name: str, length: int, logits: Array) -> Array:
         where = {"device": logits.device} if is_torch(logits) else {}
         return xp.full((length,), 1.0 / length, dtype=xp.float64, **where)
     vector = _check_vector(v, name, length, logits)
+    if not may_look(vector):
+        return vector / vector.sum()
     ok = vector >= 0
     if not bool(ok.all()):
         first = int(namespace(vector).nonzero(~ok)[0][0])
@@ -158,7 +165,7 @@ def check_potential(g: object, length: int, logits: Array, b: Array) -> Array:
     else:
         vector = _check_vector(g, "g_init", length, logits)
         bad = ~xp.isfinite(vector) & (b > 0)
-        if bool(bad.any()):
+        if may_look(vector) and bool(bad.any()):
             first = int(xp.nonzero(bad)[0][0])
             raise ValueError(
                 f"g_init must be finite where b > 0, but g_init[{first}] is {float(vector[first])}"

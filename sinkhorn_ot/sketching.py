@@ -124,8 +124,8 @@ class Sketched:
                 except BadRow:
                     return g  # the read of the whole names the first bad row
                 m, s = self.sketch.mass(zero)
-                if not math.isfinite(float(m.sum())):
-                    return g  # rows of the sample have no mass: there is nothing to learn
+                if not math.isfinite(float((m + self.xp.exp(reading.log_mass)).sum())):
+                    return g  # rows of the sample have no mass, or are bad: nothing to learn
                 delta = self._solve(zero, m, s, self.problem.b, reading, None)
                 g = g + self.problem.epsilon * delta
                 found = found or bool((delta != 0).any())

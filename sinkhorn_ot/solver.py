@@ -188,7 +188,7 @@ def _violation(passes: Passes, reading: Reading, b: Array, first: Array) -> floa
     if not passes.may_wait:
         return math.nan
     xp = namespace(b)
-    violation = float(xp.sum(abs(xp.exp(reading.log_mass) - b)))
+    violation = passes.number(xp.sum(abs(xp.exp(reading.log_mass) - b)))
     if math.isnan(violation):
         _check_columns(xp, first, b)
         row = passes.first_bad_row()

@@ -46,6 +46,7 @@ equipartition_labels = torch.library.custom_op(
     "sinkhorn_ot::equipartition_labels",
     labels,
     mutates_args=(),
+    tags=(torch.Tag.cudagraph_unsafe,),  # a solve looks at its violation
     schema="(Tensor logits, Tensor? b, float epsilon, float tol, int max_iter, Tensor? g_init, "
     "str method, int? memory_limit, str backend) -> Tensor",
 )

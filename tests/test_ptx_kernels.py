@@ -13,7 +13,7 @@ from ptx import PtxError
 from ptx_machine import PtxKernels, TritonPtxKernels, find_nvcc
 
 from sinkhorn_ot.arrays import Problem
-from sinkhorn_ot.backends.device import DevicePasses
+from sinkhorn_ot.backends.device import WORDS_PER_ENTRY, DevicePasses
 from sinkhorn_ot.backends.reference import ReferencePasses
 
 DTYPES = [torch.float64, torch.float32, torch.float16, torch.bfloat16]
@@ -88,7 +88,7 @@ def test_the_log_domain_and_bad_rows(kernels):
 def test_a_sketch_equals_plain_arrays(kernels, k):
     logits, (g, delta, v) = normal(12, k, dtype=torch.float32), normal(3, k, seed=1)
     ours, _ = both(kernels, logits)
-    sketch = ours.sketch(12 * k * 8)
+    sketch = ours.sketch(12 * k * WORDS_PER_ENTRY)
     sketch.expect(torch.zeros(k, dtype=torch.float64), 40.0)
     ours.read(g, sketch=sketch)
     p = torch.softmax((logits.double() + g) / 0.3 + delta, 1)

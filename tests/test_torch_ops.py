@@ -46,6 +46,12 @@ def test_options_reach_the_solve():
     assert labels.bincount()[0] > 200
 
 
+def test_marginals_may_be_a_list():
+    logits = torch.randn(400, 2)
+    labels = compiled(lambda x: equipartition_labels(x, b=[0.9, 0.1]))(logits)
+    assert labels.equal(equipartition_labels(logits, b=[0.9, 0.1]))
+
+
 def test_a_callback_has_no_place_in_a_graph():
     with pytest.raises(torch._dynamo.exc.Unsupported, match="no place for a callback"):
         compiled(lambda x: equipartition_labels(x, callback=print))(torch.randn(9, 3))

@@ -13,7 +13,7 @@ constexpr size_t kSliceBytes = kColumnThreads * sizeof(double);
 
 }  // namespace
 
-std::string why_not() { return missing_device(); }
+std::string why_not() { return missing_device(finish_kernel); }
 
 Tile tile_of(int64_t k, Kind kind) {
   auto tile = [k](int lanes, int per) {

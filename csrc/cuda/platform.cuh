@@ -14,7 +14,10 @@
 
 namespace sinkhorn::cuda {
 
-inline std::string missing_device() { return ""; }
+template <class Kernel>
+std::string missing_device(Kernel) {
+  return "";
+}
 
 template <class Kernel>
 void allow_shared(Kernel, size_t) {}
@@ -62,10 +65,16 @@ void launch(void (*kernel)(P...), dim3 grid, dim3 block, size_t shared_bytes, cu
   }(args...);
 }
 
-inline std::string missing_device() {
+template <class Kernel>
+std::string missing_device(Kernel kernel) {
   int count = 0, driver = 0;
   const cudaError_t error = cudaGetDeviceCount(&count);
-  if (error == cudaSuccess && count > 0) return "";
+  if (error == cudaSuccess && count > 0) {
+    cudaFuncAttributes attributes;  // fails if the kernels were built for other GPUs
+    const cudaError_t built =
+        cudaFuncGetAttributes(&attributes, reinterpret_cast<const void*>(kernel));
+    return built == cudaSuccess ? "" : cudaGetErrorString(built);
+  }
   cudaDriverGetVersion(&driver);
   if (driver == 0) return "no NVIDIA driver is installed";
   return error == cudaSuccess ? "the NVIDIA driver sees no GPU" : cudaGetErrorString(error);

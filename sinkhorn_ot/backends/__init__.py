@@ -60,6 +60,9 @@ class Passes(Protocol):
     def may_wait(self) -> bool:
         """Whether numbers may be looked at: not while a CUDA graph is recorded."""
 
+    def number(self, x: Array) -> float:
+        """Bring a number to the host; a device is waited for."""
+
     def first_bad_row(self) -> int | None:
         """The least bad row that a read met and did not raise `BadRow` for: its masses are NaN."""
 

@@ -101,6 +101,10 @@ class CpuPasses:
         self.reads = 0.0
         self.may_wait = True
 
+    def number(self, x: Array) -> float:
+        """Return a number; see `Passes`."""
+        return float(x)
+
     def first_bad_row(self) -> int | None:
         """None: a bad row raises at once."""
         return None

@@ -34,14 +34,7 @@ def why_not(logits: Array | None) -> str | None:
     reason = _cuda.why_not()
     if reason:
         return str(reason)
-    if logits is None:
-        return None
-    if not is_torch(logits) or logits.device.type != "cuda":
-        return "the logits are not a CUDA tensor"
-    major, minor = sys.modules["torch"].cuda.get_device_capability(logits.device)
-    if major < 8:
-        return f"the GPU has compute capability {major}.{minor}; the kernels need 8.0"
-    return None
+    return None if logits is None else device.not_on_gpu(logits)
 
 
 def needs(logits: Array) -> Needs:
@@ -60,7 +53,7 @@ class CudaKernels:
     def __init__(self, module: ModuleType) -> None:
         self.module = module
 
-    def tile(self, k: int, exact: bool, on: Array) -> Tile:
+    def tile(self, k: int, exact: bool, on: Any) -> Tile:
         """Return how rows of k entries are cut up."""
         kind = self.module.Kind.exact if exact else self.module.Kind.quick
         tile = self.module.tile_of(k, kind)

@@ -11,15 +11,25 @@ The kernels are those of `Kernels`; csrc/cuda/passes.hpp tells what each of them
 from __future__ import annotations
 
 import math
-import sys
 from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
-from sinkhorn_ot.arrays import Array, Needs, Problem, Reading, dtype_name, namespace, on_host
+import numpy as np
 
-#: Words of 4 bytes that an entry of a sketch takes: value, column and row, once by row, once by
-#: column, and what sorting takes.
-WORDS_PER_ENTRY = 8
+from sinkhorn_ot.arrays import (
+    Array,
+    Needs,
+    Problem,
+    Reading,
+    dtype_name,
+    is_torch,
+    may_look,
+    namespace,
+)
+
+#: Words of 4 bytes that an entry of a sketch takes: value, column and row (3), value and row in the
+#: order of columns (2), and what sorting takes (7).
+WORDS_PER_ENTRY = 12
 
 
 @dataclass(frozen=True)
@@ -85,8 +95,8 @@ class Read:
 
     def spread(self, blocks: int) -> Read:
         """Share the rows out to at most that many blocks."""
-        least = 4 * self.tile.rows
-        return replace(self, rows_per_block=max(-(-self.count // max(blocks, 1)), least))
+        rows = max(-(-self.count // max(blocks, 1)), least_rows(self.tile))
+        return replace(self, rows_per_block=rows)
 
 
 @dataclass(frozen=True)
@@ -103,8 +113,8 @@ class Segments:
 class Kernels(Protocol):
     """One way to run the kernels; each call queues them on the current stream."""
 
-    def tile(self, k: int, exact: bool, device: Array) -> Tile:
-        """Return how rows of k entries are cut up."""
+    def tile(self, k: int, exact: bool, on: Any) -> Tile:
+        """Return how rows of k entries are cut up on a device."""
 
     def prepare(self, g: Array, epsilon: float, padded: Array, high: Array, low: Array) -> None:
         """Split g for float32, and pad it."""
@@ -140,12 +150,39 @@ def needs(logits: Array, kernels: Kernels) -> Needs:
     """What a sketch takes: its entries, and per row what tells which of them to keep."""
     n, k = logits.shape
     tiles = [kernels.tile(k, exact, logits.device) for exact in (False, True)]
+    blocks = sum(min(tile.blocks, n // least_rows(tile) + 1) for tile in tiles)
     held = all(tile.chunks == 1 for tile in tiles)  # rows in chunks are not counted
     return Needs(
-        besides=64 * n + sum(8 * (k + 1) * min(tile.blocks, n) for tile in tiles),
-        least=4 * WORDS_PER_ENTRY * k if held else sys.maxsize,
-        everything=WORDS_PER_ENTRY * n * k,
+        besides=64 * n + 8 * (k + 65) * blocks,  # the sums of a block, also in the log domain
+        least=4 * WORDS_PER_ENTRY * k,
+        everything=WORDS_PER_ENTRY * n * k if held else 0,
     )
+
+
+def least_rows(tile: Tile) -> int:
+    """Rows of a block below which its sums cost too much."""
+    return 4 * tile.rows
+
+
+def exact_rate(epsilon: float) -> float:
+    """Return what turns a logit into an exponent of 2."""
+    return 1.4426950408889634 / epsilon
+
+
+def rounded_rate(epsilon: float) -> float:
+    """Return the same as float32 has it: logits and g are both scaled by that."""
+    with np.errstate(over="ignore"):
+        return float(np.float32(exact_rate(epsilon)))
+
+
+def not_on_gpu(logits: Array) -> str | None:
+    """None, or why these logits are nothing for a GPU that the kernels know."""
+    if not is_torch(logits) or logits.device.type != "cuda":
+        return "the logits are not a CUDA tensor"
+    major, minor = namespace(logits).cuda.get_device_capability(logits.device)
+    if major < 8:
+        return f"the GPU has compute capability {major}.{minor}; the kernels need 8.0"
+    return None
 
 
 class DevicePasses:
@@ -164,16 +201,24 @@ class DevicePasses:
         self.bad_row = self._full(1, self.n, self.torch.int64)
         self.certain = 0.0  # reads that were queued
         self.gated = self._full(1, 0.0)  # reads that happened behind a gate
+        self.seen: float | None = 0.0  # of these, as the host knows them; None: not any more
 
     @property
     def may_wait(self) -> bool:
         """Whether the host may ask the device for a number: not while a graph is recorded."""
-        return on_host(self.problem.b) or not self.torch.cuda.is_current_stream_capturing()
+        return may_look(self.problem.b)
 
     @property
     def reads(self) -> float:
         """Reads of the matrix so far; while a graph is recorded, those that no gate guards."""
-        return self.certain + (float(self.gated) if self.may_wait else 0.0)
+        if self.seen is None and self.may_wait:
+            self.seen = float(self.gated)
+        return self.certain + (self.seen or 0.0)
+
+    def number(self, x: Array) -> float:
+        """Wait for a number; and learn on the way how many reads there have been."""
+        value, self.seen = self.torch.stack((x.reshape(()), self.gated.reshape(()))).tolist()
+        return float(value)
 
     def first_bad_row(self) -> int | None:
         """The least row without a finite maximum that a read has met."""
@@ -206,12 +251,14 @@ class DevicePasses:
         self.kernels.finish(
             sure if fast is None else fast, sure, None if exact else odd, self.n, g, out, low_mass
         )
+        del fast, sure  # their memory serves again
         self._read_log(replace(read, exact=True, gate=low_mass, labels=None, sketch=None), out)
         # rows in chunks are read twice, in float64 sooner than in float32
         sure_reads = min(self.tile(True).chunks, 2)
         self.certain += (sure_reads if exact else min(self.tile(False).chunks, 2)) / stride
         self.gated += ((not exact) * sure_reads * odd + (sure_reads + 1) * low_mass) / stride
-        if sketch is not None and read.sketch is not None:
+        self.seen = None
+        if sketch is not None:
             sketch.fill(read, None if exact else odd)
         return Reading(out[: self.k], f, labels)
 
@@ -265,23 +312,22 @@ class DevicePasses:
             replace(read, mode="stats", log_sum=log_sums, best=best, best_column=column)
         )
         log_sum = torch.logsumexp(log_sums * math.log(2), 1) / math.log(2)
-        wanted = True if read.gate is None else read.gate > 0
+        rows = sampled_rows(torch, read.count, read.stride, self.device)
         bad = ~log_sum.isfinite()
         if read.exact:
-            row = torch.where(bad, torch.arange(read.count, device=self.device), self.n)
-            read.bad_row.copy_(torch.minimum(read.bad_row, row.min()))
+            read.bad_row.copy_(torch.minimum(read.bad_row, torch.where(bad, rows, self.n).min()))
         else:
-            self.torch.bitwise_or(read.odd, bad.any().to(torch.int32), out=read.odd)
+            torch.bitwise_or(read.odd, bad.any().to(torch.int32), out=read.odd)
+
+        def put(into: Array, values: Array) -> None:
+            into[rows] = values if read.gate is None else values.where(read.gate > 0, into[rows])
+
         if read.labels is not None:
-            label = column.gather(1, best.argmax(1, keepdim=True))[:, 0].where(~bad, -1)
-            read.labels.copy_(label if wanted is True else label.where(wanted, read.labels))
+            put(read.labels, column.gather(1, best.argmax(1, keepdim=True))[:, 0].where(~bad, -1))
         if read.f is not None:
-            log_a = -math.log(self.n) if self.a is None else self.a.log()
-            # the rounded rate of float32: both its logits and its g were scaled by that
-            rate = 1.4426950408889634 / read.epsilon
-            rate = rate if read.exact else float(torch.tensor(rate, dtype=torch.float32))
-            f = read.epsilon * log_a - log_sum / rate
-            read.f.copy_(f if wanted is True else f.where(wanted, read.f))
+            log_a = -math.log(self.n) if self.a is None else self.a[rows].log()
+            rate = exact_rate(read.epsilon) if read.exact else rounded_rate(read.epsilon)
+            put(read.f, read.epsilon * log_a - log_sum / rate)
         self.kernels.read_rows(replace(read, mode="apply", log_sum=log_sum))
 
     def _read_log(self, read: Read, out: Array) -> None:
@@ -289,7 +335,7 @@ class DevicePasses:
         if read.f is None:
             read = replace(read, f=self._empty(self.n))
         self._sums(read)
-        log = read.spread(-(-8 * read.tile.blocks // max(self.k // 32, 1)))
+        log = read.spread(-(-read.tile.blocks // max(self.k // 32, 1)))
         tops = self._empty((log.blocks, self.k))
         totals = self._empty((log.blocks, self.k))
         self.kernels.read_log(log, tops, totals)
@@ -315,9 +361,9 @@ class DeviceSketch:
         self.room = max(words // WORDS_PER_ENTRY, 1)
         self.hold = self.cut = passes._full(0, 0.0, passes.torch.float32)
         self.scalings = self.curvature = self.weight = self.count = passes._full(0, 0.0)
-        nothing = self.scalings
-        self.by_row = Segments(nothing, nothing, nothing, nothing, long=False)
-        self.by_column = self.by_row
+        none = self.scalings
+        self.none = Segments(none, none, none, none, long=False)
+        self.by_row = self.by_column = self.none
         self._held: tuple[int, int] | None = None
         self.expect(passes._full(passes.k, 0.0), math.inf)
 
@@ -358,6 +404,7 @@ class DeviceSketch:
     def fill(self, read: Read, odd: Array | None) -> None:
         """Choose rows, evenly and as many as there is room for, and read their entries."""
         passes, torch = self.passes, self.passes.torch
+        self.by_row = self.by_column = self.none  # what it held makes room
         seen = read.sketch
         assert seen is not None
         total = seen.count.sum()
@@ -380,6 +427,7 @@ class DeviceSketch:
             once = replace(read, exact=exact, gate=gate, tile=passes.tile(exact))
             passes.kernels.read_rows(once.spread(once.tile.blocks))
         passes.gated += (count > 0).sum() / (read.count * read.stride)
+        passes.seen = None
 
         order = torch.sort(column, stable=True)
         edges = torch.arange(passes.k, dtype=torch.int32, device=passes.device)

@@ -6,17 +6,23 @@ import importlib
 import importlib.util
 import math
 import os
+import shutil
 import sys
 import warnings
 from dataclasses import dataclass, replace
 from itertools import product
 from typing import Any
 
-import numpy as np
-
 from sinkhorn_ot.arrays import Array, Needs, Problem, dtype_name, is_torch
 from sinkhorn_ot.backends import device
-from sinkhorn_ot.backends.device import DevicePasses, Read, Segments, Tile
+from sinkhorn_ot.backends.device import (
+    DevicePasses,
+    Read,
+    Segments,
+    Tile,
+    exact_rate,
+    rounded_rate,
+)
 
 #: Columns that a program holds at most; longer rows go in chunks, in float32 and in float64. (With
 #: 8192 columns registers spill where there are labels.)
@@ -85,14 +91,13 @@ def why_not(logits: Array | None) -> str | None:
     cuda = importlib.import_module("torch").cuda
     if not cuda.is_available():
         return "torch sees no GPU"
-    if logits is None:
-        return None
-    if logits.device.type != "cuda":
-        return "the logits are not a CUDA tensor"
-    major, minor = cuda.get_device_capability(logits.device)
-    if major < 8:
-        return f"the GPU has compute capability {major}.{minor}; the kernels need 8.0"
-    return None
+    kinds = {parameter.name: parameter.annotation_type for parameter in kernel_of("finish").params}
+    if kinds["n"] != "fp64":
+        return "this Triton would round float64 arguments to float32; pip install -U triton"
+    compilers = (os.environ.get("CC", ""), "cc", "gcc", "clang")
+    if not any(shutil.which(name) for name in compilers if name):
+        return "Triton finds no C compiler for its launchers; install gcc or set CC"
+    return None if logits is None else device.not_on_gpu(logits)
 
 
 def interpreted() -> bool:
@@ -113,7 +118,7 @@ def passes(problem: Problem) -> DevicePasses:
 class TritonKernels:
     """Launches of the kernels of triton_kernels.py; see `Kernels`."""
 
-    def tile(self, k: int, exact: bool, on: Array) -> Tile:
+    def tile(self, k: int, exact: bool, on: Any) -> Tile:
         """Return how rows of k entries are cut up."""
         width = max(power_of_two(k), LEAST_WIDTH)
         if width > MOST_WIDTH:
@@ -344,17 +349,6 @@ def variants(k: int, dtype: Any, *, aligned: bool = True, weighted: bool = False
 def kernel_of(name: str) -> Any:
     """Return a kernel: only now is Triton imported."""
     return getattr(importlib.import_module("sinkhorn_ot.backends.triton_kernels"), name)
-
-
-def exact_rate(epsilon: float) -> float:
-    """Return what turns a logit into an exponent of 2."""
-    return 1.4426950408889634 / epsilon
-
-
-def rounded_rate(epsilon: float) -> float:
-    """Return the same as float32 has it: logits and g are both scaled by that."""
-    with np.errstate(over="ignore"):
-        return float(np.float32(exact_rate(epsilon)))
 
 
 def power_of_two(k: int) -> int:
