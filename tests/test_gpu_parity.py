@@ -81,6 +81,15 @@ def test_passes_equal_the_reference(machine, make, dtype, size):
     assert ours.reads == exact_reads + 2 * (exact_reads if dtype == DTYPES[0] else quick_reads)
 
 
+def test_the_longest_rows(machine, make):
+    """262,144 clusters: column numbers beyond 16 bits, many chunks."""
+    logits, g = make(2, 1 << 18, dtype=torch.float32), make(1 << 18, seed=1)
+    ours, reference = both(machine, logits)
+    truth, reading = reference.read(g, assign=True), ours.read(g, assign=True)
+    torch.testing.assert_close(reading.log_mass, truth.log_mass, rtol=0, atol=2 * SINGLE)
+    assert (reading.labels == truth.labels).all()
+
+
 def test_masses_far_below_the_smallest_float(machine, make):
     """The read in the log domain starts by itself, and is counted."""
     logits = make(300, 37)
