@@ -18,6 +18,7 @@ NVIDIA = {arch: GPUTarget("cuda", arch, 32) for arch in (80, 90, 100)}
 AMD = GPUTarget("hip", "gfx942", 64)
 K = 1000
 
+
 def is_plain(variant):
     """Whether it is the read that a solve is made of: in float32, without labels or a sketch."""
     wanted = variant.constants

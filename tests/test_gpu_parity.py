@@ -14,7 +14,7 @@ import torch
 import sinkhorn_ot.api
 from sinkhorn_ot import sinkhorn
 from sinkhorn_ot.arrays import Problem
-from sinkhorn_ot.backends.device import WORDS_PER_ENTRY
+from sinkhorn_ot.backends.device_sketch import WORDS_PER_ENTRY
 from sinkhorn_ot.backends.reference import ReferencePasses
 
 DTYPES = [torch.float64, torch.float32, torch.float16, torch.bfloat16]

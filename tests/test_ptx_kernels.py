@@ -13,7 +13,8 @@ from ptx import PtxError
 from ptx_machine import PtxKernels, TritonPtxKernels, find_nvcc
 
 from sinkhorn_ot.arrays import Problem
-from sinkhorn_ot.backends.device import WORDS_PER_ENTRY, DevicePasses
+from sinkhorn_ot.backends.device import DevicePasses
+from sinkhorn_ot.backends.device_sketch import WORDS_PER_ENTRY
 from sinkhorn_ot.backends.reference import ReferencePasses
 
 DTYPES = [torch.float64, torch.float32, torch.float16, torch.bfloat16]

@@ -8,7 +8,8 @@ from typing import Any
 
 from sinkhorn_ot.arrays import Array, Needs, Problem, dtype_name, is_torch
 from sinkhorn_ot.backends import device
-from sinkhorn_ot.backends.device import DevicePasses, Read, Segments, Tile
+from sinkhorn_ot.backends.device import DevicePasses
+from sinkhorn_ot.backends.launches import Read, Segments, Tile
 
 try:
     import sinkhorn_ot._cuda as _cuda

@@ -1,0 +1,154 @@
+"""A sketch in the memory of a device: two sparse matrices, and products with them."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from sinkhorn_ot.arrays import Array
+from sinkhorn_ot.backends.launches import Read, Segments, SketchRows, sampled_rows
+
+if TYPE_CHECKING:
+    from sinkhorn_ot.backends.device import DevicePasses
+
+#: Words of 4 bytes that an entry of a sketch takes: value, column and row (3), value and row in the
+#: order of columns (2), and what sorting takes (7).
+WORDS_PER_ENTRY = 12
+
+
+class DeviceSketch:
+    """Entries that matter, by row and by column; see `Sketch`.
+
+    They are probabilities at the g at which they were read, so the sums of a sketch are products
+    of two sparse matrices with vectors: no atomics, and the same bits every time.
+    """
+
+    def __init__(self, passes: DevicePasses, words: int) -> None:
+        self.passes = passes
+        self.room = max(words // WORDS_PER_ENTRY, 1)
+        self.hold = self.cut = passes._full(0, 0.0, passes.torch.float32)
+        self.scalings = self.curvature = self.weight = self.count = passes._full(0, 0.0)
+        none = self.scalings
+        self.none = Segments(none, none, none, none, long=False)
+        self.by_row = self.by_column = self.none
+        self._held: tuple[int, int] | None = None
+        self.expect(passes._full(passes.k, 0.0), math.inf)
+
+    def expect(self, move: Array, reach: float) -> None:
+        """Say what matters; see `Sketch`."""
+        torch = self.passes.torch
+        self.hold = (-move).exp().to(torch.float32)
+        self.cut = (-reach - move).exp().to(torch.float32)
+
+    @property
+    def rows(self) -> int:
+        """Rows that were kept."""
+        return self._counts()[0]
+
+    @property
+    def words(self) -> int:
+        """Memory that they take, in words of 4 bytes."""
+        return self._counts()[1] * WORDS_PER_ENTRY
+
+    def _counts(self) -> tuple[int, int]:
+        """Kept rows and their entries; waits for the device, once for each read."""
+        if self._held is None:
+            self._held = int((self.count > 0).sum()), int(self.count.sum())
+        return self._held
+
+    def rows_of(self, count: int, padded: int) -> SketchRows | None:
+        """Return room for what a read of that many rows finds out."""
+        torch, empty = self.passes.torch, self.passes._empty
+        pad = torch.nn.functional.pad
+        extra = padded - self.passes.k
+        return SketchRows(
+            pad(self.hold, (0, extra)),
+            pad(self.cut, (0, extra), value=math.inf),
+            empty(count, torch.int32),
+            empty(count, torch.float32),
+        )
+
+    def fill(self, read: Read, odd: Array | None) -> None:
+        """Choose rows, evenly and as many as there is room for, and read their entries."""
+        passes, torch = self.passes, self.passes.torch
+        self.by_row = self.by_column = self.none  # what it held makes room
+        seen = read.sketch
+        assert seen is not None
+        total = seen.count.sum()
+        part = (0.95 * self.room / total).clamp(max=1.0)
+        turn = torch.arange(read.count + 1, dtype=torch.float64, device=passes.device) * part
+        chosen = turn[1:].floor() > turn[:-1].floor()
+        chosen |= total <= self.room
+        count = torch.where(chosen, seen.count, 0).to(torch.int64)
+        end = count.cumsum(0)
+        count = torch.where(end <= self.room, count, 0)  # uneven rows may take more than expected
+        end = count.cumsum(0)
+        entry = passes._full(self.room, 0.0, torch.float32)
+        column = passes._full(self.room, passes.k, torch.int32)
+        row = passes._full(self.room, 0, torch.int32)
+        begin = end - count
+        filled = replace(seen, begin=begin, end=end, entry=entry, column=column, row=row)
+        read = replace(read, mode="fill", sketch=filled, f=None, labels=None)
+        for exact in (False, True) if odd is not None else (True,):
+            gate = odd if exact else None
+            once = replace(read, exact=exact, gate=gate, tile=passes.tile(exact))
+            passes.kernels.read_rows(once.spread(once.tile.blocks))
+        passes.gated += (count > 0).sum() / (read.count * read.stride)
+        passes.seen = None
+
+        order = torch.sort(column, stable=True)
+        edges = torch.arange(passes.k, dtype=torch.int32, device=passes.device)
+        self.by_row = Segments(begin, end, entry, column, long=False)
+        self.by_column = Segments(
+            torch.searchsorted(order.values, edges),
+            torch.searchsorted(order.values, edges, right=True),
+            entry[order.indices],
+            row[order.indices],
+            long=True,
+        )
+        rows = sampled_rows(torch, read.count, read.stride, passes.device)
+        mass = 1.0 if passes.a is None else passes.a[rows] * passes.n
+        self.count = count
+        self.weight = torch.where(count > 0, mass, 0.0).to(torch.float64)
+        self._held = None
+
+    def mass(self, delta: Array, *, exact: bool = False) -> tuple[Array, Array]:
+        """Return masses and second moments; see `Sketch`. They are always float64 sums."""
+        torch, weight = self.passes.torch, self.weight
+        self.scalings = delta.exp()
+        total = self._times(self.by_row, self.scalings)
+        kept = (weight > 0) & (total > 0)
+        c = torch.where(kept, weight / total, 0.0)
+        q = torch.where(kept, c / total, 0.0)
+        self.curvature = q
+        first, second = torch.empty_like(delta), torch.empty_like(delta)
+        self.passes.kernels.add_segments(self.by_column, c, q, first, second)
+        self._count()
+        whole = weight.sum()
+        return first * self.scalings / whole, second * self.scalings**2 / whole
+
+    def value(self, delta: Array) -> float:
+        """Return the value; see `Sketch`."""
+        torch, weight = self.passes.torch, self.weight
+        total = self._times(self.by_row, delta.exp())
+        self._count(0.5)
+        logs = torch.where(weight > 0, weight * total.log(), 0.0)
+        return float(logs.sum() / weight.sum())
+
+    def second_moment(self, v: Array) -> Array:
+        """Return the product; see `Sketch`."""
+        along = self._times(self.by_row, self.scalings * v)
+        out = self._times(self.by_column, self.curvature * along)
+        self._count()
+        return out * self.scalings / self.weight.sum()
+
+    def _times(self, segments: Segments, vector: Array) -> Array:
+        out = self.passes._empty(segments.begin.shape[0])
+        self.passes.kernels.add_segments(segments, vector, None, out, None)
+        return out
+
+    def _count(self, both: float = 1.0) -> None:
+        """Count what was read: 8 bytes an entry in each of two directions."""
+        whole = self.passes.n * self.passes.k * self.passes.problem.logits.element_size()
+        self.passes.certain += both * 16 * self._counts()[1] / whole

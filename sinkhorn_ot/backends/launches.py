@@ -1,0 +1,153 @@
+"""The kernels of a GPU backend, and what a launch of them is told; with torch tensors.
+
+`Kernels` are six, and csrc/cuda/passes.hpp tells what each of them does.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Any, Protocol
+
+import numpy as np
+
+from sinkhorn_ot.arrays import Array
+
+
+@dataclass(frozen=True)
+class Tile:
+    """How a kernel cuts the rows up."""
+
+    width: int  # columns of a chunk
+    chunks: int  # of a row; more than one are read twice
+    rows: int  # that a block takes at a time
+    blocks: int  # that fill the device
+    launch: Any = None  # what else the kernels want to know
+
+
+@dataclass(frozen=True)
+class SketchRows:
+    """What a read finds out for a sketch, and how a second read fills it."""
+
+    hold: Array  # (padded columns) float32
+    cut: Array
+    count: Array  # (rows) int32, entries that matter
+    top: Array  # (rows) float32
+    begin: Array | None = None  # (rows) int64
+    end: Array | None = None
+    entry: Array | None = None  # (entries) float32
+    column: Array | None = None  # int32
+    row: Array | None = None  # int32
+
+
+@dataclass(frozen=True)
+class Read:
+    """The launch of a kernel over rows: `RowPass` of csrc/cuda/passes.hpp, with tensors."""
+
+    x: Array
+    vectors: bool
+    n: int
+    k: int
+    a: Array | None
+    epsilon: float
+    g: Array
+    high: Array
+    low: Array
+    stride: int
+    count: int
+    tile: Tile
+    exact: bool
+    bad_row: Array
+    mode: str = "whole"
+    rows_per_block: int = 0
+    sums: Array | None = None  # (blocks, k + 1)
+    odd: Array | None = None
+    gate: Array | None = None
+    f: Array | None = None
+    labels: Array | None = None
+    log_sum: Array | None = None
+    best: Array | None = None
+    best_column: Array | None = None
+    sketch: SketchRows | None = None
+
+    @property
+    def blocks(self) -> int:
+        """How many blocks of `rows_per_block` rows there are."""
+        return -(-self.count // self.rows_per_block)
+
+    def spread(self, blocks: int) -> Read:
+        """Share the rows out to at most that many blocks."""
+        rows = max(-(-self.count // max(blocks, 1)), least_rows(self.tile))
+        return replace(self, rows_per_block=rows)
+
+
+@dataclass(frozen=True)
+class Segments:
+    """Entries that lie together: rows or columns of a sparse matrix."""
+
+    begin: Array  # (segments) int64
+    end: Array
+    value: Array  # (entries) float32
+    index: Array  # (entries) int32
+    long: bool  # a whole block of threads to each
+
+
+class Kernels(Protocol):
+    """One way to run the kernels; each call queues them on the current stream."""
+
+    def tile(self, k: int, exact: bool, on: Any) -> Tile:
+        """Return how rows of k entries are cut up on a device."""
+
+    def prepare(self, g: Array, epsilon: float, padded: Array, high: Array, low: Array) -> None:
+        """Split g for float32, and pad it."""
+
+    def read_rows(self, read: Read) -> None:
+        """Read rows, in the `mode` of the read."""
+
+    def finish(
+        self,
+        quick: Array,
+        exact: Array,
+        odd: Array | None,
+        n: int,
+        g: Array,
+        out: Array,
+        low_mass: Array,
+    ) -> None:
+        """Add the slabs: log masses, and the weight of the rows."""
+
+    def read_log(self, read: Read, tops: Array, totals: Array) -> None:
+        """Sum the columns in the log domain."""
+
+    def finish_log(self, tops: Array, totals: Array, n: int, gate: Array, out: Array) -> None:
+        """Add what `read_log` left."""
+
+    def add_segments(
+        self, segments: Segments, p: Array, q: Array | None, first: Array, second: Array | None
+    ) -> None:
+        """Sum ``value * p[index]`` over each segment, and ``value**2 * q[index]``."""
+
+
+def least_rows(tile: Tile) -> int:
+    """Rows of a block below which its sums cost too much."""
+    return 4 * tile.rows
+
+
+def exact_rate(epsilon: float) -> float:
+    """Return what turns a logit into an exponent of 2."""
+    return 1.4426950408889634 / epsilon
+
+
+def rounded_rate(epsilon: float) -> float:
+    """Return the same as float32 has it: logits and g are both scaled by that."""
+    with np.errstate(over="ignore"):
+        return float(np.float32(exact_rate(epsilon)))
+
+
+def sampled_rows(torch: Any, count: int, stride: int, device: Array) -> Array:
+    """The rows of a sample, one of each `stride` neighbours: Fibonacci hashing, as in C++."""
+    turn = torch.arange(count, device=device)
+    if stride == 1:
+        return turn
+    high, low = 0x9E3779B9, 0x7F4A7C15  # the 64-bit constant in halves: int64 has no unsigned
+    hashed = (turn * high + (turn * low >> 32)) & 0xFFFFFFFF
+    return turn * stride + hashed % stride
