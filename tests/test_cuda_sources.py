@@ -80,7 +80,7 @@ PLANTED = {
         "columns.cuh", "atomicOr(gate, 1);", "*gate |= 1;", "tsan", "data race",
     ),
     "a row read one entry too far": (
-        "read_rows.cuh", "if (C::column(j) < left)", "if (C::column(j) <= left)",
+        "rows.cuh", "if (C::column(j) < left)", "if (C::column(j) <= left)",
         "asan", "heap-buffer-overflow",
     ),
     "an entry of a sketch too many": (

@@ -130,7 +130,7 @@ PLANTED = {
         (RuntimeError, "race"),
     ),
     "a row read one entry too far": (
-        "read_rows.cuh", "if (C::column(j) < left)", "if (C::column(j) <= left)",
+        "rows.cuh", "if (C::column(j) < left)", "if (C::column(j) <= left)",
         (PtxError, "out of bounds"),
     ),
 }  # fmt: skip

@@ -2,7 +2,7 @@
 // domain.
 #pragma once
 
-#include "read_rows.cuh"
+#include "rows.cuh"
 
 namespace sinkhorn::cuda {
 
