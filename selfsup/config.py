@@ -1,11 +1,30 @@
-"""Typed settings of a run, and the presets."""
+"""Typed settings of a run."""
 
 from __future__ import annotations
 
 import dataclasses
 import json
+import typing
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, TypeVar
+
+T = TypeVar("T")
+
+Arch = Literal[
+    "small-resnet",
+    "alexnet",
+    "alexnet-small",
+    "resnet18",
+    "resnet50",
+    "preact-resnet18",
+    "preact-resnet50",
+]
+DatasetName = Literal[
+    "digits", "fashion-mnist", "cifar10", "cifar100", "svhn", "imagenet", "folder"
+]
+#: Where labels come from: SeLa's balanced transport; the baselines k-means and plain argmax;
+#: a file, never updated; nowhere (rotation alone).
+Labelling = Literal["equipartition", "k-means", "argmax", "fixed", "none"]
 
 
 class ConfigError(ValueError):
@@ -16,16 +35,58 @@ class ConfigError(ValueError):
 class AugmentConfig:
     """Ranges from which every image draws its own random parameters."""
 
-    rotate: float = 0.0  # degrees, either way
-    scale: tuple[float, float] = (1.0, 1.0)  # shown part of the image: < 1 zooms in
-    stretch: float = 0.0  # log of the largest change of aspect ratio
-    shift: float = 0.0  # fraction of the side, either way
+    crop: tuple[float, float] = (1.0, 1.0)
+    """Share of the area that a random crop shows, resized to the input; (1, 1): centre crop."""
+    crop_ratio: tuple[float, float] = (3 / 4, 4 / 3)
+    """Aspect ratio of a random crop."""
+    centre: float = 1.0
+    """Part of the shorter side that a centre crop shows."""
+    rotate: float = 0.0
+    """Degrees, either way."""
+    scale: tuple[float, float] = (1.0, 1.0)
+    """Shown part of the side: below 1 zooms in."""
+    stretch: float = 0.0
+    """Log of the largest change of aspect ratio."""
+    shift: float = 0.0
+    """Fraction of the side, either way."""
     flip: bool = False
     brightness: float = 0.0
     contrast: float = 0.0
     saturation: float = 0.0
-    grey: float = 0.0  # probability
-    erase: float = 0.0  # probability
+    hue: float = 0.0
+    """Turns of the colour circle, either way."""
+    jitter: float = 1.0
+    """Probability that brightness, contrast, saturation and hue of an image are changed."""
+    grey: float = 0.0
+    """Probability."""
+    blur: float = 0.0
+    """Probability of a Gaussian blur."""
+    blur_sigma: tuple[float, float] = (0.1, 2.0)
+    """In pixels of an input of 224; in proportion for other sizes."""
+    erase: float = 0.0
+    """Probability of a hole."""
+
+
+#: The augmentation levels of the authors' code, and MoCo-v2's ("Aug++" of their later models).
+LEVELS: dict[str, AugmentConfig] = {
+    "0": AugmentConfig(centre=0.875),
+    "1": AugmentConfig(centre=0.875, flip=True),
+    "2": AugmentConfig(crop=(0.08, 1.0), flip=True),
+    "3": AugmentConfig(
+        crop=(0.08, 1.0), grey=0.2, brightness=0.4, contrast=0.4, saturation=0.4, hue=0.4, flip=True
+    ),
+    "moco-v2": AugmentConfig(
+        crop=(0.2, 1.0),
+        jitter=0.8,
+        brightness=0.4,
+        contrast=0.4,
+        saturation=0.4,
+        hue=0.1,
+        grey=0.2,
+        blur=0.5,
+        flip=True,
+    ),
+}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -33,42 +94,112 @@ class Config:
     """Everything that decides the outcome of a run."""
 
     preset: str
-    dataset: str  # digits, fashion-mnist or folder
+    dataset: DatasetName
     image_size: int
+    """Side of the network's input."""
     data: str | None = None
+    """Folder (or zip file) of the images."""
+    in_memory: bool = True
+    """Decode all images once; otherwise each time they are used, in worker processes."""
+    workers: int = 0
+    """Processes that decode images; 0 decodes in the training process."""
     device: str = "cpu"
+    """cpu or cuda; only cpu runs repeat to the bit."""
     seed: int = 0
 
-    width: int = 16  # channels after the stem; the features have four times as many
-    blocks: int = 1  # residual blocks in each of the three stages
+    arch: Arch = "small-resnet"
+    width: int = 16
+    """small-resnet: channels after the stem; the features have four times as many."""
+    blocks: int = 1
+    """small-resnet: residual blocks in each of the three stages."""
     stem_stride: int = 1
+    """small-resnet: stride of the first convolution."""
+    final_norm: bool = True
+    """preact-resnet: normalise before the pooling, which the authors' code leaves out."""
+    channels_last: bool = True
 
-    clusters: tuple[int, ...] = (10,)  # one head per entry
-    epsilon: float = 0.04  # 1 / lambda
-    tol: float = 1e-2  # marginal violation at which a solve stops
+    clusters: tuple[int, ...] = (10,)
+    """K of each head."""
+    labelling: Labelling = "equipartition"
+    labels_file: str | None = None
+    """Where fixed labels come from: a run, or the .npy or .csv file that it wrote."""
+    rotation: bool = False
+    """Predict quarter turns as well (RotNet)."""
+    epsilon: float = 0.04
+    """1 / lambda."""
+    marginal: Literal["uniform", "gaussian", "zipf"] = "uniform"
+    """Sizes of the clusters; the larger go to those that are the larger now, as SeLaVi meant it."""
+    marginal_spread: float = 0.1
+    """gaussian: standard deviation over mean; zipf: exponent."""
+    tol: float = 1e-2
+    """Marginal violation at which a solve stops."""
     max_iter: int = 300
-    updates: int = 80  # label updates, the first before the first step, the last at the end
-    schedule_power: float = 2.0  # 1 linear, 1.5 as SeLaVi, 2 as SeLa on ImageNet
-    label_views: int = 0  # random views averaged into a label; 0: the image itself
+    updates: int = 80
+    """Label updates, the first before the first step, the last at the end."""
+    schedule_power: float = 2.0
+    """1 linear, 1.5 as SeLaVi, 2 as SeLa on ImageNet."""
+    heads_per_update: Literal["all", "one"] = "all"
+    """"one": each update renews one head, in turn; others keep their labels, random at first."""
+    head_groups: int = 1
+    """Groups of heads that see other random views in a label pass, which keeps them different."""
+    label_augment: AugmentConfig = AugmentConfig()
+    """What a label pass sees."""
+    label_views: int = 1
+    """Random views averaged into a label; one is enough where label_augment is not random."""
 
     epochs: int = 100
     batch_size: int = 128
+    """Images per step, over all processes."""
+    accumulate: int = 1
+    """Parts in which a batch goes through the network, to save memory."""
+    precision: Literal["float32", "bfloat16", "float16"] = "float32"
     lr: float = 0.05
+    """Highest learning rate."""
+    lr_schedule: Literal["cosine", "step"] = "cosine"
+    lr_drops: tuple[int, ...] = ()
+    """Epochs before which the rate of a step schedule falls to a tenth."""
     momentum: float = 0.9
+    nesterov: bool = False
     weight_decay: float = 5e-4
     augment: AugmentConfig = AugmentConfig()
 
-    supervised_epochs: int = 20  # of the baseline that is shown the true labels
+    keep: int = 2
+    """Newest checkpoints that are kept."""
+    keep_every: int = 50
+    """Epochs between checkpoints that are kept for good."""
+    checkpoint_minutes: float = 15.0
+    """A checkpoint inside an epoch after that long without one."""
+    supervised_epochs: int = 20
+    """Epochs of the evaluation's baseline, which is shown the true labels."""
 
     def __post_init__(self) -> None:
         """Refuse settings that cannot be meant."""
-        for name in ("epochs", "batch_size", "updates", "image_size", "width", "blocks"):
+        for name in (
+            "epochs", "batch_size", "updates", "image_size", "width", "blocks", "stem_stride",
+            "accumulate", "keep", "keep_every", "head_groups", "label_views", "max_iter",
+        ):  # fmt: skip
             if getattr(self, name) < 1:
                 raise ConfigError(f"{name} must be at least 1, got {getattr(self, name)}")
-        if self.epsilon <= 0:
-            raise ConfigError(f"epsilon must be positive, got {self.epsilon}")
-        if not self.clusters or min(self.clusters) < 2:
+        for name in ("epsilon", "lr", "schedule_power", "marginal_spread", "tol"):
+            if not getattr(self, name) > 0:
+                raise ConfigError(f"{name} must be positive, got {getattr(self, name)}")
+        for name in ("workers", "momentum", "weight_decay", "checkpoint_minutes"):
+            if not getattr(self, name) >= 0:
+                raise ConfigError(f"{name} must not be negative, got {getattr(self, name)}")
+        if self.labelling == "none":
+            if self.clusters or not self.rotation:
+                raise ConfigError("labelling none needs rotation and no clusters: --clusters")
+        elif not self.clusters or min(self.clusters) < 2:
             raise ConfigError(f"clusters needs a K >= 2 for every head, got {self.clusters}")
+        if (self.labelling == "fixed") != (self.labels_file is not None):
+            raise ConfigError("labels_file goes with labelling fixed, and fixed with labels_file")
+        if self.batch_size % self.accumulate:
+            raise ConfigError(
+                f"batch_size {self.batch_size} cannot be cut into {self.accumulate} equal parts "
+                "(accumulate)"
+            )
+        if self.head_groups > len(self.clusters) > 0:
+            raise ConfigError(f"{self.head_groups} head_groups of {len(self.clusters)} heads")
 
     def save(self, path: Path) -> None:
         """Write the settings as JSON."""
@@ -77,80 +208,19 @@ class Config:
     @classmethod
     def load(cls, path: Path) -> Config:
         """Read what :meth:`save` wrote."""
-        values: dict[str, Any] = json.loads(path.read_text())
-        augment = values.pop("augment")
-        augment["scale"] = tuple(augment["scale"])
-        values["clusters"] = tuple(values["clusters"])
-        return cls(augment=AugmentConfig(**augment), **values)
+        try:
+            return _from_json(cls, json.loads(path.read_text()))
+        except (ValueError, TypeError) as error:
+            raise ConfigError(f"{path}: not the settings of a run ({error})") from error
 
 
-PRESETS: dict[str, Config] = {
-    # Labels are renewed every few steps: with longer phases the network memorises its first,
-    # poor labels, and they stop changing. Strong transformations work against the same.
-    # These settings, and those of fashion-mnist, were chosen by NMI with the true classes in
-    # short trials on seeds 0 and 1; training itself never reads the classes.
-    "digits": Config(
-        preset="digits",
-        dataset="digits",
-        image_size=16,
-        clusters=(10,) * 5,
-        epsilon=0.1,
-        updates=320,
-        schedule_power=1.0,
-        epochs=80,
-        lr=0.05,
-        supervised_epochs=40,
-        augment=AugmentConfig(rotate=20.0, scale=(0.8, 1.25), stretch=0.3, shift=0.12),
-    ),
-    "fashion-mnist": Config(
-        preset="fashion-mnist",
-        dataset="fashion-mnist",
-        image_size=28,
-        stem_stride=2,
-        clusters=(10,) * 6,
-        epsilon=0.1,
-        max_iter=100,
-        updates=50,
-        schedule_power=1.0,
-        epochs=5,
-        batch_size=256,
-        lr=0.1,
-        weight_decay=1e-4,
-        supervised_epochs=5,
-        augment=AugmentConfig(
-            rotate=15.0,
-            scale=(0.6, 1.2),
-            stretch=0.3,
-            shift=0.12,
-            flip=True,
-            brightness=0.3,
-            contrast=0.3,
-            erase=0.3,
-        ),
-    ),
-    "folder": Config(
-        preset="folder",
-        dataset="folder",
-        image_size=32,
-        width=32,
-        stem_stride=2,
-        clusters=(128,) * 10,
-        epsilon=0.1,
-        updates=100,
-        schedule_power=1.0,
-        epochs=100,
-        batch_size=128,
-        lr=0.03,
-        supervised_epochs=20,
-        augment=AugmentConfig(
-            scale=(0.45, 1.0),
-            stretch=0.28,
-            shift=0.2,
-            flip=True,
-            brightness=0.4,
-            contrast=0.4,
-            saturation=0.4,
-            grey=0.2,
-        ),
-    ),
-}
+def _from_json(kind: type[T], values: dict[str, Any]) -> T:
+    """Make a dataclass from what `dataclasses.asdict` gave, through JSON's lists."""
+    hints = typing.get_type_hints(kind)
+    for name, value in values.items():
+        hint = hints.get(name)
+        if dataclasses.is_dataclass(hint):
+            values[name] = _from_json(typing.cast(type, hint), value)
+        elif isinstance(value, list):
+            values[name] = tuple(value)
+    return kind(**values)

@@ -23,6 +23,12 @@ def nmi(truth: Labels, labels: Labels) -> float:
     return float(normalized_mutual_info_score(truth, labels))
 
 
+def entropy(sizes: Labels) -> float:
+    """Return the entropy of classes of these sizes, in nats."""
+    shares = sizes[sizes > 0] / sizes.sum()
+    return float(-(shares * np.log(shares)).sum())
+
+
 def hungarian_accuracy(truth: Labels, labels: Labels) -> float:
     """Return the accuracy under the best one-to-one matching of clusters and classes.
 
