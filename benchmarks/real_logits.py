@@ -13,9 +13,8 @@ import numpy as np
 import torch
 
 from selfsup.data import load_data
-from selfsup.evaluate import load_network
 from selfsup.sela import extract_features
-from selfsup.train import load_config
+from selfsup.trained import Trained
 
 
 def main() -> None:
@@ -24,11 +23,11 @@ def main() -> None:
     parser.add_argument("run", type=Path)
     parser.add_argument("out", type=Path)
     options = parser.parse_args()
-    config = load_config(options.run)
-    train = load_data(config).train
-    network, _ = load_network(config, options.run, train)
+    trained = Trained.load(options.run)
+    images = load_data(trained.config).train
     with torch.no_grad():
-        logits = network.heads.head(0, extract_features(network, train.images)).numpy()
+        features = extract_features(trained.network, images, trained.config)
+        logits = trained.network.heads.head(0, features).numpy()
     np.save(options.out, logits)
     print(f"{options.out}: {logits.shape}, standard deviation {logits.std() / 0.04:.1f} epsilon")
 

@@ -1,54 +1,70 @@
-"""Command line: train, evaluate, labels."""
+"""Command line: train, evaluate, labels, predict."""
 
 from __future__ import annotations
 
-import csv
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Annotated
+from typing import Literal
 
-import numpy as np
 import tyro
 
-from selfsup.config import PRESETS, Config, ConfigError
+from selfsup.config import LEVELS, Config, ConfigError
 from selfsup.data import DataError, load_data
-from selfsup.evaluate import evaluate_run, format_rows, load_network
+from selfsup.dry_run import dry_run
+from selfsup.evaluate import evaluate_run, format_rows
+from selfsup.labels import read_labels, write_csv
+from selfsup.monitor import time_shares
+from selfsup.presets import PRESETS
 from selfsup.report import write_report
-from selfsup.train import RunError, Trainer, create_run, load_config, refuse_existing
+from selfsup.runs import (
+    RunError,
+    create_run,
+    load_checkpoint,
+    load_config,
+    read_log,
+    refuse_existing,
+)
+from selfsup.train import Trainer
+from selfsup.trained import Trained
+from selfsup.world import joined
+
+PROG = "python -m selfsup"
+USAGE = f"""usage: {PROG} COMMAND ...
+
+  train PRESET [options]   train; presets: {", ".join(PRESETS)}
+  train --resume RUN       go on with a stopped run
+  evaluate RUN             compare a run with its baselines
+  labels RUN --csv FILE    write its labels, one row an image
+  predict RUN --data DIR   labels for new images
+  COMMAND --help           the options of a command; train PRESET --help with the preset's values
+
+On several GPUs or processes: torchrun --nproc-per-node 8 -m selfsup train ..."""
 
 
 @dataclass(frozen=True)
 class Train:
-    """Train from a preset (digits, fashion-mnist, folder), or go on with a stopped run."""
+    """Train from a preset."""
 
-    preset: Annotated[str | None, tyro.conf.Positional] = None
-    """Name of the settings to start from."""
-    resume: Path | None = None
-    """Run directory to go on with; it ends in the same bits as if never stopped."""
+    config: tyro.conf.OmitArgPrefixes[Config]
     out: Path | None = None
     """New run directory; runs/PRESET when left out."""
+    level: Literal["0", "1", "2", "3", "moco-v2"] | None = None
+    """Augmentation level of the training views, as in the authors' code; sets all of augment."""
+    label_level: Literal["0", "1", "2", "3", "moco-v2"] | None = None
+    """The same for the label pass; sets all of label-augment."""
+    dry_run: bool = False
+    """Build everything, print the settings and what the full run needs, try a few small steps."""
+
+
+@dataclass(frozen=True)
+class Resume:
+    """Go on with a stopped run; it ends in the same bits as if never stopped."""
+
+    resume: Path
     data: str | None = None
-    """Folder of the images."""
-    epochs: int | None = None
-    """Passes over the images."""
-    updates: int | None = None
-    """Label updates."""
-    clusters: tuple[int, ...] | None = None
-    """One K per head."""
-    epsilon: float | None = None
-    """1 / lambda."""
-    batch_size: int | None = None
-    lr: float | None = None
-    """Highest learning rate; it follows half a cosine."""
-    image_size: int | None = None
-    """Side that images are resized to."""
-    supervised_epochs: int | None = None
-    """Epochs of the labelled baseline in the evaluation."""
-    seed: int | None = None
-    device: str | None = None
-    """cpu or cuda; only cpu runs repeat to the bit."""
+    """Folder of the images, when it has moved."""
 
 
 @dataclass(frozen=True)
@@ -61,7 +77,7 @@ class Evaluate:
 
 
 @dataclass(frozen=True)
-class Labels:
+class WriteLabels:
     """Write a run's labels: index, path and one column per head."""
 
     run: tyro.conf.Positional[Path]
@@ -70,97 +86,155 @@ class Labels:
     """Folder of the images, when it has moved."""
 
 
-def config_of(command: Train) -> Config:
-    """Return the preset with what the command line changes."""
-    if command.preset not in PRESETS:
-        known = ", ".join(PRESETS)
-        raise RunError(f"train: name a preset ({known}) or --resume RUN, got {command.preset!r}")
-    changes = {
-        name: value
-        for name, value in vars(command).items()
-        if value is not None and name not in ("preset", "resume", "out")
-    }
-    if command.data is not None:  # a run can then be resumed from anywhere
-        changes["data"] = str(Path(command.data).resolve())
-    return replace(PRESETS[command.preset], **changes)
+@dataclass(frozen=True)
+class Predict:
+    """Label new images with a trained run: index, path and one column per head."""
+
+    run: tyro.conf.Positional[Path]
+    data: str
+    """Folder of images, in class folders or not; or a zip file of one."""
+    csv: Path | None = None
+    """File to write; RUN/predictions.csv when left out."""
+    device: str = "cpu"
+
+
+def resolve(command: Train) -> Config:
+    """Return the settings that a command line means."""
+    config = command.config
+    if command.level is not None:
+        config = replace(config, augment=LEVELS[command.level])
+    if command.label_level is not None:
+        config = replace(config, label_augment=LEVELS[command.label_level])
+    if config.data is not None:  # a run can then be resumed from anywhere
+        config = replace(config, data=str(Path(config.data).resolve()))
+    if config.labels_file is not None and not command.dry_run:
+        labels_file = Path(config.labels_file).resolve()
+        _, clusters, _ = read_labels(labels_file)
+        config = replace(config, labels_file=str(labels_file), clusters=clusters)
+    return config
 
 
 def train(command: Train) -> None:
-    """Run the train command."""
-    if command.resume is not None:
-        given = [k for k, v in vars(command).items() if v is not None and k != "resume"]
-        if given:
-            raise RunError(f"--resume takes its settings from the run; drop {', '.join(given)}")
-        run, config = command.resume, load_config(command.resume)
-        data = load_data(config)
-    else:
-        config = config_of(command)
+    """Train a new run."""
+    config = resolve(command)
+    with joined(config.device) as (world, device):
+        if command.dry_run:
+            dry_run(config, device)
+            return
         run = command.out or Path("runs") / config.preset
-        refuse_existing(run)
-        data = load_data(config)
-    trainer = Trainer(config, data.train, run)
-    if command.resume is not None:
+        if world.first:
+            refuse_existing(run)
+        trainer = Trainer(config, load_data(config).train, run, world, device)
+        if world.first:
+            create_run(config, run)
+        fit(trainer)
+
+
+def resume(command: Resume) -> None:
+    """Go on with a run."""
+    config = load_config(command.resume)
+    if command.data is not None:
+        config = replace(config, data=command.data)
+    with joined(config.device) as (world, device):
+        trainer = Trainer(config, load_data(config).train, command.resume, world, device)
         trainer.load()
-    else:
-        create_run(config, run)
+        fit(trainer)
+
+
+def fit(trainer: Trainer) -> None:
+    """Train to the end; say how to go on when that is not reached."""
+    config, run = trainer.config, trainer.run
     try:
         trainer.fit()
     except KeyboardInterrupt:
         print(
-            f"\nstopped; epoch {trainer.saved_epoch} of {config.epochs} is saved. "
-            f"Go on with: python -m selfsup train --resume {run}",
+            f"\nstopped; go on from the last checkpoint with: {PROG} train --resume {run}",
             file=sys.stderr,
         )
         raise
-    report = write_report(run, config, data.train, trainer.network)
-    print(f"trained {config.epochs} epochs: {run}\nreport: {report}")
-    print(f"next: python -m selfsup evaluate {run}")
+    if not trainer.world.first:
+        return
+    shares = time_shares(read_log(run, "epoch"))
+    spent = ", ".join(f"{part} {share:.1%}" for part, share in shares.items())
+    print(f"trained {config.epochs} epochs: {run}\ntime: {spent}")
+    if config.in_memory and config.clusters:
+        print(f"report: {write_report(run, config, trainer.images, trainer.network)}")
+        if trainer.images.labelled:
+            print(f"next: {PROG} evaluate {run}")
 
 
 def evaluate(command: Evaluate) -> None:
     """Run the evaluate command."""
     rows = evaluate_run(command.run, command.data)
     print(format_rows(rows))
-    config = load_config(command.run)
-    if command.data is not None:
-        config = replace(config, data=command.data)
-    data = load_data(config)
-    network, _ = load_network(config, command.run, data.train)
-    print(f"report: {write_report(command.run, config, data.train, network)}")
+    trained = Trained.load(command.run, command.data)
+    images = load_data(trained.config).train
+    print(f"report: {write_report(command.run, trained.config, images, trained.network)}")
 
 
-def write_labels(command: Labels) -> None:
+def write_labels(command: WriteLabels) -> None:
     """Run the labels command."""
     config = load_config(command.run)
     if command.data is not None:
         config = replace(config, data=command.data)
-    path = command.run / "labels.npy"
-    if not path.is_file():
-        raise RunError(f"{command.run}: no labels.npy yet")
-    labels = np.load(path)
-    paths = load_data(config).train.paths
-    if not command.csv.parent.is_dir():
-        raise RunError(f"--csv {command.csv}: there is no folder {command.csv.parent}")
-    with command.csv.open("w", newline="") as file:
-        writer = csv.writer(file)
-        writer.writerow(["index", "path", *(f"head_{h}" for h in range(len(labels)))])
-        for i, (name, row) in enumerate(zip(paths, labels.T.tolist(), strict=True)):
-            writer.writerow([i, name, *row])
-    print(f"{len(paths)} images, {len(labels)} heads: {command.csv}")
+    labels = load_checkpoint(command.run)["labels"]
+    images = load_data(config).train
+    if labels.shape[1] != len(images):
+        raise RunError(
+            f"{command.run} labels {labels.shape[1]} images, in the data there are {len(images)}"
+        )
+    write_csv(command.csv, images, labels)
+    print(f"{len(images)} images, {len(labels)} heads: {command.csv}")
+
+
+def predict(command: Predict) -> None:
+    """Run the predict command."""
+    trained = Trained.load(command.run, command.data, command.device)
+    channels = trained.network.mean.shape[1]
+    splits = load_data(replace(trained.config, dataset="folder", in_memory=False))
+    if splits.train.channels != channels:
+        raise RunError(
+            f"{command.run} was trained on images of {channels} channel(s), those in "
+            f"{command.data} have {splits.train.channels}"
+        )
+    path = command.csv or command.run / "predictions.csv"
+    write_csv(path, splits.train, trained.predict(splits.train))
+    print(f"{len(splits.train)} images, {len(trained.config.clusters)} heads: {path}")
+
+
+def parse(arguments: Sequence[str]) -> tuple[Callable[..., None], object]:
+    """Return the function to call and its command."""
+    name, rest = (arguments[0], list(arguments[1:])) if arguments else ("", [])
+    prog = f"{PROG} {name}"
+    if name == "train" and "--resume" in rest:
+        if rest and not rest[0].startswith("-"):
+            raise RunError(f"--resume takes its settings from the run; drop {rest[0]}")
+        return resume, tyro.cli(Resume, args=rest, prog=prog)
+    if name == "train":
+        preset = rest[0] if rest else ""
+        if preset not in PRESETS:
+            known = ", ".join(PRESETS)
+            raise RunError(f"train: name a preset ({known}) or --resume RUN, got {preset!r}")
+        default = Train(PRESETS[preset])
+        return train, tyro.cli(Train, default=default, args=rest[1:], prog=f"{prog} {preset}")
+    if name == "evaluate":
+        return evaluate, tyro.cli(Evaluate, args=rest, prog=prog)
+    if name == "labels":
+        return write_labels, tyro.cli(WriteLabels, args=rest, prog=prog)
+    if name == "predict":
+        return predict, tyro.cli(Predict, args=rest, prog=prog)
+    raise RunError(f"no command {name!r}\n{USAGE}")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line; return the exit status."""
-    command = tyro.cli(
-        Train | Evaluate | Labels, args=arguments, prog="python -m selfsup", description=__doc__
-    )
+    arguments = sys.argv[1:] if arguments is None else arguments
+    if not arguments or arguments[0] in ("-h", "--help"):
+        print(USAGE)
+        return 0
     try:
-        if isinstance(command, Train):
-            train(command)
-        elif isinstance(command, Evaluate):
-            evaluate(command)
-        else:
-            write_labels(command)
+        run, command = parse(arguments)
+        run(command)
     except (ConfigError, DataError, RunError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1

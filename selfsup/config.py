@@ -201,13 +201,13 @@ class Config:
         if self.head_groups > len(self.clusters) > 0:
             raise ConfigError(f"{self.head_groups} head_groups of {len(self.clusters)} heads")
 
-    def save(self, path: Path) -> None:
-        """Write the settings as JSON."""
-        path.write_text(json.dumps(dataclasses.asdict(self), indent=2) + "\n")
+    def to_json(self) -> str:
+        """Return the settings as JSON."""
+        return json.dumps(dataclasses.asdict(self), indent=2) + "\n"
 
     @classmethod
     def load(cls, path: Path) -> Config:
-        """Read what :meth:`save` wrote."""
+        """Read a file of what :meth:`to_json` returned."""
         try:
             return _from_json(cls, json.loads(path.read_text()))
         except (ValueError, TypeError) as error:

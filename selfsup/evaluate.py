@@ -16,20 +16,25 @@ from torch import Tensor
 from tqdm import tqdm
 
 from selfsup.config import Config
-from selfsup.data import ImageSet, Splits, load_data
+from selfsup.data import ImageSet, Splits, TensorImages, load_data
 from selfsup.metrics import knn_accuracy, label_scores, linear_accuracy
 from selfsup.models import Network
-from selfsup.sela import assign_labels, extract_features
-from selfsup.train import (
-    build_network,
-    build_optimiser,
-    cosine_lr,
-    load_checkpoint,
-    load_config,
-    train_step,
-)
+from selfsup.runs import RunError
+from selfsup.seeds import Stream, generator_of, seed_of
+from selfsup.sela import Labels, extract_features, label_step
+from selfsup.train import build_optimiser, gradient_step, learning_rate, new_network
+from selfsup.trained import Trained
+from selfsup.world import World
 
 Row = dict[str, Any]
+#: What the rows of a run's own labels are called.
+METHODS = {
+    "equipartition": "SeLa",
+    "k-means": "k-means labels",
+    "argmax": "argmax labels",
+    "fixed": "fixed labels",
+    "none": "rotation",
+}
 COLUMNS = ("method", "K", "heads", "nmi", "ari", "accuracy", "size_min", "size_max", "knn", "probe")
 FORMATS = {"nmi": ".3f", "ari": ".3f", "accuracy": ".3f", "knn": ".4f", "probe": ".4f"}
 
@@ -42,37 +47,46 @@ class Representation:
     test: Tensor
 
 
-def represent(network: Network, data: Splits) -> Representation:
+def represent(network: Network, data: Splits, config: Config) -> Representation:
     """Return what the trunk gives for the images as they are."""
+    if data.test is None:
+        raise RunError(f"{config.data} has no test images, which an evaluation needs")
     return Representation(
-        extract_features(network, data.train.images).cpu(),
-        extract_features(network, data.test.images).cpu(),
+        extract_features(network, data.train, config).cpu(),
+        extract_features(network, data.test, config).cpu(),
     )
 
 
-def load_network(config: Config, run: Path, train: ImageSet) -> tuple[Network, NDArray[np.int64]]:
-    """Return the network of a run's checkpoint, and its labels."""
-    network = build_network(config, train, config.clusters)
-    state = load_checkpoint(run, config.device)
-    network.load_state_dict(state["network"])
-    labels: NDArray[np.int64] = state["labels"].cpu().numpy()
-    return network, labels
-
-
-def train_supervised(config: Config, train: ImageSet, epochs: int) -> Network:
+def train_supervised(config: Config, images: ImageSet) -> Network:
     """Train the same network on the true labels, with the same augmentation."""
-    network = build_network(config, train, (len(train.classes),))
+    config = replace(
+        config,
+        clusters=(len(images.classes),),
+        labelling="equipartition",
+        labels_file=None,
+        head_groups=1,
+        rotation=False,
+        lr_schedule="cosine",
+        epochs=config.supervised_epochs,
+    )
+    network = new_network(config, images)
     optimiser = build_optimiser(config, network)
-    generator = torch.Generator().manual_seed(config.seed)
-    batch = min(config.batch_size, len(train))
-    steps = len(train) // batch
-    for epoch in tqdm(range(epochs), desc="supervised baseline", leave=False, disable=None):
-        order = torch.randperm(len(train), generator=generator)[: steps * batch].view(-1, batch)
-        for i, index in enumerate(order):
+    scaler = torch.amp.GradScaler("cpu", enabled=False)
+    batch = min(config.batch_size, len(images))
+    steps = len(images) // batch
+    network.train()
+    for epoch in tqdm(range(config.epochs), "supervised baseline", leave=False, disable=None):
+        order = torch.randperm(
+            len(images), generator=generator_of(config.seed, Stream.ORDER, epoch)
+        )
+        batches = list(order[: steps * batch].view(-1, batch))
+        seeds = [seed_of(config.seed, Stream.VIEWS, epoch * steps + i, 0) for i in range(steps)]
+        views = images.views(batches, config.augment, config.image_size, seeds=seeds)
+        for i, (index, x) in enumerate(zip(batches, views, strict=True)):
             for group in optimiser.param_groups:
-                group["lr"] = cosine_lr(config.lr, epoch * steps + i, epochs * steps)
-            targets = train.targets[index][None]
-            train_step(network, optimiser, train.images[index], targets, config, generator)
+                group["lr"] = learning_rate(config, epoch * steps + i, steps)
+            torch.manual_seed(seed_of(config.seed, Stream.DROPOUT, epoch * steps + i, 0))
+            gradient_step(network, optimiser, scaler, x, images.targets[index][None], config)
     return network
 
 
@@ -113,24 +127,32 @@ def evaluate_run(run: Path, data_dir: str | None = None) -> list[Row]:
     Every row of labels is a mean over heads. As clusterings at different K cannot be compared,
     k-means has a row at each K in use, and at K = number of classes in any case.
     """
-    config = load_config(run)
-    if data_dir is not None:
-        config = replace(config, data=data_dir)
+    trained = Trained.load(run, data_dir)
+    config = trained.config
     data = load_data(config)
+    if not (isinstance(data.train, TensorImages) and isinstance(data.test, TensorImages)):
+        raise RunError(
+            f"{run}: the baselines need images in memory and a test part; this run reads "
+            f"{config.data} from disk or has no test images"
+        )
+    if not data.train.labelled:
+        raise RunError(f"{run}: an evaluation needs the true classes; {config.data} has none")
     truth = data.train.targets.numpy()
     classes = len(data.train.classes)
     every_k = sorted({*config.clusters, classes})
 
-    network, labels = load_network(config, run, data.train)
-    features = represent(network, data)
-    rows = label_rows("SeLa", truth, labels, config.clusters)
+    features = represent(trained.network, data, config)
+    labels = trained.labels.labels.numpy()
+    rows = label_rows(METHODS[config.labelling], truth, labels, config.clusters)
     rows[0].update(feature_scores(features, data))
-    rows += kmeans_rows("k-means on SeLa features", features.train, truth, [classes], config.seed)
+    rows += kmeans_rows("k-means on the features", features.train, truth, [classes], config.seed)
 
-    untrained = build_network(config, data.train, config.clusters)
-    features = represent(untrained, data)
-    assignment = assign_labels(untrained, features.train, config)
-    baseline = label_rows("untrained network", truth, assignment.labels.numpy(), config.clusters)
+    untrained = new_network(config, data.train)
+    features = represent(untrained, data, config)
+    balanced = replace(config, labelling="equipartition", labels_file=None, heads_per_update="all")
+    start = Labels.at_random(len(data.train), config)
+    first, _ = label_step(untrained, data.train, balanced, start, 0, World())
+    baseline = label_rows("untrained network", truth, first.labels.numpy(), config.clusters)
     baseline[0].update(feature_scores(features, data))
     rows += baseline
 
@@ -139,10 +161,9 @@ def evaluate_run(run: Path, data_dir: str | None = None) -> list[Row]:
     pixel_features = Representation(pixels.flatten(1), data.test.images.float().flatten(1) / 255)
     rows.append({"method": "pixels", "knn": _knn(pixel_features, data)})
 
-    epochs = config.supervised_epochs
-    supervised = train_supervised(config, data.train, epochs)
-    scores = feature_scores(represent(supervised, data), data)
-    rows.append({"method": f"trained with labels, {epochs} epochs", **scores})
+    supervised = train_supervised(config, data.train)
+    scores = feature_scores(represent(supervised, data, config), data)
+    rows.append({"method": f"trained with labels, {config.supervised_epochs} epochs", **scores})
 
     (run / "evaluation.json").write_text(json.dumps(rows, indent=2) + "\n")
     return rows

@@ -16,13 +16,14 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from selfsup.config import Config
-from selfsup.data import ImageSet
+from selfsup.data import TensorImages
 from selfsup.evaluate import COLUMNS, FORMATS
 from selfsup.models import Network
 from selfsup.sela import extract_features
-from selfsup.train import read_log
+from selfsup.runs import read_log
 
 MOST, LEAST, MAX_CLUSTERS = 14, 5, 24
+WHOLE = ("loader", "network", "relabel")
 INK, ACCENT, MUTED = "#1f2933", "#2563a8", "#8a94a0"
 STYLE = """
 :root { color-scheme: light; }
@@ -45,13 +46,13 @@ table.gallery img { display: block; image-rendering: pixelated; height: 44px; }
 """
 
 
-def write_report(run: Path, config: Config, train: ImageSet, network: Network) -> Path:
+def write_report(run: Path, config: Config, train: TensorImages, network: Network) -> Path:
     """Write RUN/report.html from the log, the labels and the checkpointed network."""
-    log = read_log(run)
+    log = read_log(run, "epoch")
     labels: NDArray[np.int64] = np.load(run / "labels.npy")
     evaluation = run / "evaluation.json"
     table = _table(json.loads(evaluation.read_text())) if evaluation.exists() else ""
-    seconds = sum(line["seconds"] for line in log)
+    seconds = sum(sum(line["seconds"].get(p, 0.0) for p in WHOLE) for line in log)
     heads = ", ".join(
         f"{config.clusters.count(k)} with K = {k}" for k in sorted(set(config.clusters))
     )
@@ -66,8 +67,8 @@ def write_report(run: Path, config: Config, train: ImageSet, network: Network) -
 <h1>SeLa on {html.escape(config.preset)}</h1><p class="muted">{html.escape(facts)}</p>
 {table}
 <h2>Training</h2>
-<p>The true classes are used here for watching only; training never sees them.</p>
-<div class="curves">{_curves(log)}</div>
+<p>True classes, where there are any, are for watching only; training never sees them.</p>
+<div class="curves">{_curves(log, read_log(run, "update"))}</div>
 {_gallery(config, train, network, labels)}
 </body></html>
 """
@@ -93,9 +94,8 @@ def _table(rows: list[dict[str, Any]]) -> str:
     )
 
 
-def _curves(log: list[dict[str, Any]]) -> str:
+def _curves(log: list[dict[str, Any]], updates: list[dict[str, Any]]) -> str:
     epochs = [line["epoch"] for line in log]
-    updated = [line for line in log if line.get("label_change") is not None]
     figure = Figure(figsize=(11, 6.2), layout="constrained")
     axes = figure.subplots(2, 2).flatten()
     axes[0].plot(epochs, [line["loss"] for line in log], color=ACCENT, lw=2)
@@ -104,19 +104,23 @@ def _curves(log: list[dict[str, Any]]) -> str:
                      textcoords="offset points", ha="right")  # fmt: skip
     axes[0].set_title("Cross-entropy, mean over heads")
     axes[0].set_ylim(bottom=0)
-    changes = [100 * line["label_change"] for line in updated]
-    axes[1].plot([line["epoch"] for line in updated], changes, color=ACCENT, lw=2)
+    moments = [line["epoch"] for line in updates]
+    changes = [100 * np.mean(line["changed"]) for line in updates]
+    axes[1].plot(moments[1:], changes[1:], color=ACCENT, lw=2)  # the first replaces random labels
     axes[1].set_title("Labels changed by an update, %")
     axes[1].set_ylim(bottom=0)
-    solved = [line for line in log if "marginal_violation" in line]
-    violations = [max(line["marginal_violation"], 1e-12) for line in solved]
-    axes[2].semilogy([line["epoch"] for line in solved], violations, color=ACCENT, lw=2)
+    violations = [max(max(line["violation"]), 1e-12) for line in updates]
+    axes[2].semilogy(moments, violations, color=ACCENT, lw=2)
     axes[2].set_title("Marginal violation of the plan, worst head")
-    scores = np.array([line["nmi"] for line in log])
-    axes[3].fill_between(epochs, scores.min(1), scores.max(1), color=ACCENT, alpha=0.18, lw=0)
-    axes[3].plot(epochs, scores.mean(1), color=ACCENT, lw=2)
-    axes[3].set_title("NMI with the classes: mean and range of heads")
-    axes[3].set_ylim(0, 1)
+    if "nmi" in log[-1]:
+        scores = np.array([line["nmi"] for line in log])
+        axes[3].fill_between(epochs, scores.min(1), scores.max(1), color=ACCENT, alpha=0.18, lw=0)
+        axes[3].plot(epochs, scores.mean(1), color=ACCENT, lw=2)
+        axes[3].set_title("NMI with the classes: mean and range of heads")
+        axes[3].set_ylim(0, 1)
+    else:
+        axes[3].plot(moments, [np.mean(line["bits"]) for line in updates], color=ACCENT, lw=2)
+        axes[3].set_title("Information between labels and images, bits at least")
     for axis in axes:
         axis.xaxis.get_major_locator().set_params(integer=True)
         axis.set_xlabel("epoch", color=INK)
@@ -129,12 +133,14 @@ def _curves(log: list[dict[str, Any]]) -> str:
     return svg[svg.index("<svg") :]
 
 
-def _gallery(config: Config, train: ImageSet, network: Network, labels: NDArray[np.int64]) -> str:
+def _gallery(
+    config: Config, train: TensorImages, network: Network, labels: NDArray[np.int64]
+) -> str:
     classes = len(train.classes)
     head = config.clusters.index(classes) if classes in config.clusters else 0
     k = config.clusters[head]
     with torch.no_grad():
-        features = extract_features(network, train.images)
+        features = extract_features(network, train, config)
         probabilities = network.heads.head(head, features).softmax(1).cpu()
     own = torch.from_numpy(labels[head])
     confidence = probabilities.gather(1, own[:, None])[:, 0].numpy()
@@ -159,7 +165,7 @@ def _gallery(config: Config, train: ImageSet, network: Network, labels: NDArray[
     )
 
 
-def _strip(train: ImageSet, index: NDArray[np.intp]) -> str:
+def _strip(train: TensorImages, index: NDArray[np.intp]) -> str:
     gap = 2
     images = train.images[torch.from_numpy(index)].permute(0, 2, 3, 1).numpy()
     n, height, width, channels = images.shape

@@ -1,308 +1,320 @@
-"""Training: a run directory, its log and its checkpoints."""
+"""Training: the loop around the method, resumable at every step."""
 
 from __future__ import annotations
 
-import json
 import math
-import os
 import time
+from contextlib import nullcontext
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
-from torch import Tensor
-from tqdm import tqdm
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
 
-from selfsup.augment import random_views
-from selfsup.config import Config
+from selfsup.config import Config, ConfigError
 from selfsup.data import ImageSet
-from selfsup.metrics import nmi
-from selfsup.models import Network
+from selfsup.labels import fixed_labels
+from selfsup.models import Network, build_network
+from selfsup.monitor import Monitor
+from selfsup.reports import Clock
+from selfsup.runs import (
+    VERSION,
+    RunError,
+    checkpoints,
+    cut_log,
+    load_checkpoint,
+    save_checkpoint,
+)
+from selfsup.seeds import Stream, generator_of, seed_of
 from selfsup.sela import (
-    Assignment,
-    assign_labels,
-    extract_features,
-    multi_head_loss,
+    Labels,
+    autocast,
+    label_batch,
+    label_step,
+    objective,
+    quarter_turns,
     update_times,
 )
+from selfsup.world import World
 
 CALIBRATION_IMAGES = 2000
 
 
-class RunError(Exception):
-    """A run directory is missing, exists already or does not fit."""
+def new_network(
+    config: Config, images: ImageSet, device: str = "cpu", *, calibrated: bool = True
+) -> Network:
+    """Return the network of `config`; equal settings and images give equal weights.
 
-
-def build_network(config: Config, train: ImageSet, clusters: tuple[int, ...]) -> Network:
-    """Return the network of `config`; equal settings give equal weights."""
+    Its batch statistics are measured on evenly spaced images, as the first labels come from the
+    untrained network in evaluation mode.
+    """
     try:
-        torch.empty(0, device=config.device)
+        torch.empty(0, device=device)
     except (RuntimeError, AssertionError) as error:
         reason = str(error).splitlines()[0]
-        raise RunError(f"device {config.device!r} cannot be used here: {reason}") from error
-    mean, std = train.statistics()
+        raise RunError(f"device {device!r} cannot be used here: {reason}") from error
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(config.seed)
-        network = Network(mean, std, clusters, config.width, config.blocks, config.stem_stride)
-    network.to(memory_format=torch.channels_last)
-    network.to(config.device)
-    # Evenly spaced images, as a folder lists them class by class.
-    network.calibrate(train.images[:: max(1, len(train) // CALIBRATION_IMAGES)])
+        torch.manual_seed(seed_of(config.seed, Stream.WEIGHTS))
+        network = build_network(config, *images.statistics())
+    network.to(device)
+    if calibrated:
+        some = torch.arange(0, len(images), max(1, len(images) // CALIBRATION_IMAGES))
+        batches = list(torch.split(some, min(label_batch(config), 500)))
+        network.calibrate(
+            images.views(
+                batches,
+                config.label_augment,
+                config.image_size,
+                seeds=[seed_of(config.seed, Stream.WEIGHTS, i) for i in range(len(batches))],
+                device=device,
+            )
+        )
     return network
 
 
-def build_optimiser(config: Config, network: Network) -> torch.optim.SGD:
+def build_optimiser(config: Config, network: nn.Module) -> torch.optim.SGD:
     """Return SGD as `config` says."""
     return torch.optim.SGD(
         network.parameters(),
         lr=config.lr,
         momentum=config.momentum,
         weight_decay=config.weight_decay,
-        nesterov=True,
+        nesterov=config.nesterov,
     )
 
 
-def cosine_lr(base: float, step: int, steps: int) -> float:
-    """Return the learning rate of a step: a short linear rise, then half a cosine."""
+def learning_rate(config: Config, step: int, steps_per_epoch: int) -> float:
+    """Return the learning rate of a step.
+
+    A step schedule falls to a tenth before each of ``config.lr_drops``. A cosine is half a wave
+    down to zero, after a short linear rise.
+    """
+    if config.lr_schedule == "step":
+        epoch = step // steps_per_epoch
+        return float(config.lr * 0.1 ** sum(epoch >= drop for drop in config.lr_drops))
+    steps = config.epochs * steps_per_epoch
     warmup = max(1, steps // 50)
-    return base * min(1.0, (step + 1) / warmup) * 0.5 * (1 + math.cos(math.pi * step / steps))
+    wave = 0.5 * (1 + math.cos(math.pi * step / steps))
+    return config.lr * min(1.0, (step + 1) / warmup) * wave
 
 
-def train_step(
-    network: Network,
+def gradient_step(
+    model: nn.Module,
     optimiser: torch.optim.Optimizer,
-    images: Tensor,
+    scaler: torch.amp.GradScaler,
+    views: Tensor,
     labels: Tensor,
     config: Config,
-    generator: torch.Generator,
-) -> float:
-    """Take one gradient step on a uint8 batch with (heads, B) labels; return the loss."""
-    x = images.to(config.device).float() / 255
-    logits = network(random_views(x, config.augment, generator))
-    loss = multi_head_loss(logits, labels.to(config.device))
+) -> Tensor:
+    """Take one SGD step on (B, C, S, S) views with (heads, B) labels; return the loss."""
+    total = torch.zeros((), dtype=torch.float64, device=views.device)
     optimiser.zero_grad(set_to_none=True)
-    loss.backward()  # type: ignore[no-untyped-call]
-    optimiser.step()
-    return float(loss.detach())
+    parts = zip(
+        torch.chunk(views, config.accumulate),
+        torch.chunk(labels, config.accumulate, 1),
+        strict=True,
+    )
+    for i, (x, y) in enumerate(parts):
+        last = i == config.accumulate - 1
+        silent = isinstance(model, DistributedDataParallel) and not last
+        with model.no_sync() if silent else nullcontext():  # type: ignore[operator, attr-defined]
+            with autocast(config, views.device):
+                if config.rotation:
+                    outputs = model(quarter_turns(x), rotated=True)
+                else:
+                    outputs = model(x)
+                loss = objective(outputs, y, rotated=config.rotation) / config.accumulate
+            scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
+        total += loss.detach()
+    scaler.step(optimiser)
+    scaler.update()
+    return total
+
+
+@dataclass
+class Position:
+    """Where a run is: with the settings' seed it fixes every random number to come."""
+
+    step: int = 0
+    updates: int = 0
 
 
 class Trainer:
-    """One SeLa training, from a fresh network or from a checkpoint.
+    """One training, from a fresh network or from a checkpoint.
 
-    Everything random draws from one generator. Its state, with weights, momenta, labels,
-    potentials and position, is saved at the end of every epoch; a resumed run therefore ends in
-    the same bits as one never interrupted (on a CPU, with the same number of threads).
+    Random numbers are functions of the seed and the step, so weights, momenta, labels, potentials
+    and the position are all there is to save: a resumed run ends in the same bits as one never
+    interrupted (on a CPU, with the same numbers of threads and processes).
     """
 
-    def __init__(self, config: Config, train: ImageSet, run: Path) -> None:
-        self.config = config
-        self.train = train
-        self.run = run
-        self.batch_size = min(config.batch_size, len(train))
-        self.steps_per_epoch = len(train) // self.batch_size
-        self.total_steps = config.epochs * self.steps_per_epoch
-        self.times = update_times(
-            self.total_steps * self.batch_size, config.updates, config.schedule_power
-        )
-        self.network = build_network(config, train, config.clusters)
+    def __init__(
+        self,
+        config: Config,
+        images: ImageSet,
+        run: Path,
+        world: World | None = None,
+        device: str | None = None,
+    ) -> None:
+        self.config, self.images, self.run = config, images, run
+        self.world = World() if world is None else world
+        self.device = torch.device(config.device if device is None else device)
+        self.batch_size = min(config.batch_size, len(images))
+        if self.batch_size % (self.world.size * config.accumulate):
+            raise ConfigError(
+                f"batches of {self.batch_size} images cannot be cut into {config.accumulate} equal "
+                f"parts (accumulate) for each of {self.world.size} processes"
+            )
+        self.steps_per_epoch = len(images) // self.batch_size
+        self.steps = config.epochs * self.steps_per_epoch
+        self.times = []
+        if config.labelling not in ("fixed", "none"):
+            self.times = update_times(
+                self.steps * self.batch_size, config.updates, config.schedule_power
+            )
+        self.network = new_network(config, images, str(self.device), calibrated=self.world.first)
+        self.model: nn.Module = self.network
+        if self.world.group is not None:  # also takes the first process's weights and statistics
+            self.model = DistributedDataParallel(
+                self.network, device_ids=[self.device] if self.device.type == "cuda" else None
+            )
         self.optimiser = build_optimiser(config, self.network)
-        self.generator = torch.Generator().manual_seed(config.seed)
-        self.epoch = 0
-        self.saved_epoch = 0
-        self.step = 0
-        self.updates_done = 0
-        self.assignment: Assignment | None = None
-        self.last: dict[str, Any] = {}
+        self.scaler = torch.amp.GradScaler(self.device.type, enabled=config.precision == "float16")
+        self.labels = Labels.at_random(len(images), config)
+        if config.labelling == "fixed":
+            self.labels = fixed_labels(config, images)
+        self.at = Position()
+        self.loss = torch.zeros((), dtype=torch.float64, device=self.device)  # sum over the epoch
+        self.clock = Clock(torch.device("cpu"))
+        self.saved: float | None = None
 
     @property
-    def labels(self) -> Tensor:
-        """The current labels, (heads, N)."""
-        if self.assignment is None:
-            raise RunError(f"{self.run}: no labels yet")
-        return self.assignment.labels
+    def epoch(self) -> int:
+        """Epochs done."""
+        return self.at.step // self.steps_per_epoch
 
-    def update_labels_if_due(self) -> None:
-        """Solve for new labels when the schedule says so; at most once per iteration."""
-        if self.updates_done == len(self.times):
-            return
-        if self.step * self.batch_size < self.times[self.updates_done] - 1e-6:
-            return
-        before = self.assignment
-        features = extract_features(
-            self.network,
-            self.train.images,
-            self.config.augment,
-            self.config.label_views,
-            self.generator,
-        )
-        after = assign_labels(
-            self.network,
-            features,
-            self.config,
-            None if before is None else before.potentials,
-        )
-        self.assignment = after
-        self.updates_done += 1
-        changed = None
-        if before is not None:
-            changed = float((before.labels != after.labels).float().mean())
-        self.last["label_change"] = changed
-        self.last["marginal_violation"] = after.marginal_violation
-        self.last["unconverged"] = after.unconverged
-        self.last["solver_passes"] = self.last.get("solver_passes", 0) + after.passes
-        self.last["solver_seconds"] = self.last.get("solver_seconds", 0.0) + after.seconds
-        self.last["updates"] = self.last.get("updates", 0) + 1
+    def fit(self) -> None:
+        """Train to the last epoch."""
+        if self.world.first:
+            cut_log(self.run, self.epoch, self.at.updates)
+        with Monitor(self) as monitor:
+            if self.saved is None:
+                self.save()
+            while self.at.step < self.steps:
+                self.train_epoch(monitor)
+                if self.at.step == self.steps:
+                    self.relabel_if_due(monitor)
+                monitor.epoch()
+                self.loss.zero_()
+                self.clock.seconds.clear()
+                self.save()
 
-    def train_epoch(self) -> dict[str, Any]:
-        """Train for one epoch and return its log line."""
-        start = time.perf_counter()
-        self.last = {}
-        order = torch.randperm(len(self.train), generator=self.generator)
+    def train_epoch(self, monitor: Monitor) -> None:
+        """Train for one epoch, or for what is left of one."""
+        config, world = self.config, self.world
+        first, epoch = self.at.step, self.epoch
+        order = torch.randperm(
+            len(self.images), generator=generator_of(config.seed, Stream.ORDER, epoch)
+        )
         batches = order[: self.steps_per_epoch * self.batch_size].view(-1, self.batch_size)
-        loss = 0.0
-        step_seconds = 0.0
-        for index in tqdm(batches, desc=f"epoch {self.epoch + 1}", leave=False, disable=None):
-            self.update_labels_if_due()
-            began = time.perf_counter()
-            lr = cosine_lr(self.config.lr, self.step, self.total_steps)
-            for group in self.optimiser.param_groups:
-                group["lr"] = lr
-            loss += train_step(
-                self.network,
-                self.optimiser,
-                self.train.images[index],
-                self.labels[:, index],
-                self.config,
-                self.generator,
-            )
-            self.step += 1
-            step_seconds += time.perf_counter() - began
-        self.epoch += 1
-        if self.epoch == self.config.epochs:
-            self.update_labels_if_due()
-        return {
-            "epoch": self.epoch,
-            "loss": loss / len(batches),
-            "ln_k": float(np.mean([math.log(k) for k in self.config.clusters])),
-            "lr": lr,
-            **self._label_summary(),
-            **self.last,
-            "images_per_second": batches.numel() / step_seconds,
-            "seconds": time.perf_counter() - start,
-        }
+        mine = list(batches[first - epoch * self.steps_per_epoch :, world.rank :: world.size])
+        views = self.images.views(
+            mine,
+            config.augment,
+            config.image_size,
+            seeds=[
+                seed_of(config.seed, Stream.VIEWS, first + i, world.rank) for i in range(len(mine))
+            ],
+            device=self.device,
+        )
+        for index in monitor.steps(mine):
+            self.relabel_if_due(monitor)
+            with self.clock("loader"):
+                x = next(views)
+            with self.clock("network"):
+                self.train_step(x, index)
+            if self.at.step % self.steps_per_epoch and self._overdue():
+                self.save()
 
-    def _label_summary(self) -> dict[str, Any]:
-        heads = self.labels.numpy()
-        entropies, smallest, largest = [], [], []
-        for labels, k in zip(heads, self.config.clusters, strict=True):
-            sizes = np.bincount(labels, minlength=k)
-            shares = sizes[sizes > 0] / sizes.sum()
-            entropies.append(float(-(shares * np.log(shares)).sum()))
-            smallest.append(int(sizes.min()))
-            largest.append(int(sizes.max()))
-        truth = self.train.targets.numpy()
-        return {
-            "label_entropy": float(np.mean(entropies)),
-            "size_min": smallest,
-            "size_max": largest,
-            "nmi": [nmi(truth, labels) for labels in heads],
-        }
+    def train_step(self, views: Tensor, index: Tensor) -> None:
+        """Take a step on the views of the images at `index`."""
+        for group in self.optimiser.param_groups:
+            group["lr"] = learning_rate(self.config, self.at.step, self.steps_per_epoch)
+        torch.manual_seed(  # dropout draws from the global generator
+            seed_of(self.config.seed, Stream.DROPOUT, self.at.step, self.world.rank)
+        )
+        labels = self.labels.labels[:, index].to(self.device, non_blocking=True)
+        self.model.train()
+        self.loss += gradient_step(
+            self.model, self.optimiser, self.scaler, views, labels, self.config
+        )
+        self.at.step += 1
+
+    def relabel_if_due(self, monitor: Monitor) -> None:
+        """Take a label step when the schedule says so; at most one per iteration."""
+        if self.at.updates == len(self.times):
+            return
+        if self.at.step * self.batch_size < self.times[self.at.updates] - 1e-6:
+            return
+        with self.clock("relabel"):
+            self.world.agree(self.network)
+            self.labels, report = label_step(
+                self.network, self.images, self.config, self.labels, self.at.updates, self.world
+            )
+        for part, seconds in report.seconds.items():
+            self.clock.seconds[part] = self.clock.seconds.get(part, 0.0) + seconds
+        self.at.updates += 1
+        monitor.update(report)
 
     def state(self) -> dict[str, Any]:
         """Return all that a checkpoint holds, as tensors and plain values."""
         return {
+            "version": VERSION,
             "network": self.network.state_dict(),
             "optimiser": self.optimiser.state_dict(),
-            "generator": self.generator.get_state(),
-            "labels": None if self.assignment is None else self.assignment.labels,
-            "potentials": None if self.assignment is None else list(self.assignment.potentials),
-            "epoch": self.epoch,
-            "step": self.step,
-            "updates_done": self.updates_done,
+            "scaler": self.scaler.state_dict(),
+            "labels": self.labels.labels,
+            "potentials": list(self.labels.potentials),
+            "centroids": list(self.labels.centroids),
+            "step": self.at.step,
+            "updates": self.at.updates,
+            "loss": self.loss,
+            "processes": self.world.size,
+            "seconds": dict(self.clock.seconds),
         }
 
     def save(self) -> None:
-        """Write labels and checkpoint; each file is whole at any moment."""
-        if self.assignment is not None:
-            labels = self.run / "labels.npy.tmp"
-            with labels.open("wb") as file:
-                np.save(file, self.labels.numpy())
-            os.replace(labels, self.run / "labels.npy")
-        temporary = self.run / "checkpoint.pt.tmp"
-        torch.save(self.state(), temporary)
-        os.replace(temporary, self.run / "checkpoint.pt")
-        self.saved_epoch = self.epoch
+        """Write a checkpoint."""
+        self.saved = time.monotonic()
+        if self.world.first:
+            steps = self.at.step - self.epoch * self.steps_per_epoch
+            save_checkpoint(self.run, self.config, self.state(), self.epoch, steps)
 
     def load(self) -> None:
-        """Continue from the run's checkpoint, and drop log lines of epochs after it."""
-        state = load_checkpoint(self.run, self.config.device)
+        """Go on from the run's newest checkpoint; from the start, if none was written yet."""
+        if not checkpoints(self.run):
+            return
+        state = load_checkpoint(self.run, str(self.device))
+        if state["processes"] != self.world.size:
+            raise RunError(
+                f"{self.run} was trained by {state['processes']} processes, this are "
+                f"{self.world.size}: batch statistics, and so results, would differ. Start "
+                f"torchrun with --nproc-per-node for {state['processes']} processes in all"
+            )
         self.network.load_state_dict(state["network"])
         self.optimiser.load_state_dict(state["optimiser"])
-        self.generator.set_state(state["generator"].cpu())
-        self.epoch, self.step = state["epoch"], state["step"]
-        self.saved_epoch = self.epoch
-        self.updates_done = state["updates_done"]
-        if state["labels"] is not None:
-            potentials = tuple(g.cpu() for g in state["potentials"])
-            self.assignment = Assignment(state["labels"].cpu(), potentials, 0.0, 0, 0.0, 0.0)
-        log = self.run / "log.jsonl"
-        if log.exists():
-            kept = [line for line in read_log(self.run) if line["epoch"] <= self.epoch]
-            log.write_text("".join(json.dumps(line) + "\n" for line in kept))
-
-    def fit(self) -> None:
-        """Train to the last epoch."""
-        if self.epoch == 0:
-            self.save()
-        epochs = tqdm(
-            range(self.epoch, self.config.epochs),
-            initial=self.epoch,
-            total=self.config.epochs,
-            desc=self.config.preset,
-            disable=None,
+        self.scaler.load_state_dict(state["scaler"])
+        self.labels = Labels(
+            state["labels"].cpu(),
+            tuple(None if g is None else g.cpu() for g in state["potentials"]),
+            tuple(None if c is None else c.cpu() for c in state["centroids"]),
         )
-        for _ in epochs:
-            line = self.train_epoch()
-            with (self.run / "log.jsonl").open("a") as file:
-                file.write(json.dumps(line) + "\n")
-            self.save()
-            epochs.set_postfix(loss=f"{line['loss']:.3f}", nmi=f"{np.mean(line['nmi']):.3f}")
+        self.at = Position(state["step"], state["updates"])
+        self.loss = state["loss"].to(self.device)
+        self.clock.seconds = dict(state["seconds"])
+        self.saved = time.monotonic()
 
-
-def refuse_existing(run: Path) -> None:
-    """Raise if there is anything where a new run should go."""
-    if run.exists():
-        raise RunError(
-            f"{run} exists already. Choose another --out, or go on with it: "
-            f"python -m selfsup train --resume {run}"
-        )
-
-
-def create_run(config: Config, run: Path) -> None:
-    """Make a new run directory; an existing one is never touched."""
-    refuse_existing(run)
-    run.mkdir(parents=True)
-    config.save(run / "config.json")
-
-
-def load_config(run: Path) -> Config:
-    """Return the settings of a run."""
-    if not (run / "config.json").is_file():
-        raise RunError(f"{run}: no run here (no config.json)")
-    return Config.load(run / "config.json")
-
-
-def load_checkpoint(run: Path, device: str) -> dict[str, Any]:
-    """Return the checkpoint of a run."""
-    path = run / "checkpoint.pt"
-    if not path.is_file():
-        raise RunError(f"{run}: no checkpoint.pt")
-    state: dict[str, Any] = torch.load(path, map_location=device, weights_only=True)
-    return state
-
-
-def read_log(run: Path) -> list[dict[str, Any]]:
-    """Return the lines of a run's log; a last line cut short by a crash is left out."""
-    lines = (run / "log.jsonl").read_text().splitlines(keepends=True)
-    return [json.loads(line) for line in lines if line.endswith("\n")]
+    def _overdue(self) -> bool:
+        since = time.monotonic() - (self.saved or 0.0)
+        return self.world.first and since > 60 * self.config.checkpoint_minutes

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 @dataclass(frozen=True)
 class World:
-    """This process among all of a run; `group` is None when it is alone."""
+    """A process among all of a run; `group` is None when it is alone."""
 
     rank: int = 0
     size: int = 1

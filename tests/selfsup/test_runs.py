@@ -1,21 +1,39 @@
-"""Runs: resuming to the bit, never overwriting, labels in order, the command line."""
+"""Runs: the same bits again, after any interruption; nothing saved is ever lost."""
 
 from __future__ import annotations
 
-import csv
+import errno
 import json
+import os
+import resource
+import signal
+import subprocess
+import sys
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
 import selfsup.train as train_module
-from selfsup.__main__ import main
-from selfsup.config import AugmentConfig, Config
+from selfsup.config import AugmentConfig, Config, ConfigError
 from selfsup.data import load_data
-from selfsup.sela import assign_labels, extract_features
-from selfsup.train import RunError, Trainer, create_run, load_checkpoint, load_config, read_log
+from selfsup.labels import fixed_labels
+from selfsup.presets import PRESETS
+from selfsup.runs import (
+    RunError,
+    checkpoints,
+    create_run,
+    load_checkpoint,
+    load_config,
+    read_log,
+    save_checkpoint,
+    write_whole,
+)
+from selfsup.sela import extract_features
+from selfsup.train import Trainer, gradient_step, learning_rate, new_network
+from selfsup.trained import Trained
 
 TINY = Config(
     preset="tiny",
@@ -30,6 +48,7 @@ TINY = Config(
     supervised_epochs=1,
     augment=AugmentConfig(rotate=10, shift=0.1, erase=0.2),
 )
+STEPS = 7  # of an epoch
 
 
 @pytest.fixture(scope="module")
@@ -42,6 +61,12 @@ def start(run, images, config=TINY):
     return Trainer(config, images, run)
 
 
+def resume(run, images):
+    trainer = Trainer(load_config(run), images, run)
+    trainer.load()
+    return trainer
+
+
 def same(a, b):
     if isinstance(a, torch.Tensor):
         return torch.equal(a, b)
@@ -52,9 +77,16 @@ def same(a, b):
     return a == b
 
 
-def timeless(run):
-    ignored = ("seconds", "solver_seconds", "images_per_second")
-    return [{k: v for k, v in line.items() if k not in ignored} for line in read_log(run)]
+def timeless(line):
+    ignored = ("seconds", "images_per_second", "label_share")
+    return {k: v for k, v in line.items() if k not in ignored}
+
+
+def assert_same_run(run, finished):
+    ours, theirs = load_checkpoint(run), load_checkpoint(finished)
+    assert same(timeless(ours), timeless(theirs))
+    assert np.array_equal(np.load(run / "labels.npy"), np.load(finished / "labels.npy"))
+    assert list(map(timeless, read_log(run))) == list(map(timeless, read_log(finished)))
 
 
 @pytest.fixture(scope="module")
@@ -62,12 +94,6 @@ def finished(tmp_path_factory, images):
     run = tmp_path_factory.mktemp("runs") / "finished"
     start(run, images).fit()
     return run
-
-
-def assert_same_run(run, finished):
-    assert same(load_checkpoint(run, "cpu"), load_checkpoint(finished, "cpu"))
-    assert np.array_equal(np.load(run / "labels.npy"), np.load(finished / "labels.npy"))
-    assert timeless(run) == timeless(finished)
 
 
 def test_a_repeated_run_gives_the_same_bits(tmp_path, images, finished):
@@ -84,124 +110,344 @@ def test_another_seed_gives_another_run(tmp_path, images, finished):
     )
 
 
-def interrupt_at_step(monkeypatch, step):
-    original, calls = train_module.train_step, iter(range(10**6))
+# interrupted
+
+
+@pytest.mark.parametrize("step", [0, 3, 7, 17])  # 7 is between two epochs
+@pytest.mark.parametrize("minutes", [0.0, 15.0])  # with and without checkpoints inside an epoch
+def test_a_resumed_run_ends_in_the_same_bits(
+    tmp_path, images, finished, monkeypatch, step, minutes
+):
+    run, calls = tmp_path / "stopped", iter(range(10**6))
 
     def interrupted(*arguments):
         if next(calls) == step:
             raise KeyboardInterrupt
-        return original(*arguments)
+        return gradient_step(*arguments)
 
-    monkeypatch.setattr(train_module, "train_step", interrupted)
-
-
-@pytest.mark.parametrize("step", [0, 3, 7, 17])  # 7 steps an epoch: 7 is a boundary
-def test_a_resumed_run_ends_in_the_same_bits(tmp_path, images, finished, monkeypatch, step):
-    run = tmp_path / "stopped"
+    config = replace(TINY, checkpoint_minutes=minutes)
     with monkeypatch.context() as patch:
-        interrupt_at_step(patch, step)
+        patch.setattr(train_module, "gradient_step", interrupted)
         with pytest.raises(KeyboardInterrupt):
-            start(run, images).fit()
-    assert load_checkpoint(run, "cpu")["epoch"] == step // 7
-    resumed = Trainer(load_config(run), images, run)
-    resumed.load()
-    resumed.fit()
+            start(run, images, config).fit()
+    assert load_checkpoint(run)["step"] == (step if minutes == 0 else step - step % STEPS)
+    resume(run, images).fit()
     assert_same_run(run, finished)
 
 
-def test_a_crash_between_log_and_checkpoint_leaves_no_double_line(tmp_path, images, finished):
+KILLED = """
+import os, signal, sys
+from pathlib import Path
+import torch
+torch.set_num_threads(1)
+from selfsup.data import load_data
+from selfsup.runs import load_config
+import selfsup.runs, selfsup.sela, selfsup.train
+run, place, left = Path(sys.argv[1]), sys.argv[2], int(sys.argv[3])
+module, name = place.rsplit(".", 1)
+owner = os if module == "os" else sys.modules[module]
+original = getattr(owner, name)
+def deadly(*arguments, **options):
+    global left
+    left -= 1
+    if left < 0:
+        os.kill(os.getpid(), signal.SIGKILL)
+    return original(*arguments, **options)
+setattr(owner, name, deadly)
+config = load_config(run)
+trainer = selfsup.train.Trainer(config, load_data(config).train, run)
+if selfsup.runs.checkpoints(run):
+    trainer.load()
+trainer.fit()
+"""
+
+
+def test_a_run_killed_during_checkpoints_label_updates_and_steps(tmp_path, images, finished):
+    # One run, killed again and again where it hurts most: before a checkpoint has reached the
+    # disk, before it has its name, between it and its labels, inside a label update, in a step.
+    run = tmp_path / "killed"
+    create_run(replace(TINY, checkpoint_minutes=0.0), run)
+    for place, after in (
+        ("os.fsync", 4), ("os.replace", 6), ("selfsup.sela.sinkhorn", 1),
+        ("selfsup.train.gradient_step", 5), ("os.replace", 7), ("selfsup.sela.sinkhorn", 2),
+    ):  # fmt: skip
+        killed = subprocess.run([sys.executable, "-c", KILLED, str(run), place, str(after)])
+        assert killed.returncode == -signal.SIGKILL
+    resume(run, images).fit()
+    assert_same_run(run, finished)
+
+
+def test_a_log_ahead_of_the_checkpoint_leaves_no_double_line(tmp_path, images, finished):
     run = tmp_path / "crashed"
-    trainer = start(run, images)
-    trainer.save()
-    (run / "log.jsonl").write_text(json.dumps({"epoch": 1}) + "\n" + '{"epoch": 2, "lo')
-    resumed = Trainer(TINY, images, run)
-    resumed.load()
-    resumed.fit()
+    start(run, images).save()
+    lines = [{"event": "update", "update": 1}, {"event": "epoch", "epoch": 1}]
+    text = "".join(json.dumps(line) + "\n" for line in lines)
+    (run / "log.jsonl").write_text(text + '{"event": "epoch", "epoch": 2, "lo')
+    resume(run, images).fit()
     assert_same_run(run, finished)
+
+
+def test_a_finished_run_resumed_stays_as_it_is(tmp_path, images, finished):
+    before = load_checkpoint(finished)
+    log = (finished / "log.jsonl").read_bytes()
+    resume(finished, images).fit()
+    assert same(before, load_checkpoint(finished))
+    assert (finished / "log.jsonl").read_bytes() == log
+
+
+# a disk that fails
+
+
+def test_a_failed_write_names_the_file_and_leaves_the_old_one(tmp_path):
+    path = tmp_path / "file"
+    write_whole(path, b"old")
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1000, hard))  # the kernel refuses longer files
+    try:
+        with pytest.raises(RunError, match=r"file could not be written.*make room"):
+            write_whole(path, b"x" * 5000)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+        signal.signal(signal.SIGXFSZ, handler)
+    assert path.read_bytes() == b"old"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_a_full_disk_costs_nothing_that_was_saved(tmp_path, images, finished, monkeypatch):
+    run, calls = tmp_path / "full", iter(range(10**6))
+
+    def fsync(file):
+        if next(calls) > 12:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    trainer = start(run, images)
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "fsync", fsync)
+        with pytest.raises(RunError, match="No space left on device"):
+            trainer.fit()
+    assert load_checkpoint(run)["step"] > 0
+    resume(run, images).fit()
+    assert_same_run(run, finished)
+
+
+def test_a_broken_checkpoint_is_named(tmp_path, images):
+    run = tmp_path / "run"
+    start(run, images, replace(TINY, epochs=1)).fit()
+    newest = checkpoints(run)[-1]
+    newest.write_bytes(newest.read_bytes()[:1000])
+    with pytest.raises(RunError, match=newest.name):
+        resume(run, images)
+    newest.unlink()  # what the message says
+    resume(run, images).fit()
+
+
+def test_checkpoints_are_kept_by_number_and_interval(tmp_path):
+    config = replace(TINY, keep=2, keep_every=3)
+    create_run(config, tmp_path / "run")
+    for epoch in range(8):
+        for step in (0, 5):
+            state = {"labels": torch.zeros(1, 1)}
+            save_checkpoint(tmp_path / "run", config, state, epoch, step)
+    names = [p.name for p in checkpoints(tmp_path / "run")]
+    assert names == [
+        "epoch-0003-step-000000.pt", "epoch-0006-step-000000.pt",
+        "epoch-0007-step-000000.pt", "epoch-0007-step-000005.pt",
+    ]  # fmt: skip
+
+
+def test_an_existing_run_is_never_overwritten(finished):
+    before = {p: p.read_bytes() for p in finished.rglob("*") if p.is_file()}
+    with pytest.raises(RunError, match="exists already"):
+        create_run(TINY, finished)
+    assert before == {p: p.read_bytes() for p in finished.rglob("*") if p.is_file()}
+
+
+# what a run says
 
 
 def test_log_lines_hold_what_they_should(finished):
-    lines = read_log(finished)
-    assert [line["epoch"] for line in lines] == [1, 2, 3, 4]
-    assert sum(line.get("updates", 0) for line in lines) == TINY.updates
-    needed = {"loss", "ln_k", "lr", "label_change", "marginal_violation", "solver_passes",
-              "solver_seconds", "images_per_second", "label_entropy", "size_min", "size_max",
-              "nmi", "seconds"}  # fmt: skip
-    assert needed <= lines[-1].keys()
+    epochs, updates = read_log(finished, "epoch"), read_log(finished, "update")
+    assert [line["epoch"] for line in epochs] == [1, 2, 3, 4]
+    assert [line["update"] for line in updates] == list(range(1, TINY.updates + 1))
+    assert updates[0]["step"] == 0
+    assert updates[-1]["step"] == 4 * STEPS
+    for line in updates:
+        assert line["ln_k"] == pytest.approx([np.log(10), np.log(6)])
+        for name in ("ce_before", "ce_after", "bits", "entropy", "size_min", "size_max",
+                     "changed", "nmi_last", "violation", "passes", "converged"):  # fmt: skip
+            assert len(line[name]) == 2
+        assert set(line["seconds"]) == {"forward", "logits", "transport"}
+    for line in epochs:
+        assert 0 < line["loss"] < 1.2 * line["ln_k"]
+        assert line["images_per_second"] > 0
+        assert 0 < line["label_share"] < 1
+        assert {"loader", "network", "relabel", "forward"} <= set(line["seconds"])
+    assert list((finished / "tensorboard").iterdir())
 
 
 def test_saved_labels_are_in_dataset_order(images, finished):
-    trainer = Trainer(TINY, images, finished)
-    trainer.load()
-    features = extract_features(trainer.network, images.images)
-    again = assign_labels(trainer.network, features, TINY).labels
-    # The saved solve started warm: within the tolerance, not to the bit, the same.
-    assert (again == trainer.labels).float().mean() > 0.97
-    assert (again.flip(1) == trainer.labels).float().mean() < 0.5
+    trained = Trained.load(finished)
+    again = trained.predict(images)  # the last update was that of the final network
+    assert (again == trained.labels.labels).double().mean() > 0.999
+    assert (again.flip(1) == trained.labels.labels).double().mean() < 0.5
+    assert np.array_equal(np.load(finished / "labels.npy"), trained.labels.labels.numpy())
 
 
-def test_an_existing_run_is_never_overwritten(finished, images, capsys):
-    before = (finished / "checkpoint.pt").read_bytes()
-    with pytest.raises(RunError, match="exists already"):
-        create_run(TINY, finished)
-    assert main(["train", "digits", "--out", str(finished)]) == 1
-    assert str(finished) in capsys.readouterr().err
-    assert (finished / "checkpoint.pt").read_bytes() == before
+# how it trains
 
 
-def test_train_evaluate_and_labels_from_the_command_line(tmp_path, capsys, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    arguments = ["--epochs", "1", "--updates", "2", "--image-size", "8", "--supervised-epochs", "1"]
-    assert main(["train", "digits", "--clusters", "10", "12", *arguments]) == 0
-    assert main(["evaluate", "runs/digits"]) == 0
-    printed = capsys.readouterr().out
-    for method in ("SeLa", "untrained network", "k-means on pixels", "trained with labels"):
-        assert method in printed
-    rows = json.loads((tmp_path / "runs/digits/evaluation.json").read_text())
-    assert {(r["method"], r["K"]) for r in rows if r["method"] == "SeLa"} == {
-        ("SeLa", 10),
-        ("SeLa", 12),
-    }
-    page = (tmp_path / "runs/digits/report.html").read_text()
-    assert "<svg" in page
-    assert "data:image/png;base64" in page
-    assert 'src="http' not in page
+def test_step_schedules_of_the_presets_by_hand():
+    imagenet, cifar = PRESETS["imagenet-alexnet"], PRESETS["cifar10-alexnet"]
+    retrain = PRESETS["imagenet-alexnet-retrain"]
 
-    assert main(["labels", "runs/digits", "--csv", "missing/labels.csv"]) == 1
-    assert "there is no folder missing" in capsys.readouterr().err
-    assert main(["labels", "runs/digits", "--csv", "labels.csv"]) == 0
-    with open("labels.csv", newline="") as file:
-        table = list(csv.reader(file))
-    labels = np.load("runs/digits/labels.npy")
-    assert table[0] == ["index", "path", "head_0", "head_1"]
-    assert [int(row[0]) for row in table[1:]] == list(range(1437))
-    assert np.array_equal(np.array([row[2:] for row in table[1:]], np.int64).T, labels)
+    def rates(config, epochs):
+        return [learning_rate(config, 10 * epoch, 10) for epoch in epochs]
+
+    assert rates(imagenet, (0, 149, 150, 299, 300, 349, 350, 399)) == pytest.approx(
+        [0.08, 0.08, 0.008, 0.008, 8e-4, 8e-4, 8e-5, 8e-5]
+    )
+    assert rates(cifar, (0, 239, 240, 319, 320)) == pytest.approx([0.03, 0.03, 3e-3, 3e-3, 3e-4])
+    assert rates(retrain, (0, 29, 30, 60, 80)) == pytest.approx([0.05, 0.05, 5e-3, 5e-4, 5e-5])
 
 
-def test_ctrl_c_says_how_to_go_on(tmp_path, capsys, monkeypatch):
-    interrupt_at_step(monkeypatch, 2)
-    run = str(tmp_path / "run")
-    assert main(["train", "digits", "--out", run]) == 130
-    assert f"--resume {run}" in capsys.readouterr().err
-    assert (tmp_path / "run" / "checkpoint.pt").exists()
+def test_a_cosine_rises_and_falls_to_zero():
+    config = replace(TINY, epochs=10)
+    rates = [learning_rate(config, step, 10) for step in range(100)]
+    assert rates[0] == pytest.approx(config.lr / 2)
+    assert rates[50] == pytest.approx(config.lr / 2)
+    assert max(rates) < config.lr
+    assert rates[-1] < 0.001 * config.lr
+
+
+def test_accumulated_parts_give_the_gradient_of_the_whole_batch(images):
+    # in evaluation mode, as batch statistics are those of a part
+    gradients = []
+    for accumulate in (1, 4):
+        config = replace(TINY, accumulate=accumulate)
+        network = new_network(config, images).eval()
+        x = images.images[:40].float() / 255
+        y = torch.stack([torch.arange(40) % k for k in TINY.clusters])
+        still = torch.optim.SGD(network.parameters(), lr=0.0)
+        scaler = torch.amp.GradScaler("cpu", enabled=False)
+        loss = gradient_step(network, still, scaler, x, y, config)
+        gradients.append((loss, [p.grad for p in network.parameters()]))
+    torch.testing.assert_close(gradients[0], gradients[1], atol=1e-5, rtol=1e-4)
+
+
+def test_bfloat16_trains_nearly_as_float32(tmp_path, images):
+    losses = []
+    for precision in ("float32", "bfloat16"):
+        run = tmp_path / precision
+        start(run, images, replace(TINY, precision=precision, epochs=2)).fit()
+        losses.append(read_log(run, "epoch")[-1]["loss"])
+    assert losses[0] != losses[1]
+    assert losses[1] == pytest.approx(losses[0], rel=0.1)
+
+
+def test_dropout_depends_on_the_step_alone(tmp_path, images, finished):
+    # the global generator, from which dropout draws, is set at every step
+    trainer = resume(finished, images)
+    draws = []
+    for _ in range(2):
+        trainer.at.step = 3
+        trainer.train_step(torch.zeros(4, 1, 8, 8), torch.arange(4))
+        draws.append(torch.rand(3))
+    assert torch.equal(*draws)
+
+
+def test_a_batch_that_cannot_be_cut_is_refused(tmp_path, images):
+    with pytest.raises(ConfigError, match="accumulate"):
+        replace(TINY, accumulate=3)
+    from selfsup.world import World
+
+    with pytest.raises(ConfigError, match="each of 3 processes"):
+        Trainer(TINY, images, tmp_path, World(0, 3))
+
+
+# fixed labels, rotation, baselines
+
+
+def test_training_on_the_labels_of_another_run(tmp_path, images, finished):
+    # label transfer: another network learns the labels of a run, which never change
+    config = replace(
+        TINY, width=8, labelling="fixed", labels_file=str(finished), rotation=True, epochs=6
+    )
+    run = tmp_path / "transfer"
+    start(run, images, config).fit()
+    assert np.array_equal(np.load(run / "labels.npy"), np.load(finished / "labels.npy"))
+    assert read_log(run, "update") == []
+    losses = [line["loss"] for line in read_log(run, "epoch")]
+    assert losses[-1] < 0.8 * losses[0]
+    predicted = Trained.load(run).predict(images)
+    agreement = (predicted == load_checkpoint(run)["labels"]).double().mean()
+    assert agreement > 0.4  # chance is 0.13
+
+
+def test_rotation_alone_learns_to_tell_quarter_turns(tmp_path, images):
+    config = replace(
+        TINY, clusters=(), labelling="none", rotation=True, epochs=8, augment=AugmentConfig()
+    )
+    run = tmp_path / "rotnet"
+    start(run, images, config).fit()
+    losses = [line["loss"] for line in read_log(run, "epoch")]
+    assert losses[0] < 1.7
+    assert losses[-1] < 0.5 * np.log(4)
+
+
+@pytest.mark.parametrize("labelling", ["k-means", "argmax"])
+def test_baselines_run_on_the_same_path(tmp_path, images, labelling):
+    run = tmp_path / "run"
+    start(run, images, replace(TINY, labelling=labelling, epochs=2)).fit()
+    lines = read_log(run, "update")
+    assert len(lines) == TINY.updates
+    sizes = lines[-1]["size_max"][0] - lines[-1]["size_min"][0]
+    assert sizes > 0.3 * len(images) / 10  # nothing holds the classes equal
+    again = Trained.load(run).predict(images)
+    assert (again == load_checkpoint(run)["labels"]).double().mean() > 0.99
+
+
+def test_labels_that_do_not_fit_the_images_are_refused(tmp_path, images, finished):
+    config = replace(TINY, labelling="fixed", labels_file=str(tmp_path / "labels.npy"))
+    labels = np.load(finished / "labels.npy")
+    for bad, message in (
+        (labels[:, :100], "1437 images and 2 heads"),
+        (labels[:1], "1437 images and 2 heads"),
+        (labels.astype(float), "integers"),
+        (labels - 1, "integers >= 0"),
+        (labels + 5, "head 0 has label 14, K is 10"),
+    ):
+        np.save(tmp_path / "labels.npy", bad)
+        with pytest.raises(RunError, match=message):
+            fixed_labels(config, images)
+    with pytest.raises(RunError, match="no labels here"):
+        fixed_labels(replace(config, labels_file="nowhere"), images)
+
+
+def test_a_network_restored_without_its_images_gives_the_same_features(images, finished):
+    trained = Trained.load(finished)
+    trainer = resume(finished, images)
+    config = trained.config
+    torch.testing.assert_close(
+        extract_features(trained.network, images, config),
+        extract_features(trainer.network, images, config),
+        rtol=0,
+        atol=0,
+    )
+
+
+@pytest.mark.parametrize("name", PRESETS)
+def test_settings_survive_json(name, tmp_path):
+    path = Path(tmp_path / "config.json")
+    path.write_text(PRESETS[name].to_json())
+    assert Config.load(path) == PRESETS[name]
 
 
 @pytest.mark.parametrize(
-    ("arguments", "message"),
-    [
-        (["train", "nothing"], "digits, fashion-mnist, folder"),
-        (["train"], "--resume"),
-        (["train", "--resume", "nowhere"], "nowhere"),
-        (["train", "--resume", "nowhere", "--epochs", "3"], "drop epochs"),
-        (["train", "folder"], "--data DIR"),
-        (["train", "digits", "--epochs", "0"], "epochs must be at least 1, got 0"),
-        (["train", "digits", "--device", "mars"], "device 'mars' cannot be used here"),
-        (["evaluate", "nowhere"], "no run here"),
-        (["labels", "nowhere", "--csv", "x.csv"], "no run here"),
-    ],
-)
-def test_mistakes_end_with_a_message(tmp_path, arguments, message, capsys, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    assert main(arguments) == 1
-    assert message in capsys.readouterr().err
-    assert not (tmp_path / "runs").exists()
+    "bad",
+    [{"epochs": 0}, {"epsilon": 0.0}, {"clusters": ()}, {"labelling": "fixed"},
+     {"labels_file": "x"}, {"labelling": "none"}, {"head_groups": 3}, {"checkpoint_minutes": -1}],
+)  # fmt: skip
+def test_settings_that_cannot_be_meant_are_refused(bad):
+    with pytest.raises(ValueError, match=next(iter(bad))):
+        replace(TINY, **bad)

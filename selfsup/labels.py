@@ -1,0 +1,93 @@
+"""Labels as files: read, checked against the images, written."""
+
+from __future__ import annotations
+
+import csv
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from selfsup.config import Config
+from selfsup.data import ImageSet
+from selfsup.runs import RunError, load_checkpoint, load_config
+from selfsup.sela import Labels
+
+
+def read_labels(source: Path) -> tuple[Tensor, tuple[int, ...], tuple[str, ...] | None]:
+    """Read labels from a run, or from the .npy or .csv file that one wrote.
+
+    Returns
+    -------
+    labels : Tensor
+        (heads, N) int64.
+    clusters : tuple of int
+        K of each head: of a file, one more than its largest label.
+    paths : tuple of str, optional
+        The images' paths, where the source has them.
+    """
+    if source.is_dir():
+        labels = load_checkpoint(source)["labels"]
+        return labels, load_config(source).clusters, None
+    if not source.is_file():
+        raise RunError(f"{source}: no labels here; pass a run, or the .npy or .csv file of one")
+    paths = None
+    try:
+        if source.suffix == ".npy":
+            table = np.load(source)
+        else:
+            table, paths = _read_csv(source)
+    except (ValueError, EOFError, OSError) as error:
+        raise RunError(f"{source}: not a file of labels ({error})") from error
+    if table.ndim != 2 or not np.issubdtype(table.dtype, np.integer) or table.min() < 0:
+        raise RunError(
+            f"{source}: labels must be a (heads, N) table of integers >= 0, got "
+            f"{table.shape} {table.dtype}"
+        )
+    clusters = tuple(int(head.max()) + 1 for head in table)
+    return torch.from_numpy(table.astype(np.int64)), clusters, paths
+
+
+def _read_csv(source: Path) -> tuple[NDArray[np.int64], tuple[str, ...]]:
+    with source.open(newline="") as file:
+        rows = list(csv.reader(file))
+    if not rows or rows[0][:2] != ["index", "path"]:
+        raise ValueError(f"its first line is not index,path,head_0,... but {rows[:1]}")
+    if [row[0] for row in rows[1:]] != [str(i) for i in range(len(rows) - 1)]:
+        raise ValueError("its indices are not 0, 1, 2, ... in order")
+    table = np.array([row[2:] for row in rows[1:]], np.int64).T
+    return table, tuple(row[1] for row in rows[1:])
+
+
+def write_csv(path: Path, images: ImageSet, labels: Tensor) -> None:
+    """Write one row an image: index, path and one column per head."""
+    try:
+        with path.open("w", newline="") as file:
+            writer = csv.writer(file)
+            writer.writerow(["index", "path", *(f"head_{h}" for h in range(len(labels)))])
+            for i, (name, row) in enumerate(zip(images.paths, labels.T.tolist(), strict=True)):
+                writer.writerow([i, name, *row])
+    except OSError as error:
+        raise RunError(f"{path} could not be written: {error.strerror}") from error
+
+
+def fixed_labels(config: Config, images: ImageSet) -> Labels:
+    """Return the labels that `config` names, for training on them as they are."""
+    labels, _, paths = read_labels(Path(str(config.labels_file)))
+    source = config.labels_file
+    if labels.shape != (len(config.clusters), len(images)):
+        raise RunError(
+            f"{source} holds labels of {labels.shape[1]} images by {labels.shape[0]} heads; there "
+            f"are {len(images)} images and {len(config.clusters)} heads"
+        )
+    for head, k in enumerate(config.clusters):
+        if int(labels[head].max()) >= k:
+            raise RunError(f"{source}: head {head} has label {int(labels[head].max())}, K is {k}")
+    if paths is not None:
+        for i, (theirs, ours) in enumerate(zip(paths, images.paths, strict=True)):
+            if theirs != ours:
+                raise RunError(f"{source}: image {i} is {theirs}, in the data it is {ours}")
+    nothing = (None,) * len(config.clusters)
+    return Labels(labels, nothing, nothing)

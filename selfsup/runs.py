@@ -1,0 +1,157 @@
+"""A run's directory: settings, log, checkpoints. Every file in it is whole at any moment.
+
+::
+
+    RUN/config.json         the settings
+    RUN/log.jsonl           a line for every label update and every epoch
+    RUN/checkpoints/        epoch-0012-step-000340.pt: 12 epochs and 340 steps are done
+    RUN/labels.npy          (heads, N) int64, those of the newest checkpoint
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import re
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from selfsup.config import Config
+
+VERSION = 1
+NAME = re.compile(r"epoch-(\d+)-step-(\d+)\.pt")
+
+
+class RunError(Exception):
+    """A run directory is missing, exists already, does not fit or cannot be written."""
+
+
+def refuse_existing(run: Path) -> None:
+    """Raise if there is anything where a new run should go."""
+    if run.exists():
+        raise RunError(
+            f"{run} exists already. Choose another --out, or go on with it: "
+            f"python -m selfsup train --resume {run}"
+        )
+
+
+def create_run(config: Config, run: Path) -> None:
+    """Make a new run directory; an existing one is never touched."""
+    refuse_existing(run)
+    try:
+        (run / "checkpoints").mkdir(parents=True)
+    except OSError as error:
+        raise RunError(f"{run} cannot be made: {error.strerror}") from error
+    write_whole(run / "config.json", config.to_json().encode())
+
+
+def load_config(run: Path) -> Config:
+    """Return the settings of a run."""
+    if not (run / "config.json").is_file():
+        raise RunError(f"{run}: no run here (no config.json)")
+    return Config.load(run / "config.json")
+
+
+def write_whole(path: Path, content: bytes) -> None:
+    """Write a file so that at any moment there is the old one or the new one, complete."""
+    temporary = path.with_name(path.name + ".tmp")
+    try:
+        with temporary.open("wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+        directory = os.open(path.parent, os.O_RDONLY)
+        os.fsync(directory)  # the new name too is to survive a power cut
+        os.close(directory)
+    except OSError as error:
+        temporary.unlink(missing_ok=True)
+        raise RunError(
+            f"{path} could not be written ({error.strerror}; {len(content):,} bytes). "
+            "What was saved before is unharmed: make room and go on with --resume"
+        ) from error
+
+
+def checkpoints(run: Path) -> list[Path]:
+    """Return the checkpoints of a run, the oldest first."""
+    found = (run / "checkpoints").glob("epoch-*.pt")
+    return sorted((p for p in found if NAME.fullmatch(p.name)), key=_position)
+
+
+def _position(path: Path) -> tuple[int, int]:
+    match = NAME.fullmatch(path.name)
+    if match is None:
+        raise ValueError(f"{path} is not a checkpoint")
+    return int(match[1]), int(match[2])
+
+
+def save_checkpoint(
+    run: Path, config: Config, state: dict[str, Any], epoch: int, step: int
+) -> None:
+    """Write a checkpoint and its labels, then drop those that need not be kept.
+
+    The newest ``config.keep`` stay, and those after every ``config.keep_every``-th epoch.
+    """
+    content = io.BytesIO()
+    torch.save(state, content)
+    path = run / "checkpoints" / f"epoch-{epoch:04d}-step-{step:06d}.pt"
+    write_whole(path, content.getvalue())
+    labels = io.BytesIO()
+    np.save(labels, state["labels"].numpy())
+    write_whole(run / "labels.npy", labels.getvalue())
+    for torn in (run / "checkpoints").glob("*.tmp"):  # a process was killed while it wrote
+        torn.unlink()
+    for old in checkpoints(run)[: -config.keep]:
+        done, steps = _position(old)
+        if steps or done == 0 or done % config.keep_every:
+            old.unlink()
+
+
+def load_checkpoint(run: Path, device: str = "cpu") -> dict[str, Any]:
+    """Return the newest checkpoint of a run."""
+    found = checkpoints(run)
+    if not found:
+        raise RunError(f"{run}: no checkpoint in {run / 'checkpoints'}")
+    try:
+        state: dict[str, Any] = torch.load(found[-1], map_location=device, weights_only=True)
+    except (OSError, RuntimeError, EOFError, ValueError) as error:
+        raise RunError(
+            f"{found[-1]} cannot be read ({error}). Delete it to go on from the one before"
+        ) from error
+    if state["version"] != VERSION:
+        raise RunError(f"{found[-1]} has version {state['version']}, this program reads {VERSION}")
+    return state
+
+
+def append_log(run: Path, line: dict[str, Any]) -> None:
+    """Add a line to the log."""
+    path = run / "log.jsonl"
+    try:
+        with path.open("a") as file:
+            file.write(json.dumps(line) + "\n")
+    except OSError as error:
+        raise RunError(
+            f"{path} could not be written ({error.strerror}). What was saved before is unharmed: "
+            "make room and go on with --resume"
+        ) from error
+
+
+def read_log(run: Path, event: str | None = None) -> list[dict[str, Any]]:
+    """Return the log's lines ("update" or "epoch" ones); one cut short by a crash is left out."""
+    path = run / "log.jsonl"
+    text = path.read_text().splitlines(keepends=True) if path.exists() else []
+    lines = [json.loads(line) for line in text if line.endswith("\n")]
+    return [line for line in lines if event in (None, line["event"])]
+
+
+def cut_log(run: Path, epochs: int, updates: int) -> None:
+    """Drop the lines of what happened after a checkpoint, which will happen again."""
+    if not (run / "log.jsonl").exists():
+        return
+    done = {"epoch": epochs, "update": updates}
+    kept = [line for line in read_log(run) if line[line["event"]] <= done[line["event"]]]
+    write_whole(run / "log.jsonl", "".join(json.dumps(line) + "\n" for line in kept).encode())

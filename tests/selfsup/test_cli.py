@@ -1,0 +1,151 @@
+"""The command line, as a user meets it."""
+
+from __future__ import annotations
+
+import csv
+import json
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+import selfsup.train as train_module
+from selfsup.__main__ import main
+from selfsup.runs import load_checkpoint, load_config
+from selfsup.train import gradient_step
+
+SHORT = ["--epochs", "1", "--updates", "2", "--image-size", "8", "--supervised-epochs", "1"]
+
+
+def read(path):
+    with open(path, newline="") as file:
+        return list(csv.reader(file))
+
+
+def test_train_evaluate_and_labels(tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert main(["train", "digits", "--clusters", "10", "12", *SHORT]) == 0
+    printed = capsys.readouterr().out
+    assert "epoch 1/1  loss" in printed
+    assert "time: network" in printed
+    assert main(["evaluate", "runs/digits"]) == 0
+    printed = capsys.readouterr().out
+    for method in ("SeLa", "untrained network", "k-means on pixels", "trained with labels"):
+        assert method in printed
+    rows = json.loads((tmp_path / "runs/digits/evaluation.json").read_text())
+    assert {(r["method"], r["K"]) for r in rows if r["method"] == "SeLa"} == {
+        ("SeLa", 10),
+        ("SeLa", 12),
+    }
+    page = (tmp_path / "runs/digits/report.html").read_text()
+    assert "<svg" in page
+    assert "data:image/png;base64" in page
+    assert 'src="http' not in page
+
+    assert main(["labels", "runs/digits", "--csv", "missing/labels.csv"]) == 1
+    assert "missing/labels.csv could not be written" in capsys.readouterr().err
+    assert main(["labels", "runs/digits", "--csv", "labels.csv"]) == 0
+    table = read("labels.csv")
+    labels = np.load("runs/digits/labels.npy")
+    assert table[0] == ["index", "path", "head_0", "head_1"]
+    assert [int(row[0]) for row in table[1:]] == list(range(1437))
+    assert np.array_equal(np.array([row[2:] for row in table[1:]], np.int64).T, labels)
+
+    # the same labels train another network, from the run or from the file
+    for source in ("runs/digits", "labels.csv"):
+        out = f"runs/from-{source[-3:]}"
+        assert main(["train", "digits", *SHORT, "--labelling", "fixed", "--labels-file", source,
+                     "--out", out, "--width", "8"]) == 0  # fmt: skip
+        assert np.array_equal(np.load(f"{out}/labels.npy"), labels)
+        assert load_config(tmp_path / out).clusters == (10, 12)
+
+
+def test_predict_labels_new_images(tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert main(["train", "digits", *SHORT]) == 0
+    from selfsup.data import load_data
+    from selfsup.trained import Trained
+
+    trained = Trained.load(tmp_path / "runs/digits")
+    images = load_data(trained.config).test
+    folder = tmp_path / "new"
+    (folder / "deep").mkdir(parents=True)
+    for i in range(20):  # neither classes nor a flat folder
+        name = f"deep/{i:02d}.png" if i % 2 else f"{i:02d}.png"
+        Image.fromarray(images.images[i, 0].numpy()).save(folder / name)
+    assert main(["predict", "runs/digits", "--data", "new", "--csv", "new.csv"]) == 0
+    table = read("new.csv")
+    expected = trained.predict(images)
+    assert len(table) == 21
+    for row in table[1:]:
+        i = int(row[1][-6:-4])
+        assert [int(x) for x in row[2:]] == expected[:, i].tolist()
+    assert main(["predict", "runs/digits", "--data", "nowhere"]) == 1
+    assert "nowhere" in capsys.readouterr().err
+
+
+def test_resume_and_ctrl_c(tmp_path, capsys, monkeypatch):
+    run, calls = str(tmp_path / "run"), iter(range(10**6))
+
+    def interrupted(*arguments):
+        if next(calls) == 2:
+            raise KeyboardInterrupt
+        return gradient_step(*arguments)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(train_module, "gradient_step", interrupted)
+        assert main(["train", "digits", *SHORT, "--out", run]) == 130
+    assert f"train --resume {run}" in capsys.readouterr().err
+    assert main(["train", "--resume", run]) == 0
+    assert load_checkpoint(tmp_path / "run")["step"] == 11
+    assert main(["train", "digits", "--out", run]) == 1
+    assert "exists already" in capsys.readouterr().err
+
+
+def test_a_level_sets_the_augmentation(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert main(["train", "digits", *SHORT, "--level", "2", "--label-level", "0"]) == 0
+    config = load_config(tmp_path / "runs/digits")
+    assert config.augment.crop == (0.08, 1.0)
+    assert config.augment.rotate == 0
+    assert config.label_augment.centre == 0.875
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["train", "nothing"], "digits, fashion-mnist"),
+        (["train"], "--resume"),
+        (["train", "--resume", "nowhere"], "nowhere"),
+        (["train", "digits", "--resume", "nowhere"], "drop digits"),
+        (["train", "folder"], "--data DIR"),
+        (["train", "cifar10-small", "--data", "nowhere"], "nowhere"),
+        (["train", "digits", "--epochs", "0"], "epochs must be at least 1, got 0"),
+        (["train", "digits", "--device", "mars"], "device 'mars' cannot be used here"),
+        (["train", "imagenet-alexnet-retrain"], "no labels here"),
+        (["evaluate", "nowhere"], "no run here"),
+        (["labels", "nowhere", "--csv", "x.csv"], "no run here"),
+        (["predict", "nowhere", "--data", "."], "no run here"),
+        (["fly"], "no command 'fly'"),
+    ],
+)
+def test_mistakes_end_with_a_message(tmp_path, arguments, message, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert main(arguments) == 1
+    assert message in capsys.readouterr().err
+    assert not (tmp_path / "runs").exists()
+
+
+@pytest.mark.parametrize("preset", ["digits", "cifar10-small", "folder"])
+def test_a_dry_run_shows_the_run_and_leaves_nothing(tmp_path, preset, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    state = torch.get_rng_state()
+    assert main(["train", preset, "--dry-run", "--epochs", "7"]) == 0
+    printed = capsys.readouterr().out
+    assert '"epochs": 7' in printed
+    for part in ("parameters", "reduced: 2 steps on 8", "reduced: label update of 512",
+                 "memory, estimated", "hours", "nothing was trained"):  # fmt: skip
+        assert part in printed
+    assert list(tmp_path.iterdir()) == []
+    assert torch.equal(state, torch.get_rng_state())
