@@ -11,7 +11,7 @@ from typing import Literal
 import tyro
 
 from selfsup.config import LEVELS, Config, ConfigError
-from selfsup.data import DataError, load_data
+from selfsup.data import DataError, TensorImages, all_images, load_data
 from selfsup.dry_run import dry_run
 from selfsup.evaluate import evaluate_run, format_rows
 from selfsup.labels import read_labels, write_csv
@@ -92,10 +92,12 @@ class Predict:
 
     run: tyro.conf.Positional[Path]
     data: str
-    """Folder of images, in class folders or not; or a zip file of one."""
+    """Folder of images, however nested; or a zip file of one."""
     csv: Path | None = None
     """File to write; RUN/predictions.csv when left out."""
     device: str = "cpu"
+    workers: int = 0
+    """Processes that decode images."""
 
 
 def resolve(command: Train) -> Config:
@@ -157,9 +159,10 @@ def fit(trainer: Trainer) -> None:
     shares = time_shares(read_log(run, "epoch"))
     spent = ", ".join(f"{part} {share:.1%}" for part, share in shares.items())
     print(f"trained {config.epochs} epochs: {run}\ntime: {spent}")
-    if config.in_memory and config.clusters:
-        print(f"report: {write_report(run, config, trainer.images, trainer.network)}")
-        if trainer.images.labelled:
+    images = trainer.images
+    if isinstance(images, TensorImages) and config.clusters:
+        print(f"report: {write_report(run, config, images, trainer.network)}")
+        if images.labelled:
             print(f"next: {PROG} evaluate {run}")
 
 
@@ -169,7 +172,8 @@ def evaluate(command: Evaluate) -> None:
     print(format_rows(rows))
     trained = Trained.load(command.run, command.data)
     images = load_data(trained.config).train
-    print(f"report: {write_report(command.run, trained.config, images, trained.network)}")
+    if isinstance(images, TensorImages):
+        print(f"report: {write_report(command.run, trained.config, images, trained.network)}")
 
 
 def write_labels(command: WriteLabels) -> None:
@@ -191,15 +195,10 @@ def predict(command: Predict) -> None:
     """Run the predict command."""
     trained = Trained.load(command.run, command.data, command.device)
     channels = trained.network.mean.shape[1]
-    splits = load_data(replace(trained.config, dataset="folder", in_memory=False))
-    if splits.train.channels != channels:
-        raise RunError(
-            f"{command.run} was trained on images of {channels} channel(s), those in "
-            f"{command.data} have {splits.train.channels}"
-        )
+    images = all_images(Path(command.data), channels, command.workers)
     path = command.csv or command.run / "predictions.csv"
-    write_csv(path, splits.train, trained.predict(splits.train))
-    print(f"{len(splits.train)} images, {len(trained.config.clusters)} heads: {path}")
+    write_csv(path, images, trained.predict(images))
+    print(f"{len(images)} images, {len(trained.config.clusters)} heads: {path}")
 
 
 def parse(arguments: Sequence[str]) -> tuple[Callable[..., None], object]:

@@ -1,4 +1,8 @@
-"""Random views: every image of a batch draws its own parameters."""
+"""Random views: every image of a batch draws its own parameters.
+
+The order is fixed: crop, rotation and the like, and flip in one resampling; then grey, brightness,
+contrast, saturation, hue; then blur; then a hole.
+"""
 
 from __future__ import annotations
 
@@ -10,77 +14,230 @@ from torch.nn import functional as F
 
 from selfsup.config import AugmentConfig
 
-LUMA = (0.299, 0.587, 0.114)
+LUMA = (0.2989, 0.587, 0.114)
+"""Weights of the channels in a grey image, as torchvision has them."""
+CROP_ATTEMPTS = 10
+BLUR_SIZE = 224
+"""Side of the images that `AugmentConfig.blur_sigma` is for."""
 
 
-def random_views(images: Tensor, config: AugmentConfig, generator: torch.Generator) -> Tensor:
+@torch.no_grad()
+def random_views(
+    images: Tensor, augment: AugmentConfig, generator: torch.Generator, size: int
+) -> Tensor:
     """Return one random view of every image.
 
     Parameters
     ----------
     images : Tensor
-        (B, C, H, W) float in [0, 1].
-    config : AugmentConfig
+        (B, C, H, W) float32 in [0, 1]. Colour that needs three channels is left out for others.
+    augment : AugmentConfig
         The ranges.
     generator : torch.Generator
         A CPU generator; it alone decides the outcome.
+    size : int
+        Side of the views. Random crops are sampled bilinearly, without a filter: images much
+        larger than `size` should be made smaller before.
+
+    Returns
+    -------
+    Tensor
+        (B, C, size, size) float32 in [0, 1], on the device of the images.
     """
-    views = _affine(images, config, generator)
-    views = _colour(views, config, generator)
-    return _erase(views, config, generator) if config.erase else views
+    views = _resampled(images, augment, generator, size)
+    views = _coloured(views, augment, generator)
+    if augment.blur:
+        views = _blurred(views, augment, generator)
+    return _with_holes(views, augment.erase, generator) if augment.erase else views
 
 
-def _uniform(n: int, low: float, high: float, like: Tensor, generator: torch.Generator) -> Tensor:
-    return (torch.rand(n, generator=generator) * (high - low) + low).to(like.device)
+def crop_boxes(
+    n: int, height: int, width: int, augment: AugmentConfig, generator: torch.Generator
+) -> Tensor:
+    """Return (n, 4) int64 boxes (top, left, height, width) of crops of images of one size.
+
+    Random ones follow torchvision's ``RandomResizedCrop``: up to ten draws of area and ratio until
+    a box fits, else the largest central box of a ratio in the range.
+    """
+    if augment.crop == (1.0, 1.0):
+        side = max(1, round(augment.centre * min(height, width)))
+        box = (round((height - side) / 2), round((width - side) / 2), side, side)
+        return torch.tensor(box).repeat(n, 1)
+
+    low, high = augment.crop_ratio
+    shape = (n, CROP_ATTEMPTS)
+    area = _uniform(shape, *augment.crop, generator) * (height * width)
+    ratio = torch.exp(_uniform(shape, math.log(low), math.log(high), generator))
+    w, h = torch.sqrt(area * ratio).round(), torch.sqrt(area / ratio).round()
+    fits = (w > 0) & (w <= width) & (h > 0) & (h <= height)
+    first = fits.int().argmax(1, keepdim=True)
+    w, h = w.gather(1, first)[:, 0], h.gather(1, first)[:, 0]
+    places = _uniform((2, n), 0, 1, generator)
+    top, left = (places[0] * (height - h + 1)).floor(), (places[1] * (width - w + 1)).floor()
+    boxes = torch.stack([top, left, h, w], 1).long()
+
+    rest_w = min(width, max(1, round(height * high)))
+    rest_h = min(height, max(1, round(width / low)))
+    rest = torch.tensor([(height - rest_h) // 2, (width - rest_w) // 2, rest_h, rest_w])
+    return torch.where(fits.any(1, keepdim=True), boxes, rest)
 
 
-def _affine(images: Tensor, config: AugmentConfig, generator: torch.Generator) -> Tensor:
-    n = len(images)
-    angle = _uniform(n, -1, 1, images, generator) * math.radians(config.rotate)
-    zoom = _uniform(n, *config.scale, images, generator)
-    stretch = torch.exp(_uniform(n, -0.5, 0.5, images, generator) * config.stretch)
-    shift = _uniform(2 * n, -2, 2, images, generator).view(n, 2) * config.shift
-    mirror = torch.ones_like(angle)
-    if config.flip:
-        mirror = torch.where(_uniform(n, 0, 1, images, generator) < 0.5, -1.0, 1.0)
+def _uniform(
+    shape: int | tuple[int, ...], low: float, high: float, generator: torch.Generator
+) -> Tensor:
+    return torch.rand(shape, generator=generator) * (high - low) + low
+
+
+def _chance(n: int, probability: float, generator: torch.Generator) -> Tensor:
+    return torch.rand(n, generator=generator) < probability
+
+
+def _resampled(
+    images: Tensor, augment: AugmentConfig, generator: torch.Generator, size: int
+) -> Tensor:
+    n, _, height, width = images.shape
+    boxes = crop_boxes(n, height, width, augment, generator)
+    mirrored = _chance(n, 0.5 if augment.flip else 0.0, generator)
+    warped = augment.rotate or augment.stretch or augment.shift or augment.scale != (1.0, 1.0)
+    if not warped and augment.crop == (1.0, 1.0):
+        top, left, h, w = boxes[0].tolist() if n else (0, 0, height, width)
+        views = images[:, :, top : top + h, left : left + w]
+        if (h, w) != (size, size):
+            views = F.interpolate(views, (size, size), mode="bilinear", antialias=True)
+        if augment.flip:
+            views = torch.where(mirrored.view(n, 1, 1, 1).to(views.device), views.flip(3), views)
+        return views
+
+    # The matrix takes places in the view to places in the image, both from -1 to 1.
+    angle = _uniform(n, -1, 1, generator) * math.radians(augment.rotate)
+    zoom = _uniform(n, *augment.scale, generator)
+    stretch = torch.exp(_uniform(n, -0.5, 0.5, generator) * augment.stretch)
+    shift = _uniform((n, 2), -2, 2, generator) * augment.shift
+    mirror = 1 - 2 * mirrored.float()
     cos, sin = torch.cos(angle) * zoom, torch.sin(angle) * zoom
-    rows = [
-        torch.stack([cos * stretch * mirror, -sin / stretch, shift[:, 0]], 1),
-        torch.stack([sin * stretch * mirror, cos / stretch, shift[:, 1]], 1),
-    ]
-    grid = F.affine_grid(torch.stack(rows, 1), list(images.shape), align_corners=False)
+    inner = torch.stack(
+        [
+            torch.stack([cos * stretch * mirror, -sin / stretch, shift[:, 0]], 1),
+            torch.stack([sin * stretch * mirror, cos / stretch, shift[:, 1]], 1),
+        ],
+        1,
+    )
+    corner, extent = boxes[:, :2].flip(1).float(), boxes[:, 2:].flip(1).float()
+    sides = torch.tensor([float(width), float(height)])
+    theta = inner * (extent / sides)[:, :, None]
+    theta[:, :, 2] += (2 * corner + extent) / sides - 1
+    grid = F.affine_grid(theta.to(images.device), [n, 1, size, size], align_corners=False)
     return F.grid_sample(images, grid, padding_mode="border", align_corners=False)
 
 
-def _colour(images: Tensor, config: AugmentConfig, generator: torch.Generator) -> Tensor:
-    n = len(images)
+def _coloured(images: Tensor, augment: AugmentConfig, generator: torch.Generator) -> Tensor:
+    n, channels = images.shape[:2]
+    grey = _chance(n, augment.grey, generator)
+    changed = _chance(n, augment.jitter, generator)
 
     def factor(strength: float) -> Tensor:
-        return _uniform(n, 1 - strength, 1 + strength, images, generator).view(n, 1, 1, 1)
+        value = _uniform(n, max(0.0, 1 - strength), 1 + strength, generator)
+        return torch.where(changed, value, 1.0).view(n, 1, 1, 1).to(images.device)
 
-    if config.brightness:
-        images = images * factor(config.brightness)
-    if config.contrast:
-        mean = images.mean((1, 2, 3), keepdim=True)
-        images = mean + (images - mean) * factor(config.contrast)
-    if images.shape[1] == 3 and (config.saturation or config.grey):
-        weights = torch.tensor(LUMA, device=images.device).view(1, 3, 1, 1)
-        grey = (images * weights).sum(1, keepdim=True)
-        keep = factor(config.saturation)
-        drop = _uniform(n, 0, 1, images, generator).view(n, 1, 1, 1) < config.grey
-        images = grey + (images - grey) * torch.where(drop, 0.0, keep)
-    return images.clamp(0, 1)
+    if channels == 3 and augment.grey:
+        images = torch.where(grey.view(n, 1, 1, 1).to(images.device), luminance(images), images)
+    if augment.brightness:
+        images = adjust_brightness(images, factor(augment.brightness))
+    if augment.contrast:
+        images = adjust_contrast(images, factor(augment.contrast))
+    if channels == 3 and augment.saturation:
+        images = adjust_saturation(images, factor(augment.saturation))
+    if channels == 3 and augment.hue:
+        turns = torch.where(changed, _uniform(n, -augment.hue, augment.hue, generator), 0.0)
+        images = adjust_hue(images, turns.view(n, 1, 1).to(images.device))
+    return images
 
 
-def _erase(images: Tensor, config: AugmentConfig, generator: torch.Generator) -> Tensor:
+def luminance(images: Tensor) -> Tensor:
+    """Return (B, 1, H, W) grey images; those of one channel are grey already."""
+    if images.shape[1] != 3:
+        return images.mean(1, keepdim=True)
+    red, green, blue = torch.split(images, 1, 1)
+    grey: Tensor = (red * LUMA[0]).add_(green, alpha=LUMA[1]).add_(blue, alpha=LUMA[2])
+    return grey
+
+
+def adjust_brightness(images: Tensor, factors: Tensor) -> Tensor:
+    """Multiply (B, C, H, W) images by (B, 1, 1, 1) factors."""
+    return (images * factors).clamp_(0, 1)
+
+
+def adjust_contrast(images: Tensor, factors: Tensor) -> Tensor:
+    """Scale the distance of (B, C, H, W) images to their mean grey by (B, 1, 1, 1) factors."""
+    mean = luminance(images.mean((2, 3), keepdim=True))
+    return (images * factors).add_(mean * (1 - factors)).clamp_(0, 1)
+
+
+def adjust_saturation(images: Tensor, factors: Tensor) -> Tensor:
+    """Scale the distance of (B, 3, H, W) images to their grey by (B, 1, 1, 1) factors."""
+    return torch.lerp(luminance(images), images, factors).clamp_(0, 1)
+
+
+def adjust_hue(images: Tensor, turns: Tensor) -> Tensor:
+    """Turn the hue of (B, 3, H, W) images by (B, 1, 1) parts of the colour circle."""
+    red, green, blue = images.unbind(1)
+    high = torch.maximum(torch.maximum(red, green), blue)
+    chroma = high - torch.minimum(torch.minimum(red, green), blue)
+    scale = chroma.clamp_min(1e-12).reciprocal_().div_(6)
+    hue = torch.where(
+        high == red,
+        (green - blue).mul_(scale),
+        torch.where(
+            high == green,
+            (blue - red).mul_(scale).add_(1 / 3),
+            (red - green).mul_(scale).add_(2 / 3),
+        ),
+    ).add_(turns)
+    # A channel falls from `high` by up to `chroma`, as its hue is less than a third of a turn from
+    # the opposite one.
+    views = torch.empty_like(images)
+    for channel, opposite in enumerate((1 / 2, -1 / 6, 1 / 6)):
+        away = hue - opposite
+        away.sub_(away.round()).abs_()
+        fall = away.mul_(-6).add_(2).clamp_(0, 1).mul_(chroma)
+        torch.sub(high, fall, out=views[:, channel])
+    return views
+
+
+def _blurred(images: Tensor, augment: AugmentConfig, generator: torch.Generator) -> Tensor:
+    n, size = len(images), images.shape[-1]
+    chosen = _chance(n, augment.blur, generator).nonzero()[:, 0]
+    sigma = _uniform(n, *augment.blur_sigma, generator)[chosen] * (size / BLUR_SIZE)
+    radius = min(size - 1, math.ceil(3 * augment.blur_sigma[1] * size / BLUR_SIZE))
+    if not len(chosen) or not radius:
+        return images
+    chosen = chosen.to(images.device)
+    views = images.clone()
+    views[chosen] = gaussian_blur(images[chosen], sigma.to(images.device), radius)
+    return views
+
+
+def gaussian_blur(images: Tensor, sigma: Tensor, radius: int) -> Tensor:
+    """Blur (B, C, H, W) images with Gaussians of (B,) `sigma` pixels, cut off at `radius`."""
+    b, c, height, width = images.shape
+    x = torch.arange(-radius, radius + 1, device=images.device)
+    kernel = torch.exp(-((x / sigma[:, None]) ** 2) / 2)
+    kernel = (kernel / kernel.sum(1, keepdim=True)).repeat_interleave(c, 0)
+    rows = F.pad(images, (radius,) * 4, mode="reflect").view(1, b * c, -1, width + 2 * radius)
+    rows = F.conv2d(rows, kernel[:, None, None, :], groups=b * c)
+    columns = F.conv2d(rows, kernel[:, None, :, None], groups=b * c)
+    return columns.view(b, c, height, width).clamp(0, 1)
+
+
+def _with_holes(images: Tensor, probability: float, generator: torch.Generator) -> Tensor:
     n, _, height, width = images.shape
-    chosen = _uniform(n, 0, 1, images, generator).view(n, 1, 1) < config.erase
-    box = _uniform(2 * n, 0.15, 0.4, images, generator).view(n, 2)
-    centre = _uniform(2 * n, 0, 1, images, generator).view(n, 2)
-    y = (torch.arange(height, device=images.device) + 0.5) / height
-    x = (torch.arange(width, device=images.device) + 0.5) / width
-    inside_y = (y - centre[:, :1]).abs() < box[:, :1] / 2
+    chosen = _chance(n, probability, generator).view(n, 1)
+    box = _uniform((n, 2), 0.15, 0.4, generator)
+    centre = _uniform((n, 2), 0, 1, generator)
+    y = (torch.arange(height) + 0.5) / height
+    x = (torch.arange(width) + 0.5) / width
+    inside_y = ((y - centre[:, :1]).abs() < box[:, :1] / 2) & chosen
     inside_x = (x - centre[:, 1:]).abs() < box[:, 1:] / 2
-    hole = inside_y[:, :, None] & inside_x[:, None, :] & chosen
-    mean = images.mean((2, 3), keepdim=True)
-    return torch.where(hole[:, None], mean, images)
+    inside_y, inside_x = inside_y.to(images.device), inside_x.to(images.device)
+    hole = inside_y[:, :, None] & inside_x[:, None, :]
+    return torch.where(hole[:, None], images.mean((2, 3), keepdim=True), images)

@@ -16,7 +16,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from selfsup.config import Config
-from selfsup.data import ImageSet, Splits, TensorImages, load_data
+from selfsup.data import ImageSet, TensorImages, load_data
 from selfsup.metrics import knn_accuracy, label_scores, linear_accuracy
 from selfsup.models import Network
 from selfsup.runs import RunError
@@ -47,10 +47,29 @@ class Representation:
     test: Tensor
 
 
-def represent(network: Network, data: Splits, config: Config) -> Representation:
+@dataclass(frozen=True)
+class Data:
+    """Training and test images in memory, which the baselines need."""
+
+    train: TensorImages
+    test: TensorImages
+
+
+def evaluation_data(config: Config) -> Data:
+    """Load the images of a run; say why when they do not allow an evaluation."""
+    data = load_data(config)
+    if not (isinstance(data.train, TensorImages) and isinstance(data.test, TensorImages)):
+        raise RunError(
+            f"an evaluation needs test images, and all images in memory (--in-memory); "
+            f"{config.data} has no test part, or this run reads from disk"
+        )
+    if not data.train.labelled:
+        raise RunError(f"an evaluation needs the true classes; {config.data} has none")
+    return Data(data.train, data.test)
+
+
+def represent(network: Network, data: Data, config: Config) -> Representation:
     """Return what the trunk gives for the images as they are."""
-    if data.test is None:
-        raise RunError(f"{config.data} has no test images, which an evaluation needs")
     return Representation(
         extract_features(network, data.train, config).cpu(),
         extract_features(network, data.test, config).cpu(),
@@ -103,7 +122,7 @@ def label_rows(
     return rows
 
 
-def feature_scores(features: Representation, data: Splits) -> Row:
+def feature_scores(features: Representation, data: Data) -> Row:
     """Return kNN and linear-probe accuracy on the test images."""
     arguments = (features.train, data.train.targets, features.test, data.test.targets)
     return {"knn": knn_accuracy(*arguments), "probe": linear_accuracy(*arguments)}
@@ -129,14 +148,7 @@ def evaluate_run(run: Path, data_dir: str | None = None) -> list[Row]:
     """
     trained = Trained.load(run, data_dir)
     config = trained.config
-    data = load_data(config)
-    if not (isinstance(data.train, TensorImages) and isinstance(data.test, TensorImages)):
-        raise RunError(
-            f"{run}: the baselines need images in memory and a test part; this run reads "
-            f"{config.data} from disk or has no test images"
-        )
-    if not data.train.labelled:
-        raise RunError(f"{run}: an evaluation needs the true classes; {config.data} has none")
+    data = evaluation_data(config)
     truth = data.train.targets.numpy()
     classes = len(data.train.classes)
     every_k = sorted({*config.clusters, classes})
@@ -169,7 +181,7 @@ def evaluate_run(run: Path, data_dir: str | None = None) -> list[Row]:
     return rows
 
 
-def _knn(features: Representation, data: Splits) -> float:
+def _knn(features: Representation, data: Data) -> float:
     return knn_accuracy(features.train, data.train.targets, features.test, data.test.targets)
 
 

@@ -56,7 +56,7 @@ class Monitor:
         """Log a label update."""
         trainer = self.trainer
         heads = [vars(head) for head in report.heads]
-        line = {
+        line: dict[str, Any] = {
             "event": "update",
             "update": trainer.at.updates,
             "step": trainer.at.step,
@@ -82,7 +82,7 @@ class Monitor:
             return
         images = trainer.steps_per_epoch * trainer.batch_size
         seconds = sum(clock.get(part, 0.0) for part in ("loader", "network", "relabel"))
-        line = {
+        line: dict[str, Any] = {
             "event": "epoch",
             "epoch": trainer.epoch,
             "step": trainer.at.step,

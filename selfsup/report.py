@@ -19,8 +19,8 @@ from selfsup.config import Config
 from selfsup.data import TensorImages
 from selfsup.evaluate import COLUMNS, FORMATS
 from selfsup.models import Network
-from selfsup.sela import extract_features
 from selfsup.runs import read_log
+from selfsup.sela import extract_features
 
 MOST, LEAST, MAX_CLUSTERS = 14, 5, 24
 WHOLE = ("loader", "network", "relabel")

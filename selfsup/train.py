@@ -119,12 +119,9 @@ def gradient_step(
     for i, (x, y) in enumerate(parts):
         last = i == config.accumulate - 1
         silent = isinstance(model, DistributedDataParallel) and not last
-        with model.no_sync() if silent else nullcontext():  # type: ignore[operator, attr-defined]
+        with model.no_sync() if silent else nullcontext():  # type: ignore[operator]
             with autocast(config, views.device):
-                if config.rotation:
-                    outputs = model(quarter_turns(x), rotated=True)
-                else:
-                    outputs = model(x)
+                outputs = model(quarter_turns(x), rotated=True) if config.rotation else model(x)
                 loss = objective(outputs, y, rotated=config.rotation) / config.accumulate
             scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
         total += loss.detach()

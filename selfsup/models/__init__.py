@@ -1,0 +1,26 @@
+"""Networks: a trunk, linear heads on its features, and their weights."""
+
+from __future__ import annotations
+
+from selfsup.models.alexnet import AlexNet
+from selfsup.models.build import build_network, build_trunk
+from selfsup.models.network import MultiHead, Network, Trunk, parameter_count
+from selfsup.models.resnet import PreActResNet, ResNet, SmallResNet
+from selfsup.models.weights import LoadReport, WeightsError, load_weights, to_torchvision
+
+__all__ = [
+    "AlexNet",
+    "LoadReport",
+    "MultiHead",
+    "Network",
+    "PreActResNet",
+    "ResNet",
+    "SmallResNet",
+    "Trunk",
+    "WeightsError",
+    "build_network",
+    "build_trunk",
+    "load_weights",
+    "parameter_count",
+    "to_torchvision",
+]

@@ -1,0 +1,171 @@
+"""A trunk with several linear heads."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.nn.modules.batchnorm import _BatchNorm
+
+
+class Trunk(nn.Module):
+    """Makes (B, dim) features of (B, C, H, W) images with mean 0 and deviation 1."""
+
+    dim: int
+
+
+class MultiHead(nn.Module):
+    """Several linear classifiers that share their input, kept as one matrix for speed.
+
+    Parameters
+    ----------
+    dim : int
+        Number of features.
+    clusters : sequence of int
+        Number of outputs of every head; may be empty.
+    """
+
+    linear: nn.Linear | None
+
+    def __init__(self, dim: int, clusters: Sequence[int]) -> None:
+        super().__init__()
+        self.clusters = tuple(clusters)
+        self.linear = nn.Linear(dim, sum(clusters)) if clusters else None
+
+    def forward(self, features: Tensor) -> tuple[Tensor, ...]:
+        """Return one (B, K) matrix of logits per head."""
+        if self.linear is None:
+            return ()
+        return torch.split(self.linear(features), list(self.clusters), dim=1)
+
+    def head(self, index: int, features: Tensor) -> Tensor:
+        """Return the (B, K) logits of one head only."""
+        return F.linear(features, *self.parameters_of(index))
+
+    def parameters_of(self, index: int) -> tuple[Tensor, Tensor]:
+        """Return the (K, D) weights and the (K,) biases of one head, as views."""
+        if self.linear is None or not 0 <= index < len(self.clusters):
+            raise IndexError(f"no head {index}: there are {len(self.clusters)}")
+        start = sum(self.clusters[:index])
+        rows = slice(start, start + self.clusters[index])
+        return self.linear.weight[rows], self.linear.bias[rows]
+
+
+class Network(nn.Module):
+    """Trunk and heads.
+
+    Parameters
+    ----------
+    trunk : Trunk
+        What makes the features.
+    clusters : sequence of int
+        Number of outputs of every head; may be empty.
+    mean, std : Tensor
+        (C,) statistics of the training images in [0, 1]; kept with the weights, so that a
+        checkpoint needs nothing else to be used.
+    rotation : bool
+        Add a head that tells quarter turns apart.
+    channels_last : bool
+        Memory format of images and weights: the faster one for most convolutions.
+
+    Attributes
+    ----------
+    dim : int
+        Number of features, D.
+    """
+
+    mean: Tensor
+    std: Tensor
+    rotation_head: nn.Linear | None
+
+    def __init__(
+        self,
+        trunk: Trunk,
+        clusters: Sequence[int],
+        mean: Tensor,
+        std: Tensor,
+        rotation: bool = False,
+        channels_last: bool = True,
+    ) -> None:
+        super().__init__()
+        self.register_buffer("mean", mean.view(1, -1, 1, 1).clone())
+        self.register_buffer("std", std.view(1, -1, 1, 1).clone())
+        self.dim = trunk.dim
+        self.trunk = trunk
+        self.heads = MultiHead(self.dim, clusters)
+        self.rotation_head = nn.Linear(self.dim, 4) if rotation else None
+        self.memory_format = torch.channels_last if channels_last else torch.contiguous_format
+        self.trunk.to(memory_format=self.memory_format)
+
+    def features(self, images: Tensor) -> Tensor:
+        """Return the (B, D) output of the trunk for (B, C, H, W) images in [0, 1]."""
+        x = (images - self.mean) / self.std
+        features: Tensor = self.trunk(x.contiguous(memory_format=self.memory_format))
+        return features
+
+    def forward(self, images: Tensor, rotated: bool = False) -> tuple[Tensor, ...]:
+        """Return the logits of every head.
+
+        Parameters
+        ----------
+        images : Tensor
+            (B, C, H, W) in [0, 1]. With `rotated`, (4B, C, H, W): B images, then the same ones
+            turned by 90, by 180 and by 270 degrees.
+        rotated : bool
+            Whether the rotation head is asked as well.
+
+        Returns
+        -------
+        tuple of Tensor
+            (B, K) for every head, of the upright images alone, as in the authors' code; with
+            `rotated`, the (4B, 4) logits of the four turns come last.
+        """
+        if not rotated:
+            return self._cluster_logits(self.features(images))
+        if self.rotation_head is None:
+            raise ValueError("this network has no rotation head: build it with rotation=True")
+        if len(images) % 4:
+            raise ValueError(f"{len(images)} images are not four turns of the same ones")
+        features = self.features(images)
+        return *self._cluster_logits(features[: len(features) // 4]), self.rotation_head(features)
+
+    def _cluster_logits(self, features: Tensor) -> tuple[Tensor, ...]:
+        logits: tuple[Tensor, ...] = self.heads(features)
+        return logits
+
+    @torch.no_grad()
+    def calibrate(self, batches: Iterable[Tensor]) -> None:
+        """Measure the statistics of batch normalisation, which a new network lacks.
+
+        The first labels come from the untrained network in evaluation mode.
+
+        Parameters
+        ----------
+        batches : iterable of Tensor
+            (B, C, H, W) images in [0, 1]. The statistics become plain means over the batches; one
+            of a single image has no variance and is left out.
+        """
+        norms = [m for m in self.modules() if isinstance(m, _BatchNorm)]
+        momenta = [norm.momentum for norm in norms]
+        modes = [(module, module.training) for module in self.modules()]
+        self.eval()  # no dropout, hence no random numbers
+        for norm in norms:
+            norm.train()
+            norm.reset_running_stats()
+            norm.momentum = None
+        try:
+            for images in batches:
+                if len(images) > 1:
+                    self.features(images.to(self.mean.device))
+        finally:
+            for norm, momentum in zip(norms, momenta, strict=True):
+                norm.momentum = momentum
+            for module, training in modes:
+                module.training = training
+
+
+def parameter_count(module: nn.Module) -> int:
+    """Return how many numbers a module learns."""
+    return sum(parameter.numel() for parameter in module.parameters())

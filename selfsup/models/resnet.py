@@ -1,0 +1,203 @@
+"""Residual networks: torchvision's, pre-activation ones, and a small one for small images."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import torch
+import torchvision
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from selfsup.models.network import Trunk
+
+Depth = Literal[18, 50]
+
+
+class ResNet(Trunk):
+    """torchvision's ResNet up to the pooled features.
+
+    Parameters
+    ----------
+    depth : {18, 50}
+        Number of layers.
+    channels : int
+        Channels of the images.
+    """
+
+    def __init__(self, depth: Depth, channels: int = 3) -> None:
+        super().__init__()
+        self.net = torchvision.models.get_model(f"resnet{depth}", weights=None)
+        self.dim = self.net.fc.in_features
+        self.net.fc = nn.Identity()
+        if channels != 3:
+            self.net.conv1 = nn.Conv2d(channels, 64, 7, 2, 3, bias=False)
+            _initialise(self.net.conv1)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Return the (B, dim) features."""
+        features: Tensor = self.net(images)
+        return features
+
+
+class PreActBasic(nn.Module):
+    """Two 3x3 convolutions, each after normalisation and ReLU, and a shortcut."""
+
+    expansion = 1
+
+    def __init__(self, inputs: int, planes: int, stride: int) -> None:
+        super().__init__()
+        self.bn1 = nn.BatchNorm2d(inputs)
+        self.conv1 = nn.Conv2d(inputs, planes, 3, stride, 1, bias=False)
+        self.bn2 = nn.BatchNorm2d(planes)
+        self.conv2 = nn.Conv2d(planes, planes, 3, 1, 1, bias=False)
+        self.shortcut = _projection(inputs, planes, stride)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Apply the block."""
+        y = F.relu(self.bn1(x), inplace=True)
+        shortcut = self.shortcut(y) if len(self.shortcut) else x
+        y = self.conv1(y)
+        y = self.conv2(F.relu(self.bn2(y), inplace=True))
+        return torch.add(y, shortcut)
+
+
+class PreActBottleneck(nn.Module):
+    """1x1, 3x3 and 1x1 convolutions, each after normalisation and ReLU, and a shortcut."""
+
+    expansion = 4
+
+    def __init__(self, inputs: int, planes: int, stride: int) -> None:
+        super().__init__()
+        outputs = planes * self.expansion
+        self.bn1 = nn.BatchNorm2d(inputs)
+        self.conv1 = nn.Conv2d(inputs, planes, 1, bias=False)
+        self.bn2 = nn.BatchNorm2d(planes)
+        self.conv2 = nn.Conv2d(planes, planes, 3, stride, 1, bias=False)
+        self.bn3 = nn.BatchNorm2d(planes)
+        self.conv3 = nn.Conv2d(planes, outputs, 1, bias=False)
+        self.shortcut = _projection(inputs, outputs, stride)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Apply the block."""
+        y = F.relu(self.bn1(x), inplace=True)
+        shortcut = self.shortcut(y) if len(self.shortcut) else x
+        y = self.conv1(y)
+        y = self.conv2(F.relu(self.bn2(y), inplace=True))
+        y = self.conv3(F.relu(self.bn3(y), inplace=True))
+        return torch.add(y, shortcut)
+
+
+class PreActResNet(Trunk):
+    """Pre-activation ResNet (He et al. 2016), up to the pooled features.
+
+    Module names and initial weights (PyTorch's) are those of the authors' code, so that its weights
+    load into ``PreActResNet(50, final_norm=False)``.
+
+    Parameters
+    ----------
+    depth : {18, 50}
+        Number of layers.
+    channels : int
+        Channels of the images.
+    final_norm : bool
+        Normalisation and ReLU before the pooling, which the authors' code leaves out.
+    """
+
+    def __init__(self, depth: Depth, channels: int = 3, final_norm: bool = True) -> None:
+        super().__init__()
+        block: type[PreActBasic] | type[PreActBottleneck]
+        block = PreActBasic if depth == 18 else PreActBottleneck
+        counts = (2, 2, 2, 2) if depth == 18 else (3, 4, 6, 3)
+        width = 64
+        layers: list[nn.Module] = [
+            nn.Conv2d(channels, width, 7, 2, 3, bias=False),
+            nn.MaxPool2d(3, 2, 1),
+        ]
+        for stage, count in enumerate(counts):
+            blocks = []
+            for i in range(count):
+                planes = 64 * 2**stage
+                blocks.append(block(width, planes, 2 if stage and not i else 1))
+                width = planes * block.expansion
+            layers.append(nn.Sequential(*blocks))
+        if final_norm:
+            layers += [nn.BatchNorm2d(width), nn.ReLU(inplace=True)]
+        self.features = nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten())
+        self.dim = width
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Return the (B, dim) features."""
+        features: Tensor = self.features(images)
+        return features
+
+
+class SmallBlock(nn.Module):
+    """Two 3x3 convolutions and a shortcut."""
+
+    def __init__(self, inputs: int, outputs: int, stride: int) -> None:
+        super().__init__()
+        self.conv1 = nn.Conv2d(inputs, outputs, 3, stride, 1, bias=False)
+        self.bn1 = nn.BatchNorm2d(outputs)
+        self.conv2 = nn.Conv2d(outputs, outputs, 3, 1, 1, bias=False)
+        self.bn2 = nn.BatchNorm2d(outputs)
+        self.shortcut: nn.Module = nn.Identity()
+        if stride != 1 or inputs != outputs:
+            self.shortcut = nn.Sequential(
+                nn.Conv2d(inputs, outputs, 1, stride, bias=False), nn.BatchNorm2d(outputs)
+            )
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Apply the block."""
+        y = F.relu(self.bn1(self.conv1(x)))
+        return F.relu(self.bn2(self.conv2(y)) + self.shortcut(x))
+
+
+class SmallResNet(Trunk):
+    """Three stages of residual blocks, and standardised features.
+
+    Parameters
+    ----------
+    channels : int
+        Channels of the images.
+    width, blocks, stem_stride : int
+        Channels after the stem, residual blocks per stage, stride of the first convolution.
+    """
+
+    def __init__(
+        self, channels: int, width: int = 16, blocks: int = 1, stem_stride: int = 1
+    ) -> None:
+        super().__init__()
+        layers: list[nn.Module] = [
+            nn.Conv2d(channels, width, 3, stem_stride, 1, bias=False),
+            nn.BatchNorm2d(width),
+            nn.ReLU(),
+        ]
+        inputs = width
+        for stage in range(3):
+            for block in range(blocks):
+                outputs = width * 2**stage
+                layers.append(SmallBlock(inputs, outputs, 2 if stage and not block else 1))
+                inputs = outputs
+        self.layers = nn.Sequential(*layers)
+        # Standardised features: the logits of a random network then differ between images.
+        self.norm = nn.BatchNorm1d(inputs, affine=False)
+        self.dim = inputs
+        self.apply(_initialise)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Return the (B, dim) features."""
+        features: Tensor = self.norm(self.layers(images).mean((2, 3)))
+        return features
+
+
+def _projection(inputs: int, outputs: int, stride: int) -> nn.Sequential:
+    """Return the convolution of a shortcut whose ends differ in shape, else nothing."""
+    if stride == 1 and inputs == outputs:
+        return nn.Sequential()
+    return nn.Sequential(nn.Conv2d(inputs, outputs, 1, stride, bias=False))
+
+
+def _initialise(module: nn.Module) -> None:
+    if isinstance(module, nn.Conv2d):
+        nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
