@@ -6,7 +6,7 @@ import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
 import tyro
 
@@ -28,7 +28,7 @@ from selfsup.runs import (
 )
 from selfsup.train import Trainer
 from selfsup.trained import Trained
-from selfsup.world import joined
+from selfsup.world import check_device, joined
 
 PROG = "python -m selfsup"
 USAGE = f"""usage: {PROG} COMMAND ...
@@ -47,7 +47,7 @@ On several GPUs or processes: torchrun --nproc-per-node 8 -m selfsup train ...""
 class Train:
     """Train from a preset."""
 
-    config: tyro.conf.OmitArgPrefixes[Config]
+    config: Annotated[Config, tyro.conf.arg(name="")]
     out: Path | None = None
     """New run directory; runs/PRESET when left out."""
     level: Literal["0", "1", "2", "3", "moco-v2"] | None = None
@@ -193,6 +193,7 @@ def write_labels(command: WriteLabels) -> None:
 
 def predict(command: Predict) -> None:
     """Run the predict command."""
+    check_device(command.device)
     trained = Trained.load(command.run, command.data, command.device)
     channels = trained.network.mean.shape[1]
     images = all_images(Path(command.data), channels, command.workers)

@@ -7,6 +7,7 @@ contrast, saturation, hue; then blur; then a hole.
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass, fields
 
 import torch
 from torch import Tensor
@@ -17,6 +18,8 @@ from selfsup.config import AugmentConfig
 LUMA = (0.2989, 0.587, 0.114)
 """Weights of the channels in a grey image, as torchvision has them."""
 CROP_ATTEMPTS = 10
+BLOCK = 1 << 17
+"""Numbers in the images whose colours change at once."""
 BLUR_SIZE = 224
 """Side of the images that `AugmentConfig.blur_sigma` is for."""
 
@@ -45,7 +48,7 @@ def random_views(
         (B, C, size, size) float32 in [0, 1], on the device of the images.
     """
     views = _resampled(images, augment, generator, size)
-    views = _coloured(views, augment, generator)
+    views = Colours.draw(views, augment, generator).apply(views)
     if augment.blur:
         views = _blurred(views, augment, generator)
     return _with_holes(views, augment.erase, generator) if augment.erase else views
@@ -130,27 +133,75 @@ def _resampled(
     return F.grid_sample(images, grid, padding_mode="border", align_corners=False)
 
 
-def _coloured(images: Tensor, augment: AugmentConfig, generator: torch.Generator) -> Tensor:
-    n, channels = images.shape[:2]
-    grey = _chance(n, augment.grey, generator)
-    changed = _chance(n, augment.jitter, generator)
+@dataclass(frozen=True)
+class Colours:
+    """What happens to the colours of B images: (B, 1, 1, 1) each; None where nothing does."""
 
-    def factor(strength: float) -> Tensor:
-        value = _uniform(n, max(0.0, 1 - strength), 1 + strength, generator)
-        return torch.where(changed, value, 1.0).view(n, 1, 1, 1).to(images.device)
+    grey: Tensor | None
+    """bool"""
+    brightness: Tensor | None
+    """A factor, as contrast and saturation are."""
+    contrast: Tensor | None
+    saturation: Tensor | None
+    hue: Tensor | None
+    """Turns."""
 
-    if channels == 3 and augment.grey:
-        images = torch.where(grey.view(n, 1, 1, 1).to(images.device), luminance(images), images)
-    if augment.brightness:
-        images = adjust_brightness(images, factor(augment.brightness))
-    if augment.contrast:
-        images = adjust_contrast(images, factor(augment.contrast))
-    if channels == 3 and augment.saturation:
-        images = adjust_saturation(images, factor(augment.saturation))
-    if channels == 3 and augment.hue:
-        turns = torch.where(changed, _uniform(n, -augment.hue, augment.hue, generator), 0.0)
-        images = adjust_hue(images, turns.view(n, 1, 1).to(images.device))
-    return images
+    @classmethod
+    def draw(cls, images: Tensor, augment: AugmentConfig, generator: torch.Generator) -> Colours:
+        """Draw them for images of as many channels and on the same device."""
+        n, channels = images.shape[:2]
+        colour = channels == 3
+        changed = _chance(n, augment.jitter, generator)
+
+        def placed(values: Tensor) -> Tensor:
+            return values.view(n, 1, 1, 1).to(images.device)
+
+        def factor(strength: float, wanted: bool) -> Tensor | None:
+            if not strength or not wanted:
+                return None
+            values = _uniform(n, max(0.0, 1 - strength), 1 + strength, generator)
+            return placed(torch.where(changed, values, 1.0))
+
+        grey = hue = None
+        if augment.grey and colour:
+            grey = placed(_chance(n, augment.grey, generator))
+        if augment.hue and colour:
+            turns = _uniform(n, -augment.hue, augment.hue, generator)
+            hue = placed(torch.where(changed, turns, 0.0))
+        return cls(
+            grey,
+            factor(augment.brightness, True),
+            factor(augment.contrast, True),
+            factor(augment.saturation, colour),
+            hue,
+        )
+
+    def apply(self, images: Tensor) -> Tensor:
+        """Return (B, C, H, W) images with changed colours."""
+        if all(getattr(self, field.name) is None for field in fields(self)):
+            return images
+        if images.device.type != "cpu":
+            return self._of(slice(None), images)
+        # A few images at a time, as fresh memory costs more than the arithmetic.
+        step = max(1, BLOCK // images[0].numel())
+        views = torch.empty_like(images)
+        for start in range(0, len(images), step):
+            some = slice(start, start + step)
+            views[some] = self._of(some, images[some])
+        return views
+
+    def _of(self, some: slice, images: Tensor) -> Tensor:
+        if self.grey is not None:
+            images = torch.where(self.grey[some], luminance(images), images)
+        if self.brightness is not None:
+            images = adjust_brightness(images, self.brightness[some])
+        if self.contrast is not None:
+            images = adjust_contrast(images, self.contrast[some])
+        if self.saturation is not None:
+            images = adjust_saturation(images, self.saturation[some])
+        if self.hue is not None:
+            images = adjust_hue(images, self.hue[some])
+        return images
 
 
 def luminance(images: Tensor) -> Tensor:
@@ -179,7 +230,7 @@ def adjust_saturation(images: Tensor, factors: Tensor) -> Tensor:
 
 
 def adjust_hue(images: Tensor, turns: Tensor) -> Tensor:
-    """Turn the hue of (B, 3, H, W) images by (B, 1, 1) parts of the colour circle."""
+    """Turn the hue of (B, 3, H, W) images by (B, 1, 1, 1) parts of the colour circle."""
     red, green, blue = images.unbind(1)
     high = torch.maximum(torch.maximum(red, green), blue)
     chroma = high - torch.minimum(torch.minimum(red, green), blue)
@@ -192,7 +243,7 @@ def adjust_hue(images: Tensor, turns: Tensor) -> Tensor:
             (blue - red).mul_(scale).add_(1 / 3),
             (red - green).mul_(scale).add_(2 / 3),
         ),
-    ).add_(turns)
+    ).add_(turns[:, 0])
     # A channel falls from `high` by up to `chroma`, as its hue is less than a third of a turn from
     # the opposite one.
     views = torch.empty_like(images)

@@ -94,6 +94,7 @@ class Config:
     """Everything that decides the outcome of a run."""
 
     preset: str
+    """Names the run's directory and its report."""
     dataset: DatasetName
     image_size: int
     """Side of the network's input."""

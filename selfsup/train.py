@@ -50,11 +50,6 @@ def new_network(
     Its batch statistics are measured on evenly spaced images, as the first labels come from the
     untrained network in evaluation mode.
     """
-    try:
-        torch.empty(0, device=device)
-    except (RuntimeError, AssertionError) as error:
-        reason = str(error).splitlines()[0]
-        raise RunError(f"device {device!r} cannot be used here: {reason}") from error
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed_of(config.seed, Stream.WEIGHTS))
         network = build_network(config, *images.statistics())

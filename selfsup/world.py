@@ -11,6 +11,8 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
+from selfsup.runs import RunError
+
 
 @dataclass(frozen=True)
 class World:
@@ -67,14 +69,26 @@ class World:
             dist.barrier(group=self.group)
 
 
+def check_device(device: str) -> None:
+    """Raise unless tensors can be made on it."""
+    try:
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:
+        reason = str(error).splitlines()[0]
+        raise RunError(f"device {device!r} cannot be used here: {reason}") from error
+
+
 @contextmanager
 def joined(device: str) -> Iterator[tuple[World, str]]:
     """Join the processes that ``torchrun`` started, if it did; give the device of this one."""
-    if "RANK" not in os.environ or "WORLD_SIZE" not in os.environ:
+    several = "RANK" in os.environ and "WORLD_SIZE" in os.environ
+    if several and device == "cuda":
+        device = f"cuda:{os.environ.get('LOCAL_RANK', '0')}"
+    check_device(device)
+    if not several:
         yield World(), device
         return
-    if device == "cuda":
-        device = f"cuda:{os.environ.get('LOCAL_RANK', '0')}"
+    if device.startswith("cuda"):
         torch.cuda.set_device(device)
     dist.init_process_group("nccl" if device.startswith("cuda") else "gloo")
     try:
