@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import sys
 import time
 from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING, Any
@@ -103,6 +104,7 @@ class Monitor:
         if "nmi" in line:
             self._plot("watch/nmi_with_classes", float(np.mean(line["nmi"])))
         tqdm.write(self._sentence(line))
+        sys.stdout.flush()  # a file that the output goes to is to show it too
 
     def _sizes(self) -> dict[str, list[int]]:
         sizes = [

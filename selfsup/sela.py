@@ -47,8 +47,8 @@ from selfsup.seeds import Stream, generator_of, seed_of
 from selfsup.world import World
 from sinkhorn_ot import SinkhornWarning, sinkhorn
 
-#: Numbers in one batch of images of a label pass: 64 MB.
-BATCH_NUMBERS = 1 << 24
+#: Images of one batch of a label pass, and numbers in them: larger ones gain nothing.
+BATCH_IMAGES, BATCH_NUMBERS = 250, 1 << 24
 
 
 def update_times(total: float, updates: int, power: float) -> list[float]:
@@ -150,7 +150,7 @@ def extract_features(
 
 def label_batch(config: Config) -> int:
     """Return how many images of a label pass go through the network at once."""
-    return max(1, min(1000, BATCH_NUMBERS // (3 * config.image_size**2)))
+    return max(1, min(BATCH_IMAGES, BATCH_NUMBERS // (3 * config.image_size**2)))
 
 
 @dataclass(frozen=True)

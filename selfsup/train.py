@@ -56,7 +56,7 @@ def new_network(
     network.to(device)
     if calibrated:
         some = torch.arange(0, len(images), max(1, len(images) // CALIBRATION_IMAGES))
-        batches = list(torch.split(some, min(label_batch(config), 500)))
+        batches = list(torch.split(some, label_batch(config)))
         network.calibrate(
             images.views(
                 batches,
