@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import pickle
 import struct
+import zlib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -14,8 +15,6 @@ import torch
 from numpy.typing import NDArray
 from scipy.io import loadmat
 from sklearn.datasets import load_digits
-from torch import Tensor
-from torch.nn import functional as F
 
 from selfsup.data.folders import split
 from selfsup.data.images import DataError, Splits, TensorImages
@@ -27,13 +26,13 @@ FASHION_CLASSES = (
 DEBIAN_FASHION = Path("/usr/share/datasets/fashion-mnist")
 
 
-def digit_images(image_size: int) -> Splits:
-    """Load the 1,797 digits that scikit-learn ships, split 80:20 by class."""
+def digit_images() -> Splits:
+    """Load the 1,797 digits of 8 x 8 that scikit-learn ships, split 80:20 by class."""
     digits = load_digits()
     images = np.round(digits.images * (255 / 16)).astype(np.uint8)
     return split(
         TensorImages(
-            _resize(torch.from_numpy(images)[:, None], image_size),
+            torch.from_numpy(images)[:, None],
             torch.from_numpy(digits.target.astype(np.int64)),
             tuple(str(name) for name in digits.target_names),
             tuple(f"digits/{i:04d}" for i in range(len(images))),
@@ -41,7 +40,7 @@ def digit_images(image_size: int) -> Splits:
     )
 
 
-def fashion_images(data: Path | None, image_size: int) -> Splits:
+def fashion_images(data: Path | None) -> Splits:
     """Load Fashion-MNIST from its four idx files, plain or gzipped."""
     if data is None:
         places = [Path("data"), Path("data/FashionMNIST/raw"), DEBIAN_FASHION]
@@ -56,7 +55,7 @@ def fashion_images(data: Path | None, image_size: int) -> Splits:
             raise DataError(f"{images_path} and {labels_path} do not belong together")
         sets.append(
             TensorImages(
-                _resize(torch.from_numpy(images)[:, None], image_size),
+                torch.from_numpy(images)[:, None],
                 torch.from_numpy(labels.astype(np.int64)),
                 FASHION_CLASSES,
                 _names(part, len(images)),
@@ -83,9 +82,9 @@ def read_idx(path: Path) -> NDArray[np.uint8]:
     """Read an idx file of bytes (the format of MNIST), plain or gzipped."""
     try:
         content = gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
-    except (OSError, EOFError) as error:
+    except (OSError, EOFError, zlib.error) as error:
         raise DataError(f"{path}: cannot be read ({error})") from error
-    if len(content) < 4 or content[:3] != b"\x00\x00\x08":
+    if content[:3] != b"\x00\x00\x08" or len(content) < 4 + 4 * content[3]:
         raise DataError(f"{path}: not an idx file of unsigned bytes")
     ndim = content[3]
     start = 4 + 4 * ndim
@@ -95,59 +94,78 @@ def read_idx(path: Path) -> NDArray[np.uint8]:
     return np.frombuffer(content, np.uint8, offset=start).reshape(shape).copy()
 
 
-def cifar_images(place: Path, classes: int) -> Splits | None:
-    """Load CIFAR-10 or CIFAR-100 from the pickles of its Python version; None if not there."""
-    folder, parts, meta = {
-        10: (
-            "cifar-10-batches-py",
-            ([f"data_batch_{i}" for i in range(1, 6)], ["test_batch"]),
-            ("batches.meta", b"label_names", b"labels"),
-        ),
-        100: (
-            "cifar-100-python",
-            (["train"], ["test"]),
-            ("meta", b"fine_label_names", b"fine_labels"),
-        ),
-    }[classes]
-    roots = [root for root in (place / folder, place) if (root / meta[0]).is_file()]
+#: Folder, training files, test file, key of the labels, file and key of the classes' names.
+CIFAR = {
+    "cifar10": (
+        "cifar-10-batches-py",
+        tuple(f"data_batch_{i}" for i in range(1, 6)),
+        "test_batch",
+        "labels",
+        ("batches.meta", "label_names"),
+    ),
+    "cifar100": (
+        "cifar-100-python",
+        ("train",),
+        "test",
+        "fine_labels",
+        ("meta", "fine_label_names"),
+    ),
+}
+
+
+def cifar_images(place: Path, dataset: str) -> Splits | None:
+    """Load CIFAR-10 or CIFAR-100 from the pickles of its Python version; None if not there.
+
+    torchvision's classes compare checksums; here subsets in the same format are read as well.
+    """
+    name, train, test, key, (meta, names_key) = CIFAR[dataset]
+    roots = [root for root in (place / name, place) if (root / meta).is_file()]
     if not roots:
         return None
-    names = tuple(name.decode() for name in _unpickle(roots[0] / meta[0])[meta[1]])
+    names = tuple(map(str, _unpickle(roots[0] / meta, names_key)[0]))
     sets = []
-    for part, files in zip(("train", "test"), parts, strict=True):
-        batches = [_unpickle(roots[0] / file) for file in files]
-        images = np.concatenate([batch[b"data"] for batch in batches]).reshape(-1, 3, 32, 32)
-        targets = torch.tensor([label for batch in batches for label in batch[meta[2]]])
+    for part, files in (("train", train), ("test", (test,))):
+        batches = [_unpickle(roots[0] / file, "data", key) for file in files]
+        for file, (values, labels) in zip(files, batches, strict=True):
+            if np.shape(values) != (len(labels), 3 * 32 * 32) or values.dtype != np.uint8:
+                raise DataError(f"{roots[0] / file}: data must be (N, 3072) bytes, with N {key}")
+        images = np.concatenate([values for values, _ in batches]).reshape(-1, 3, 32, 32)
+        targets = torch.tensor([label for _, labels in batches for label in labels])
         sets.append(
             TensorImages(torch.from_numpy(images), targets, names, _names(part, len(images)))
         )
     return Splits(*sets)
 
 
+ARRAYS = ("_reconstruct", "_frombuffer", "ndarray", "dtype")
+
+
 class _Arrays(pickle.Unpickler):
     """A reader of pickles that makes NumPy arrays and nothing else: a pickle can run any code."""
 
     def find_class(self, module: str, name: str) -> Any:
-        if module.split(".")[0] == "numpy" and name in ("_reconstruct", "ndarray", "dtype"):
+        if module.split(".")[0] == "numpy" and name in ARRAYS:
             return super().find_class(module, name)
         if (module, name) == ("_codecs", "encode"):  # how Python 3 writes bytes for Python 2
             return super().find_class(module, name)
         raise pickle.UnpicklingError(f"it holds a {module}.{name}, which no CIFAR file does")
 
 
-def _unpickle(path: Path) -> dict[bytes, Any]:
+def _unpickle(path: Path, *keys: str) -> list[Any]:
     try:
         with path.open("rb") as file:
-            content: dict[bytes, Any] = _Arrays(file, encoding="bytes").load()
-    except (OSError, EOFError, pickle.UnpicklingError, ValueError) as error:
-        raise DataError(f"{path}: not a readable batch of CIFAR images ({error})") from error
-    return content
+            content = _Arrays(file, encoding="latin1").load()
+            return [content[key] for key in keys]
+    except FileNotFoundError as error:
+        raise DataError(f"{path} is missing; unpack the whole archive there") from error
+    except (OSError, EOFError, pickle.UnpicklingError, ValueError, LookupError, TypeError) as error:
+        raise DataError(f"{path}: not a readable batch of CIFAR images ({error!r})") from error
 
 
 def svhn_images(place: Path) -> Splits | None:
     """Load SVHN (cropped digits) from train_32x32.mat and test_32x32.mat; None if not there."""
-    files = [place / "train_32x32.mat", place / "test_32x32.mat"]
-    if not all(file.is_file() for file in files):
+    files = [place / f"{part}_32x32.mat" for part in ("train", "test")]
+    if not any(file.is_file() for file in files):
         return None
     sets = []
     for part, file in zip(("train", "test"), files, strict=True):
@@ -155,8 +173,12 @@ def svhn_images(place: Path) -> Splits | None:
             content = loadmat(file)
             images = np.ascontiguousarray(content["X"].transpose(3, 2, 0, 1))
             targets = torch.from_numpy(content["y"].astype(np.int64)[:, 0] % 10)  # 10 means 0
-        except (OSError, KeyError, ValueError, TypeError) as error:
-            raise DataError(f"{file}: not a readable file of SVHN ({error})") from error
+        except FileNotFoundError as error:
+            raise DataError(f"{file} is missing beside the other part of SVHN") from error
+        except (OSError, LookupError, ValueError, TypeError, NotImplementedError) as error:
+            raise DataError(f"{file}: not a readable file of SVHN ({error!r})") from error
+        if images.dtype != np.uint8 or images.shape != (len(targets), 3, 32, 32):
+            raise DataError(f"{file}: X must be (32, 32, 3, N) bytes, with N labels y")
         names = tuple(map(str, range(10)))
         sets.append(
             TensorImages(torch.from_numpy(images), targets, names, _names(part, len(images)))
@@ -166,12 +188,3 @@ def svhn_images(place: Path) -> Splits | None:
 
 def _names(part: str, n: int) -> tuple[str, ...]:
     return tuple(f"{part}/{i:05d}" for i in range(n))
-
-
-def _resize(images: Tensor, size: int) -> Tensor:
-    if images.shape[-2:] == (size, size):
-        return images.contiguous()
-    resized = F.interpolate(
-        images.float(), (size, size), mode="bilinear", align_corners=False, antialias=True
-    )
-    return resized.round().clamp(0, 255).to(torch.uint8)
