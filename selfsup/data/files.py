@@ -23,7 +23,7 @@ from torch.utils.data import DataLoader, Dataset
 from selfsup.augment import crop_boxes
 from selfsup.config import AugmentConfig
 from selfsup.data.images import DataError, ImageSet, TensorImages, finished
-from selfsup.seeds import Stream, seed_of
+from selfsup.seeds import Stream, generator_of
 
 IMAGE_SUFFIXES = frozenset(
     {".png", ".jpg", ".jpeg", ".webp", ".bmp", ".ppm", ".pgm", ".tif", ".tiff"}
@@ -150,7 +150,7 @@ class FileImages(ImageSet):
 
         Images are cropped as they are decoded; everything else happens on `device`.
         """
-        crops = _Crops(self, batches, seeds, augment, size)
+        crops = _Crops(self, list(zip(batches, seeds, strict=True)), augment, size)
         loader = DataLoader(
             crops,
             batch_size=None,
@@ -198,8 +198,8 @@ class _Crops(Dataset[Tensor | DataError]):
     """The batches that worker processes prepare: (B, C, size, size) uint8, or what went wrong."""
 
     images: FileImages
-    batches: Sequence[Tensor]
-    seeds: Sequence[int]
+    batches: Sequence[tuple[Tensor, int]]
+    """Indices and the seed."""
     augment: AugmentConfig
     size: int
 
@@ -207,11 +207,11 @@ class _Crops(Dataset[Tensor | DataError]):
         return len(self.batches)
 
     def __getitem__(self, j: int) -> Tensor | DataError:
-        index = self.batches[j].tolist()
+        samples, seed = self.batches[j]
+        index = samples.tolist()
         pixels = np.empty((len(index), self.size, self.size, self.images.channels), np.uint8)
         for position, i in enumerate(index):
-            seed = seed_of(self.seeds[j], Stream.VIEWS, position)
-            generator = torch.Generator().manual_seed(seed)
+            generator = generator_of(seed, Stream.VIEWS, position)
             try:
                 with self.images.source.open(self.images.paths[i]) as file:
                     image = _cropped(file, self.images.mode, self.augment, self.size, generator)

@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from scipy.io import loadmat
+from scipy.io.matlab import MatReadError
 from sklearn.datasets import load_digits
 
 from selfsup.data.folders import split
@@ -162,6 +163,10 @@ def _unpickle(path: Path, *keys: str) -> list[Any]:
         raise DataError(f"{path}: not a readable batch of CIFAR images ({error!r})") from error
 
 
+#: What scipy raises for files that are not SVHN's.
+NOT_SVHN = (MatReadError, LookupError, ValueError, TypeError, NotImplementedError, zlib.error)
+
+
 def svhn_images(place: Path) -> Splits | None:
     """Load SVHN (cropped digits) from train_32x32.mat and test_32x32.mat; None if not there."""
     files = [place / f"{part}_32x32.mat" for part in ("train", "test")]
@@ -170,12 +175,13 @@ def svhn_images(place: Path) -> Splits | None:
     sets = []
     for part, file in zip(("train", "test"), files, strict=True):
         try:
-            content = loadmat(file)
+            with file.open("rb") as stream:
+                content = loadmat(stream)
             images = np.ascontiguousarray(content["X"].transpose(3, 2, 0, 1))
             targets = torch.from_numpy(content["y"].astype(np.int64)[:, 0] % 10)  # 10 means 0
         except FileNotFoundError as error:
             raise DataError(f"{file} is missing beside the other part of SVHN") from error
-        except (OSError, LookupError, ValueError, TypeError, NotImplementedError) as error:
+        except (*NOT_SVHN, OSError) as error:
             raise DataError(f"{file}: not a readable file of SVHN ({error!r})") from error
         if images.dtype != np.uint8 or images.shape != (len(targets), 3, 32, 32):
             raise DataError(f"{file}: X must be (32, 32, 3, N) bytes, with N labels y")
