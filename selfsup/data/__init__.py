@@ -67,7 +67,7 @@ def load_data(config: Config) -> Splits:
         )
     splits = None
     if name == "digits":
-        splits = digit_images()
+        splits = digit_images(config.image_size)
     elif name == "fashion-mnist":
         splits = fashion_images(None if config.data is None else place)
     elif name in ("cifar10", "cifar100"):

@@ -136,8 +136,10 @@ class TensorImages(ImageSet):
 
     def no_larger_than(self, size: int) -> TensorImages:
         """Return the images resized to `size` x `size` if a side is longer, else as they are."""
-        if max(self.images.shape[2:]) <= size:
-            return self
+        return self if max(self.images.shape[2:]) <= size else self.resized(size)
+
+    def resized(self, size: int) -> TensorImages:
+        """Return the images resized to `size` x `size`."""
         resized = F.interpolate(
             self.images.float(), (size, size), mode="bilinear", align_corners=False, antialias=True
         )

@@ -64,7 +64,7 @@ def test_digits_have_a_fixed_stratified_split():
     assert not set(first.train.paths) & set(first.test.paths)
     assert list(first.train.paths) == sorted(first.train.paths)
     assert torch.bincount(first.test.targets).min() >= 34
-    assert first.train.images.shape[1:] == (1, 8, 8)
+    assert load("digits", size=9).train.images.shape[1:] == (1, 9, 9)
     assert load("digits", size=6).train.images.shape[1:] == (1, 6, 6)
 
 
