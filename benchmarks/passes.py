@@ -47,7 +47,7 @@ def one_read(n: int, k: int, runs: int) -> None:
     for family in FAMILIES:
         logits = make_logits(family, n, k)
         passes = CpuPasses(Problem(logits, None, np.full(k, 1 / k), EPSILON))
-        sketch = passes.sketch(sketch_words(logits, None, needs(logits)))
+        sketch = passes.sketch(sketch_words(logits, len(logits), None, needs(logits, len(logits))))
         sketch.expect(g, 7.0)
         seconds: dict[str, list[float]] = {"R": [], "plain": [], "labels": [], "sketch": []}
         for _ in range(runs):

@@ -234,7 +234,7 @@ def transport(
             tol=config.tol,
             max_iter=config.max_iter,
             g_init=None if start is None else start.to(logits.device),
-            **({} if world.group is None else {"process_group": world.group}),
+            process_group=world.group,
         )
     solved = Solved(result.marginal_violation, result.converged, result.n_passes)
     return result.labels, result.g.cpu(), solved

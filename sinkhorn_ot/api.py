@@ -20,6 +20,9 @@ from sinkhorn_ot.arrays import (
     check_marginal,
     check_matrix,
     check_potential,
+    check_vector,
+    digest,
+    dtype_name,
     explain_bad_row,
     explain_empty_column,
     float64,
@@ -28,8 +31,9 @@ from sinkhorn_ot.arrays import (
     may_look,
     namespace,
 )
-from sinkhorn_ot.backends import BACKENDS, Backend
+from sinkhorn_ot.backends import BACKENDS, Backend, Passes
 from sinkhorn_ot.result import SinkhornResult, SinkhornWarning
+from sinkhorn_ot.sharding import Description, Shard, ShardedPasses, meet
 from sinkhorn_ot.sketching import sketch_words
 from sinkhorn_ot.solver import Callback, solve
 
@@ -48,6 +52,7 @@ def sinkhorn(
     method: str = "auto",
     memory_limit: int | None = None,
     backend: str = "auto",
+    process_group: Any = None,
     callback: Callback | None = None,
 ) -> Any:
     """Entropic optimal transport of N samples to K clusters of given masses.
@@ -92,9 +97,16 @@ def sinkhorn(
     backend : {"auto", "cuda", "triton", "cpu", "reference"}
         "auto" takes the first of `available_backends` that can run on the device of the logits.
         A named one runs or raises.
+    process_group : torch.distributed.ProcessGroup, optional
+        Each process of the group passes its rows (and its part of `a`), in the order of ranks, as
+        many as it has, or none: (0, K).  All else must be the same.  Each gets labels and f of its
+        rows, and the same g.  With NumPy arrays and CPU tensors the group needs gloo, and labels
+        and g are those of one process with all the rows, but for rounding; on GPUs samples and
+        sketches differ, and so g within `tol`.  `memory_limit` is for each process; only rank 0
+        warns.  One all-reduce of about K numbers a read.
     callback : callable, optional
         Gets a `Progress` (n_passes, marginal_violation, seconds) at each iteration; a true
-        return value stops the solve (of that head).
+        return value stops the solve (of that head), from any process of a group.
 
     Returns
     -------
@@ -128,7 +140,9 @@ def sinkhorn(
     >>> sinkhorn(logits).labels
     array([0, 0, 1, 1])
     """
-    options = Options(a, b, epsilon, tol, max_iter, g_init, method, memory_limit, backend, callback)
+    options = Options(
+        a, b, epsilon, tol, max_iter, g_init, method, memory_limit, backend, process_group, callback
+    )
     heads = heads_of(logits)
     if heads is None:
         return _solve(logits, options)
@@ -150,6 +164,7 @@ def equipartition_labels(
     method: str = "auto",
     memory_limit: int | None = None,
     backend: str = "auto",
+    process_group: Any = None,
     callback: Callback | None = None,
 ) -> Array:
     """Balanced labels: the argmax of the entropic plan in which every cluster gets equal mass.
@@ -162,7 +177,7 @@ def equipartition_labels(
     logits : (N, K) numpy.ndarray or torch.Tensor
         Larger is better; float64, float32, float16 or bfloat16.  Or a (T, N, K) stack, or an
         iterator of (N, K) arrays: T heads.
-    b, epsilon, tol, max_iter, g_init, method, memory_limit, backend, callback
+    b, epsilon, tol, max_iter, g_init, method, memory_limit, backend, process_group, callback
         As in `sinkhorn`.
 
     Returns
@@ -177,15 +192,18 @@ def equipartition_labels(
     array([0, 0, 1, 1])
     """
     if _is_compiling():
-        if callback is not None:
-            raise TypeError("a compiled graph has no place for a callback; call it outside")
+        if callback is not None or process_group is not None:
+            raise TypeError(
+                "a compiled graph has no place for a callback or a process group; call it outside"
+            )
         from sinkhorn_ot.torch_ops import equipartition_labels as operator
 
         b, g_init = (None if v is None else float64(v, logits) for v in (b, g_init))
         return operator(logits, b, epsilon, tol, max_iter, g_init, method, memory_limit, backend)
     options = Options(
-        None, b, epsilon, tol, max_iter, g_init, method, memory_limit, backend, callback
-    )
+        None, b, epsilon, tol, max_iter, g_init, method, memory_limit, backend, process_group,
+        callback,
+    )  # fmt: skip
     heads = heads_of(logits)
     if heads is None:
         return _solve(logits, options).labels
@@ -235,6 +253,7 @@ class Options:
     method: str
     memory_limit: int | None
     backend: str
+    process_group: Any
     callback: Callback | None
     head: int | None = None  # of a stack or an iterator
 
@@ -266,54 +285,124 @@ def _naming(head: int | None) -> Iterator[None]:
         raise type(error)(f"head {head}: {error}") from error
 
 
+@dataclass(frozen=True)
+class Checked:
+    """What can be told of a call before its rows are read; `a` and `b` are not yet normalised."""
+
+    logits: Array
+    epsilon: float
+    tol: float
+    max_iter: int
+    memory_limit: int | None
+    b: Array
+    g: Array
+    backend: Backend
+
+    @classmethod
+    def of(cls, logits: Array, options: Options) -> Checked:
+        """Check the arguments of one process."""
+        shared = options.process_group is not None
+        logits = check_matrix(logits, may_be_empty=shared)
+        epsilon = _check_number(options.epsilon, "epsilon", positive=True)
+        tol = _check_number(options.tol, "tol", positive=False)
+        max_iter = _check_integer(options.max_iter, "max_iter", least=1)
+        limit, method, callback = options.memory_limit, options.method, options.callback
+        if limit is not None:
+            limit = _check_integer(limit, "memory_limit", least=0)
+        if method not in METHODS:
+            raise ValueError(f"method must be one of {', '.join(METHODS)}, got {method!r}")
+        if callback is not None and not callable(callback):
+            raise TypeError(f"callback must be callable, got {type(callback).__name__}")
+        if not may_look(logits) and (
+            tol > 0 or method == "newton" or callback is not None or shared
+        ):
+            raise ValueError(
+                "while a CUDA graph is recorded nobody can look whether the solve has converged: "
+                f"pass tol=0 (got {tol:g}) with max_iter, and no method='newton', callback or "
+                "process_group"
+            )
+        n, k = logits.shape
+        b = check_marginal(options.b, "b", k, logits)
+        if options.a is not None:
+            check_vector(options.a, "a", n, logits)
+        g = check_potential(options.g_init, k, logits, b)
+        backend = _choose_backend(options.backend, logits)
+        return cls(logits, epsilon, tol, max_iter, limit, b, g, backend)
+
+    def describe(self, options: Options) -> Description:
+        """Return the number of rows, and what all processes of a group must have in common."""
+        common = {
+            "the number of columns of logits": int(self.logits.shape[1]),
+            "the dtype of logits": dtype_name(self.logits),
+            "epsilon": self.epsilon,
+            "tol": self.tol,
+            "max_iter": self.max_iter,
+            "method": options.method,
+            "memory_limit": self.memory_limit,
+            "the backend": self.backend.name,
+            "whether a is given": options.a is not None,
+            "whether g_init is given": options.g_init is not None,
+            "the sum of b * index": digest(self.b),
+            "the sum of g_init * index": digest(self.g),
+        }
+        return int(self.logits.shape[0]), common
+
+
 def _solve(logits: Array, options: Options) -> SinkhornResult:
-    logits = check_matrix(logits)
-    epsilon = _check_number(options.epsilon, "epsilon", positive=True)
-    tol = _check_number(options.tol, "tol", positive=False)
-    max_iter = _check_integer(options.max_iter, "max_iter", least=1)
-    limit = options.memory_limit
-    if limit is not None:
-        limit = _check_integer(limit, "memory_limit", least=0)
-    method, callback = options.method, options.callback
-    if method not in METHODS:
-        raise ValueError(f"method must be one of {', '.join(METHODS)}, got {method!r}")
-    if callback is not None and not callable(callback):
-        raise TypeError(f"callback must be callable, got {type(callback).__name__}")
-    if not may_look(logits) and (tol > 0 or method == "newton" or callback is not None):
-        raise ValueError(
-            "while a CUDA graph is recorded nobody can look whether the solve has converged: pass "
-            f"tol=0 (got {tol:g}) with max_iter, and neither method='newton' nor a callback"
-        )
+    if options.process_group is None:
+        return _solve_checked(Checked.of(logits, options), options, None)
+    seen: list[Checked] = []
+
+    def describe() -> Description:
+        seen.append(Checked.of(logits, options))
+        return seen[0].describe(options)
+
+    shard = meet(options.process_group, describe, options.callback is not None)
+    if shard.watched:
+        mine = options.callback
+        options = replace(options, callback=lambda p: shard.any(bool(mine is not None and mine(p))))
+    return _solve_checked(seen[0], options, shard)
+
+
+def _solve_checked(checked: Checked, options: Options, shard: Shard | None) -> SinkhornResult:
+    logits, epsilon, tol, b = checked.logits, checked.epsilon, checked.tol, checked.b
     n, k = logits.shape
-    b = check_marginal(options.b, "b", k, logits)
-    a = None if options.a is None else check_marginal(options.a, "a", n, logits)
-    problem = Problem(logits=logits, a=a, b=b, epsilon=epsilon)
-    g = check_potential(options.g_init, k, logits, b)
-    chosen = _choose_backend(options.backend, logits)
+    a = options.a
+    if a is not None:
+        a = check_marginal(a, "a", n, logits, shard=shard)
+    problem = Problem(logits=logits, a=a, b=b, epsilon=epsilon, shard=shard)
+    backend, method = checked.backend, options.method
     accelerated = method == "newton" or (method == "auto" and tol > 0)
-    words = sketch_words(logits, limit, chosen.needs(logits)) if accelerated else 0
+    words = 0
+    if accelerated:
+        needs = backend.needs(logits, problem.rows)
+        words = sketch_words(logits, problem.rows, checked.memory_limit, needs)
     if method == "newton" and not words:
         raise ValueError(
-            f"method='newton' has no room for a sketch of logits of shape ({n}, {k}) in "
-            f"memory_limit={limit}; raise it, or pass method='auto' to take textbook steps then"
+            f"method='newton' has no room for a sketch of logits of shape ({problem.rows}, {k}) in "
+            f"memory_limit={checked.memory_limit}; raise it, or pass method='auto' to take "
+            "textbook steps then"
         )
+    passes: Passes
+    passes = backend.passes(problem) if shard is None else ShardedPasses(problem, backend)
     try:
         result, stopped = solve(
             problem,
-            chosen.passes(problem),
-            g,
+            passes,
+            checked.g,
             tol=tol,
-            max_iter=max_iter,
+            max_iter=checked.max_iter,
             sketch_words=words,
             warm=options.g_init is not None,
-            callback=callback,
-            backend=chosen.name,
+            callback=options.callback,
+            backend=backend.name,
         )
     except BadRow as error:
         raise explain_bad_row(problem, error.row) from None
     except EmptyColumn as error:
         raise explain_empty_column(error.column) from None
-    if tol > 0 and not result.converged and not stopped:
+    speaks = shard is None or shard.rank == 0
+    if tol > 0 and not result.converged and not stopped and speaks:
         where = "" if options.head is None else f" (head {options.head})"
         warnings.warn(
             f"sinkhorn{where} stopped after {result.n_iter} iterations with marginal_violation "
@@ -321,7 +410,7 @@ def _solve(logits: Array, options: Options) -> SinkhornResult:
             f"(now {epsilon:g}), or accept a larger tol; if it no longer falls, the -inf entries "
             "may leave no feasible plan. The best result so far is returned.",
             SinkhornWarning,
-            stacklevel=3,
+            stacklevel=4,
         )
     return result
 
@@ -370,5 +459,5 @@ def _warn_slow(reasons: str) -> None:
     warnings.warn(
         f"sinkhorn_ot uses its slow float64 reference backend ({reasons})",
         RuntimeWarning,
-        stacklevel=5,
+        stacklevel=6,
     )

@@ -7,9 +7,12 @@ import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from types import ModuleType
-from typing import Any, NamedTuple, TypeAlias
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 
 import numpy as np
+
+if TYPE_CHECKING:
+    from sinkhorn_ot.sharding import Shard
 
 #: numpy.ndarray or torch.Tensor; torch is not imported here, so there is no narrower name.
 Array: TypeAlias = Any
@@ -115,7 +118,14 @@ def check_matrix(logits: Array, *, may_be_empty: bool = False) -> Array:
     return logits
 
 
-def _check_vector(v: object, name: str, length: int, logits: Array) -> Array:
+def digest(vector: Array) -> float:
+    """A number that tells whether processes were given the same vector."""
+    values = vector.cpu().numpy() if is_torch(vector) else vector
+    return float(np.nan_to_num(values) @ np.arange(1.0, len(values) + 1))
+
+
+def check_vector(v: object, name: str, length: int, logits: Array) -> Array:
+    """`v` as a float64 vector of that length, beside the logits."""
     if is_torch(v) != is_torch(logits) and (is_torch(v) or isinstance(v, np.ndarray)):
         raise TypeError(
             f"{name} is a {type(v).__name__} but logits is a {type(logits).__name__}; "
@@ -136,13 +146,18 @@ def _check_vector(v: object, name: str, length: int, logits: Array) -> Array:
     return vector
 
 
-def check_marginal(v: object, name: str, length: int, logits: Array) -> Array:
-    """A float64 probability vector; uniform for None."""
+def check_marginal(
+    v: object, name: str, length: int, logits: Array, *, shard: Shard | None = None
+) -> Array:
+    """A float64 probability vector; uniform for None.
+
+    Of a `shard` it is this process's part, and the sum over all is what counts.
+    """
     if v is None:  # made where it is used: nothing is copied to the device
         xp = namespace(logits)
         where = {"device": logits.device} if is_torch(logits) else {}
         return xp.full((length,), 1.0 / length, dtype=xp.float64, **where)
-    vector = _check_vector(v, name, length, logits)
+    vector = check_vector(v, name, length, logits)
     if not may_look(vector):
         return vector / vector.sum()
     ok = vector >= 0
@@ -151,7 +166,7 @@ def check_marginal(v: object, name: str, length: int, logits: Array) -> Array:
         raise ValueError(
             f"{name} must be non-negative, but {name}[{first}] is {float(vector[first])}"
         )
-    total = float(vector.sum())
+    total = float(vector.sum() if shard is None else shard.sum(vector.sum().reshape(1))[0])
     if not abs(total - 1) <= SUM_TOLERANCE:
         raise ValueError(f"{name} must sum to 1, got {total}; pass {name} / {name}.sum()")
     return vector / total
@@ -163,7 +178,7 @@ def check_potential(g: object, length: int, logits: Array, b: Array) -> Array:
     if g is None:
         vector = xp.zeros_like(b)
     else:
-        vector = _check_vector(g, "g_init", length, logits)
+        vector = check_vector(g, "g_init", length, logits)
         bad = ~xp.isfinite(vector) & (b > 0)
         if may_look(vector) and bool(bad.any()):
             first = int(xp.nonzero(bad)[0][0])
@@ -181,6 +196,12 @@ class Problem:
     a: Array | None  # (N,) float64, None for 1/N each
     b: Array  # (K,) float64
     epsilon: float
+    shard: Shard | None = None  # of which process these rows are, of how many
+
+    @property
+    def rows(self) -> int:
+        """Rows of the whole problem, over all processes."""
+        return int(self.logits.shape[0]) if self.shard is None else self.shard.total
 
 
 class Reading(NamedTuple):
@@ -189,6 +210,7 @@ class Reading(NamedTuple):
     log_mass: Array  # (K,) float64
     f: Array | None = None  # (N,) float64
     labels: Array | None = None  # (N,) int64
+    weight: Any = 1.0  # total mass of the rows read, in units of 1/N
 
 
 @dataclass(frozen=True)
@@ -218,6 +240,12 @@ class EmptyColumn(Exception):
 
 def explain_bad_row(problem: Problem, row: int) -> ValueError:
     """The error for the first row that cannot be labelled."""
+    if problem.shard is not None:
+        return ValueError(
+            f"row {row} of the logits of all processes, which is row {problem.shard.place(row)[1]} "
+            f"of rank {problem.shard.place(row)[0]}, is bad: NaN, +inf, or -inf everywhere. Look "
+            "for a diverged network, or drop the sample"
+        )
     values = float64(problem.logits[row], problem.b)
     xp = namespace(values)
     wrong = xp.isnan(values) | (values == math.inf)

@@ -114,7 +114,7 @@ def solve(
     trace = _Trace(passes, callback)
     sketched = Sketched(problem, passes, sketch_words) if sketch_words else None
     g = centre(xp, g, b)
-    small = problem.logits.shape[0] * problem.logits.shape[1] < SMALL
+    small = problem.rows * problem.logits.shape[1] < SMALL
     if sketched and not warm and not small:
         g = centre(xp, sketched.start(g, tol), b)
     steps = _Steps(problem, passes, sketched, plain=2 if small else 0)

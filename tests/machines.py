@@ -54,7 +54,8 @@ def host_of(kernels: CudaKernels) -> Machine:
         (),
         lambda logits: None,
         lambda problem: device.DevicePasses(problem, kernels),
-        lambda logits: device.needs(logits, kernels),
+        lambda logits, n: device.needs(logits, n, kernels),
+        placed=False,
     )
     return Machine(backend, "cpu")
 

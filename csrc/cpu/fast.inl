@@ -78,7 +78,7 @@ struct InFlight {
 template <class T>
 BadRow fast_block(const Rows& x, const Point& at, const Scaled& g, const Sample& sample,
                   const Extras& extras, const Scratch& scratch, Block& block) {
-  constexpr int64_t run = 64, stretch = 64 * kLanes;  // rows, columns that are summed in float
+  constexpr int64_t stretch = 64 * kLanes;  // columns that are summed in float
   const int64_t k = x.k, padded = (k + kPad - 1) / kPad * kPad;
   const double n = double(x.n), log_n = __builtin_log(n);
   const float near = __builtin_exp2f(-kNearTop);
@@ -171,7 +171,7 @@ BadRow fast_block(const Rows& x, const Point& at, const Scaled& g, const Sample&
       }
     }
     for (int r = 0; r < kRows; ++r) fly[r].top = round_to_grid(largest(next_top[r]));
-    if (s + kRows - summed >= run || !more) {
+    if (s + kRows - summed >= kRun || !more) {
       for (int r = 0; r < kRows && s + r < last; ++r) {  // what the next turn would have added
         for (int64_t j = 0; j < k; j += kLanes)
           store(partial + j, load(fly[r].weights + j) * all(fly[r].scale) + load(partial + j));
@@ -182,6 +182,5 @@ BadRow fast_block(const Rows& x, const Point& at, const Scaled& g, const Sample&
       __builtin_memset(partial, 0, sizeof(float) * size_t(padded));
     }
   }
-  close_sketch(block.sketch);
   return -1;
 }

@@ -28,23 +28,23 @@ namespace {
 // At most 128 blocks bound the memory for their sums; at least 256 rows amortise the reduction.
 int64_t rows_per_block(int64_t n) { return std::max<int64_t>(256, (n + 127) / 128); }
 
-void add_masses(const std::vector<double>& sums, int64_t blocks, int64_t k, double weight,
-                double* out) {
+void add_masses(const std::vector<double>& sums, int64_t blocks, int64_t k, double* out) {
   for (int64_t j = 0; j < k; ++j) {
     double total = 0;
     for (int64_t b = 0; b < blocks; ++b) total += sums[size_t(b * k + j)];
-    out[j] = total / weight;
+    out[j] = total;
   }
 }
 
 void add_log_masses(const std::vector<double>& sums, const std::vector<double>& tops,
-                    int64_t blocks, int64_t k, double weight, double* out) {
+                    int64_t blocks, int64_t k, double* out) {
   for (int64_t j = 0; j < k; ++j) {
-    double top = tops[size_t(j)], total = 0;
-    for (int64_t b = 1; b < blocks; ++b) top = std::max(top, tops[size_t(b * k + j)]);
+    double top = -INFINITY, total = 0;
+    for (int64_t b = 0; b < blocks; ++b) top = std::max(top, tops[size_t(b * k + j)]);
     for (int64_t b = 0; b < blocks; ++b)
-      total += sums[size_t(b * k + j)] * std::exp(tops[size_t(b * k + j)] - top);
-    out[j] = top + std::log(total / weight);
+      if (sums[size_t(b * k + j)] > 0)
+        total += sums[size_t(b * k + j)] * std::exp(tops[size_t(b * k + j)] - top);
+    out[j] = total > 0 ? top + std::log(total) : -INFINITY;
   }
 }
 
@@ -64,13 +64,25 @@ Scaled scale(const Point& at, int64_t k, float* high, float* low) {
 
 }  // namespace
 
-BadRow run_pass(const Rows& x, const Point& at, Kind kind, int64_t stride, const std::string& simd,
-                int threads, double* out, const Extras& extras) {
-  const Sample sample(x.n, stride);
-  const int64_t k = x.k, most = rows_per_block(sample.count);
-  const int64_t blocks = (sample.count + most - 1) / most;
-  const int64_t step = (sample.count + blocks - 1) / blocks,  // blocks of nearly equal size
-      padded = (k + kPad - 1) / kPad * kPad;
+Blocks::Blocks(int64_t n, int64_t stride, int64_t first_row, int64_t last_row) : sample(n, stride) {
+  const int64_t most = rows_per_block(sample.count);
+  count = (sample.count + most - 1) / most;
+  step = count ? (sample.count + count - 1) / count : 1;  // blocks of nearly equal size
+  auto at_least = [&](int64_t row) {  // the first of the sample that does not lie before `row`
+    int64_t s = std::min(row / stride, sample.count);
+    while (s < sample.count && sample.row(s) < row) ++s;
+    return s;
+  };
+  begin = at_least(first_row), end = at_least(last_row);
+  first = begin / step, last = begin < end ? (end + step - 1) / step : first;
+}
+
+BadRow run_pass(const Rows& x, const Point& at, Kind kind, const Blocks& all, int64_t first,
+                int64_t last, const std::string& simd, int threads, double* out,
+                const Extras& extras) {
+  const Sample& sample = all.sample;
+  const int64_t k = x.k, step = all.step, blocks = last - first,
+                padded = (k + kPad - 1) / kPad * kPad;
   Buffer<float> split = aligned<float>(2 * padded);
   std::fill(split.get(), split.get() + 2 * padded, 0.f);
   const Scaled g = scale(at, k, split.get(), split.get() + padded);
@@ -80,8 +92,7 @@ BadRow run_pass(const Rows& x, const Point& at, Kind kind, int64_t stride, const
   std::vector<double> sums(size_t(blocks * k), 0.), tops(log ? size_t(blocks * k) : 0);
   std::vector<double> weights(size_t(blocks), 0.);
   std::vector<BadRow> bad(size_t(blocks), -1);
-  if (extras.sketch) extras.sketch->start(blocks, step);
-  threads = int(std::min<int64_t>(std::max(threads, 1), blocks));
+  threads = int(std::min<int64_t>(std::max(threads, 1), std::max<int64_t>(blocks, 1)));
   const int64_t rows_apart = x.col_stride == 1 ? 0 : padded;  // rows that must be gathered
   std::vector<Buffer<double>>
       memory;  // allocated here: an exception may not leave a parallel region
@@ -95,13 +106,21 @@ BadRow run_pass(const Rows& x, const Point& at, Kind kind, int64_t stride, const
                           reinterpret_cast<uint32_t*>(base + 3 * padded), base + 4 * padded};
 #pragma omp for schedule(dynamic)
     for (int64_t b = 0; b < blocks; ++b) {
-      Block block{b * step,
-                  std::min(sample.count, (b + 1) * step),
+      Block block{std::max(all.begin, (first + b) * step),
+                  std::min(all.end, (first + b + 1) * step),
                   sums.data() + b * k,
                   log ? tops.data() + b * k : nullptr,
                   0.,
-                  extras.sketch ? &extras.sketch->block(b) : nullptr};
-      bad[size_t(b)] = pass(x, at, g, sample, extras, scratch, block);
+                  extras.sketch ? &extras.sketch->block(first - all.first + b) : nullptr};
+      const int64_t into_run = (block.first - (first + b) * step) % kRun;
+      if (into_run && !log) {  // then the runs that follow are those of the whole block
+        Block head = block;
+        head.last = block.first = std::min(block.last, block.first + kRun - into_run);
+        bad[size_t(b)] = pass(x, at, g, sample, extras, scratch, head);
+        block.weight = head.weight;
+      }
+      if (bad[size_t(b)] < 0 && block.first < block.last)
+        bad[size_t(b)] = pass(x, at, g, sample, extras, scratch, block);
       weights[size_t(b)] = block.weight;
     }
   }
@@ -110,9 +129,10 @@ BadRow run_pass(const Rows& x, const Point& at, Kind kind, int64_t stride, const
   double weight = 0;
   for (double w : weights) weight += w;
   if (log)
-    add_log_masses(sums, tops, blocks, k, weight, out);
+    add_log_masses(sums, tops, blocks, k, out);
   else
-    add_masses(sums, blocks, k, weight, out);
+    add_masses(sums, blocks, k, out);
+  out[k] = weight;
   return -1;
 }
 

@@ -36,7 +36,8 @@ void Sketch::expect(const double* move, double reach) {
   least_cut_ = *std::min_element(cut_.get(), cut_.get() + k_);
 }
 
-void Sketch::start(int64_t blocks, int64_t rows) {
+void Sketch::start(const Blocks& all) {
+  const int64_t blocks = all.last - all.first, rows = all.step;
   if (!words_) words_ = aligned<float>(capacity_);
   if (blocks * rows > reserved_rows_) {
     reserved_rows_ = blocks * rows;
@@ -44,7 +45,7 @@ void Sketch::start(int64_t blocks, int64_t rows) {
     weights_ = aligned<float>(reserved_rows_);
     curvatures_ = aligned<float>(reserved_rows_);
   }
-  const int64_t room = capacity_ / blocks;
+  const int64_t room = capacity_ / std::max<int64_t>(all.count, 1);
   weight_ = 0;
   blocks_.clear();
   for (int64_t b = 0; b < blocks; ++b)
@@ -69,10 +70,11 @@ int64_t Sketch::rows() const {
 // as much scratch; then adds the groups' sums into the first.
 template <class Work>
 void Sketch::each_group(int threads, int64_t width, Work work) {
-  if (blocks_.empty()) throw std::logic_error("a sketch was used before a pass filled it");
+  if (!words_) throw std::logic_error("a sketch was used before a pass filled it");
   const int64_t blocks = int64_t(blocks_.size()), most = 4 + words() / (kWordsPerSum * k_);
   const int64_t groups = std::min({blocks, kGroups, most});
-  sums_.assign(size_t(groups * width), 0.);
+  sums_.assign(size_t(std::max<int64_t>(groups, 1) * width), 0.);
+  if (groups == 0) return;  // all rows lie in other processes
   threads = words() < kSmall ? 1 : int(std::min<int64_t>(std::max(threads, 1), groups));
   const Buffer<double> scratch = aligned<double>(threads * width);
 #pragma omp parallel num_threads(threads) if (threads > 1)
@@ -95,13 +97,18 @@ void Sketch::mass(const double* scalings, bool exact, double* m, double* s, int 
   each_group(threads, 2 * k_, [=](SketchBlock& block, double* scratch, double* sums) {
     add(block, y, scratch, sums);
   });
+  const double whole = weight();
+  for (int64_t j = 0; j < k_; ++j) {
+    m[j] = sums_[size_t(j)] * scalings[j] / whole;
+    s[j] = sums_[size_t(k_ + j)] * scalings[j] * scalings[j] / whole;
+  }
+}
+
+double Sketch::weight() {
   if (!(weight_ > 0))
     for (const SketchBlock& b : blocks_)
       for (int64_t r = 0; r < b.rows; ++r) weight_ += b.weight[r];
-  for (int64_t j = 0; j < k_; ++j) {
-    m[j] = sums_[size_t(j)] * scalings[j] / weight_;
-    s[j] = sums_[size_t(k_ + j)] * scalings[j] * scalings[j] / weight_;
-  }
+  return weight_;
 }
 
 double Sketch::value(const double* scalings, int threads) {
@@ -111,11 +118,15 @@ double Sketch::value(const double* scalings, int threads) {
   return sums_[0] / weight_;
 }
 
-void Sketch::second_moment(const double* scalings, const double* v, double* out, int threads) {
-  std::vector<float> y(static_cast<size_t>(k_));
-  for (int64_t j = 0; j < k_; ++j) y[size_t(j)] = float(scalings[j] * v[j]);
-  each_group(threads, k_, [&](SketchBlock& block, double* scratch, double* sums) {
-    kernels_.sketch_second_moment(block, y.data(), scratch, sums);
+void Sketch::second_moment(const double* scalings, const double* v, bool exact, double* out,
+                           int threads) {
+  std::vector<double> wide(static_cast<size_t>(k_));
+  for (int64_t j = 0; j < k_; ++j) wide[size_t(j)] = scalings[j] * v[j];
+  const std::vector<float> narrow(wide.begin(), wide.end());
+  const auto add = exact ? kernels_.sketch_second_moment_exact : kernels_.sketch_second_moment;
+  const void* y = exact ? static_cast<const void*>(wide.data()) : narrow.data();
+  each_group(threads, k_, [=](SketchBlock& block, double* scratch, double* sums) {
+    add(block, y, scratch, sums);
   });
   for (int64_t j = 0; j < k_; ++j) out[j] = sums_[size_t(j)] * scalings[j] / weight_;
 }

@@ -5,6 +5,7 @@
 #include <vector>
 
 #include "memory.hpp"
+#include "passes.hpp"
 
 namespace sinkhorn {
 
@@ -21,8 +22,10 @@ struct SketchBlock {
   float* curvature;     // per row: weight / (sum_k e_ik E_k)^2, at the last mass()
   int64_t k, capacity;  // columns of the matrix; words that fit, with kPad to spare
   int64_t planned;      // rows that will be offered
-  int64_t used = 0, rows = 0, seen = 0;
-  float pending = 0;  // weight of the rows passed over since the last kept one
+  int64_t used = 0, rows = 0;
+  // What the next row depends on: a block that another process began goes on where it stopped.
+  int64_t seen = 0, words_before = 0;  // rows offered; words used by the other process
+  float pending = 0;                   // weight of the rows passed over since the last kept one
 };
 
 struct Kernels;
@@ -37,10 +40,13 @@ class Sketch {
   // each g_j moves by at most move[j].
   void expect(const double* move, double reach);
 
-  // Forgets what it holds and makes room for `blocks` blocks of `rows` rows each.
-  void start(int64_t blocks, int64_t rows);
+  // Forgets what it holds and makes room for the blocks of a pass that have rows here.
+  void start(const Blocks& blocks);
+  // Of those, in order.
   SketchBlock& block(int64_t b) { return blocks_[size_t(b)]; }
 
+  // Of all rows; in units of 1/n each.
+  double weight();
   int64_t words() const;
   int64_t rows() const;
 
@@ -49,8 +55,8 @@ class Sketch {
   void mass(const double* scalings, bool exact, double* m, double* s, int threads);
   // sum_i a_i log(sum_k e_ik E_k); after a mass().
   double value(const double* scalings, int threads);
-  // out = sum_i a_i p_i <p_i, v> at the scalings of the last mass(), in float32.
-  void second_moment(const double* scalings, const double* v, double* out, int threads);
+  // out = sum_i a_i p_i <p_i, v> at the scalings of the last mass(), in float32 unless `exact`.
+  void second_moment(const double* scalings, const double* v, bool exact, double* out, int threads);
 
  private:
   template <class Work>

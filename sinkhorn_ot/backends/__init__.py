@@ -29,6 +29,10 @@ class Sketch(Protocol):
         """How many rows it holds; each stands for those that were passed over."""
 
     @property
+    def total_weight(self) -> Any:
+        """Mass of these rows, to add up what several processes hold."""
+
+    @property
     def words(self) -> int:
         """How much it holds: 4 bytes for each entry of a dense row, 8 for one of a sparse row."""
 
@@ -36,14 +40,14 @@ class Sketch(Protocol):
         """Return column masses and second moments, (K,) each, for a total mass of 1.
 
         With p_i the probabilities of row i these are ``sum_i a_i p_i`` and ``sum_i a_i p_i**2``.
-        Without `exact` they may be good to about 1e-7 of themselves only.
+        Without `exact` sums may be in float32, good to about 1e-7 of themselves.
         """
 
     def value(self, delta: Array) -> float:
         """Return ``sum_i a_i log sum_k e_ik exp(delta_k)``, whose gradient the masses are."""
 
-    def second_moment(self, v: Array) -> Array:
-        """Return ``sum_i a_i p_i <p_i, v>`` at the delta of the last `mass`: (K,)."""
+    def second_moment(self, v: Array, *, exact: bool = False) -> Array:
+        """Return ``sum_i a_i p_i <p_i, v>`` at the delta of the last `mass`: (K,); see there."""
 
 
 class Passes(Protocol):
@@ -78,7 +82,8 @@ class Passes(Protocol):
         """Read the rows once, or one of each `stride` rows; may raise `BadRow`.
 
         Without `exact` a backend may use float32 exponentials (masses good to about 1e-7 of
-        themselves). `assign` also makes labels and f. A `sketch` is filled on the way.
+        themselves). `assign` also makes labels and f. A `sketch` is filled on the way. Of rows
+        that are spread over processes it reads those that are here.
         """
 
     def sketch(self, words: int) -> Sketch:
@@ -93,18 +98,22 @@ class Backend:
     devices: tuple[str, ...]  # for whose tensors "auto" takes it; NumPy arrays are on "cpu"
     why_not: Callable[[Array | None], str | None]
     passes: Callable[[Problem], Passes]
-    needs: Callable[[Array], Needs]  # what a sketch of these logits takes
+    needs: Callable[[Array, int], Needs]  # what a sketch of N such rows takes, over all processes
+    #: Knows of the place of its rows among those of all processes: with them as without, it
+    #: samples and keeps the same ones.
+    placed: bool
 
 
 BACKENDS: tuple[Backend, ...] = (
-    Backend("cuda", ("cuda",), cuda.why_not, cuda.passes, cuda.needs),
-    Backend("triton", ("cuda",), triton.why_not, triton.passes, triton.needs),
-    Backend("cpu", ("cpu",), cpu.why_not, cpu.CpuPasses, cpu.needs),
+    Backend("cuda", ("cuda",), cuda.why_not, cuda.passes, cuda.needs, placed=False),
+    Backend("triton", ("cuda",), triton.why_not, triton.passes, triton.needs, placed=False),
+    Backend("cpu", ("cpu",), cpu.why_not, cpu.CpuPasses, cpu.needs, placed=True),
     Backend(
         "reference",
         ("cpu", "cuda"),
         reference.why_not,
         reference.ReferencePasses,
         reference.needs,
+        placed=True,
     ),
 )

@@ -38,9 +38,9 @@ def why_not(logits: Array | None) -> str | None:
     return None if logits is None else device.not_on_gpu(logits)
 
 
-def needs(logits: Array) -> Needs:
+def needs(logits: Array, n: int) -> Needs:
     """What a sketch takes; see `device.needs`."""
-    return device.needs(logits, CudaKernels(_cuda))
+    return device.needs(logits, n, CudaKernels(_cuda))
 
 
 def passes(problem: Problem) -> DevicePasses:

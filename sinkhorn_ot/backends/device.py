@@ -34,9 +34,9 @@ from sinkhorn_ot.backends.launches import (
 )
 
 
-def needs(logits: Array, kernels: Kernels) -> Needs:
+def needs(logits: Array, n: int, kernels: Kernels) -> Needs:
     """What a sketch takes: its entries, and per row what tells which of them to keep."""
-    n, k = logits.shape
+    k = logits.shape[1]
     tiles = [kernels.tile(k, exact, logits.device) for exact in (False, True)]
     blocks = sum(min(tile.blocks, n // least_rows(tile) + 1) for tile in tiles)
     held = all(tile.chunks == 1 for tile in tiles)  # rows in chunks are not counted

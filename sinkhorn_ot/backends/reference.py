@@ -13,6 +13,7 @@ from sinkhorn_ot.arrays import (
     Problem,
     Reading,
     float64,
+    is_torch,
     namespace,
     row_blocks,
 )
@@ -23,9 +24,9 @@ def why_not(logits: Array | None) -> str | None:
     return None
 
 
-def needs(logits: Array) -> Needs:
+def needs(logits: Array, n: int) -> Needs:
     """What a sketch takes: here an entry is three float64."""
-    n, k = logits.shape
+    k = logits.shape[1]
     return Needs(besides=8 * n, least=6 * 4 * k, everything=6 * n * k)
 
 
@@ -37,8 +38,7 @@ class ReferencePasses:
         self.xp = namespace(problem.logits)
         a = problem.a
         if a is None:
-            n = problem.logits.shape[0]
-            a = float64([1.0 / n], problem.b).repeat(n)
+            a = float64([1.0 / problem.rows], problem.b).repeat(problem.logits.shape[0])
         self.log_a = safe_log(self.xp, a)
         self.reads = 0.0
         self.may_wait = True
@@ -62,14 +62,18 @@ class ReferencePasses:
     ) -> Reading:
         """Read the rows; see `Passes`."""
         xp, epsilon = self.xp, self.problem.epsilon
-        n, k = self.problem.logits.shape
-        labels, potentials, kept = [], [], []
+        n, k = self.problem.rows, self.problem.logits.shape[1]
+        first = 0 if self.problem.shard is None else self.problem.shard.first
+        begin = -(-first // stride)  # of the sample, the first of each `stride` rows
+        end = min(n // stride, -(-(first + self.problem.logits.shape[0]) // stride))
+        labels, potentials = [xp.asarray([], **self._where("int64"))], [self.log_a[:0]]
+        kept = [(self.log_a[:0], float64(self.problem.logits[:0], g))]
         log_mass, log_total = xp.full_like(g, -math.inf), -math.inf
-        for rows in row_blocks(n // stride, k):
-            # the first of each `stride` rows
-            taken = slice(rows.start * stride, (rows.stop - 1) * stride + 1, stride)
+        for rows in row_blocks(max(end - begin, 0), k) if end > begin else ():
+            start = (begin + rows.start) * stride - first
+            taken = slice(start, start + (rows.stop - rows.start - 1) * stride + 1, stride)
             shifted = float64(self.problem.logits[taken], g) + g
-            self._check_rows(shifted, taken)
+            self._check_rows(shifted, start + first, stride)
             log_a = self.log_a[taken]
             f = epsilon * (log_a - logsumexp(xp, shifted / epsilon, axis=1))
             log_mass = xp.logaddexp(
@@ -80,30 +84,37 @@ class ReferencePasses:
             potentials.append(f)
             if sketch is not None:
                 every = -(-(n // stride) * k // sketch.room)  # evenly spaced rows, as many as fit
-                some = shifted[::every]
+                spared = slice(-(begin + rows.start) % every, None, every)
+                some = shifted[spared]
                 below = (xp.amax(some, axis=1)[:, None] - some) / epsilon
                 least = xp.amin(below + sketch.move, axis=1)[:, None]  # when all have moved down
                 matter = below - sketch.move <= least + sketch.reach
                 sparse = (2 * matter.sum(1) < k)[:, None]  # other rows are kept whole
                 entries = xp.where(sparse & ~matter, 0.0, xp.exp(-below))
-                kept.append((xp.exp(log_a[::every]), entries))
+                kept.append((xp.exp(log_a[spared]), entries))
         if sketch is not None:
             sketch.weights, sketch.kept = map(xp.concatenate, zip(*kept, strict=True))
         self.reads += 1 / stride
-        log_mass = log_mass - log_total
+        weight = n * math.exp(log_total)
+        if weight > 0:
+            log_mass = log_mass - log_total
         if not assign:
-            return Reading(log_mass)
-        return Reading(log_mass, xp.concatenate(potentials), xp.concatenate(labels))
+            return Reading(log_mass, weight=weight)
+        return Reading(log_mass, xp.concatenate(potentials), xp.concatenate(labels), weight)
 
     def sketch(self, words: int) -> ReferenceSketch:
         """Return an empty sketch; see `Passes`. Here an entry takes three float64."""
         return ReferenceSketch(self.xp, max(words // 6, 1))
 
-    def _check_rows(self, shifted: Array, rows: slice) -> None:
+    def _where(self, dtype: str) -> dict[str, Array]:
+        logits = self.problem.logits
+        kind = {"dtype": getattr(self.xp, dtype)}
+        return kind | ({"device": logits.device} if is_torch(logits) else {})
+
+    def _check_rows(self, shifted: Array, first: int, stride: int) -> None:
         bad = ~self.xp.isfinite(self.xp.amax(shifted, axis=1))
         if bool(bad.any()):
-            step = rows.step or 1
-            raise BadRow(rows.start + step * int(self.xp.nonzero(bad)[0][0]))
+            raise BadRow(first + stride * int(self.xp.nonzero(bad)[0][0]))
 
 
 class ReferenceSketch:
@@ -126,6 +137,11 @@ class ReferenceSketch:
         return int(self.weights.shape[0])
 
     @property
+    def total_weight(self) -> float:
+        """Mass of the rows that were kept."""
+        return float(self.weights.sum())
+
+    @property
     def words(self) -> int:
         """The words that a compact sketch of these rows would take."""
         dense = self.kept.shape[1]
@@ -143,7 +159,7 @@ class ReferenceSketch:
         a = self.weights / self.weights.sum()
         return float((a * self.xp.log((self.kept * self.xp.exp(delta)).sum(1))).sum())
 
-    def second_moment(self, v: Array) -> Array:
+    def second_moment(self, v: Array, *, exact: bool = False) -> Array:
         """Return the product; see `Sketch`."""
         a = self.weights / self.weights.sum()
         return (a * (self.probabilities @ v)) @ self.probabilities

@@ -105,9 +105,9 @@ def interpreted() -> bool:
     return os.environ.get("TRITON_INTERPRET") == "1"
 
 
-def needs(logits: Array) -> Needs:
+def needs(logits: Array, n: int) -> Needs:
     """What a sketch takes; see `device.needs`."""
-    return device.needs(logits, TritonKernels())
+    return device.needs(logits, n, TritonKernels())
 
 
 def passes(problem: Problem) -> DevicePasses:
