@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 CORE := $(wildcard csrc/*/*) setup.py pyproject.toml
 DEMO := runs/demo
 
-.PHONY: demo test test-gpu gpu-table bench bench-million lint format clean
+.PHONY: demo test test-gpu gpu-table bench bench-million dry-runs lint format clean
 
 $(VENV)/installed: $(CORE)
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
@@ -63,6 +63,12 @@ bench-million: bench
 		--memory-limit 0.02
 	$(BIN)/python benchmarks/compare.py table
 	$(BIN)/python benchmarks/compare.py plot
+
+# what the presets of the paper would need; each in two minutes and 6 GB
+dry-runs: $(VENV)/installed
+	for preset in cifar10-alexnet cifar100-alexnet svhn-alexnet imagenet-alexnet \
+		imagenet-resnet50 imagenet-alexnet-retrain; do \
+		$(BIN)/python -m selfsup train $$preset --dry-run || exit 1; done
 
 lint: $(VENV)/linters
 	$(BIN)/ruff check .

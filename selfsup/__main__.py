@@ -178,7 +178,7 @@ def evaluate(command: Evaluate) -> None:
     print(format_rows(rows))
     trained = Trained.load(command.run, command.data)
     images = load_data(trained.config).train
-    if isinstance(images, TensorImages):
+    if isinstance(images, TensorImages) and trained.config.clusters:
         print(f"report: {write_report(command.run, trained.config, images, trained.network)}")
 
 

@@ -31,7 +31,7 @@ SIZES = {
 }
 ASSUMED = 100_000
 GREY = ("digits", "fashion-mnist")
-IMAGES, BATCH, STEPS = 512, 8, 2
+IMAGES, BATCH, STEPS, CALIBRATION = 512, 8, 2, 32
 
 
 def dry_run(config: Config, device: str) -> None:
@@ -48,7 +48,10 @@ def dry_run(config: Config, device: str) -> None:
         heads_per_update="all",
     )
     images = generated(config)
-    network = new_network(small, images, device)
+    network = new_network(small, images, device, calibrated=False)
+    few = torch.arange(CALIBRATION)
+    plain = images.views([few], config.label_augment, config.image_size, seeds=[0], device=device)
+    network.calibrate(plain)
     trunk, total = parameter_count(network.trunk), parameter_count(network)
     print(
         f"\n{config.arch}: {total:,} parameters, {trunk:,} of them in the trunk; "
