@@ -142,18 +142,44 @@ def check_marginal(v: object, name: str, length: int, logits: Array) -> Array:
         xp = namespace(logits)
         where = {"device": logits.device} if is_torch(logits) else {}
         return xp.full((length,), 1.0 / length, dtype=xp.float64, **where)
-    vector = _check_vector(v, name, length, logits)
+    vector = check_masses(v, name, length, logits)
     if not may_look(vector):
         return vector / vector.sum()
+    return normalised(vector, name, exact_parts(vector, 2.0))
+
+
+def check_masses(v: object, name: str, length: int, logits: Array) -> Array:
+    """A float64 vector of non-negative numbers."""
+    vector = _check_vector(v, name, length, logits)
+    if not may_look(vector):
+        return vector
     ok = vector >= 0
     if not bool(ok.all()):
         first = int(namespace(vector).nonzero(~ok)[0][0])
         raise ValueError(
             f"{name} must be non-negative, but {name}[{first}] is {float(vector[first])}"
         )
-    total = float(vector.sum())
+    return vector
+
+
+def exact_parts(x: Array, bound: float) -> Array:
+    """The sum along the first axis as two numbers that come out the same in any order.
+
+    `bound` is one on the sum of the absolute values. See ExactSum in csrc/cpu/exact.hpp; here the
+    fine parts may be of more numbers.
+    """
+    xp = namespace(x)
+    coarse = math.ldexp(1.5, math.frexp(bound)[1] + 1)
+    fine = math.ldexp(coarse, -16)
+    high = (x + coarse) - coarse
+    return xp.stack((high.sum(0), (((x - high) + fine) - fine).sum(0)))
+
+
+def normalised(vector: Array, name: str, parts: Array, over: str = "") -> Array:
+    """A vector of masses whose sum is 1, if that of these `parts` is about 1."""
+    total = float(parts[0] + parts[1])
     if not abs(total - 1) <= SUM_TOLERANCE:
-        raise ValueError(f"{name} must sum to 1, got {total}; pass {name} / {name}.sum()")
+        raise ValueError(f"{name} must sum to 1{over}, got {total}; divide it by its sum{over}")
     return vector / total
 
 
@@ -171,16 +197,6 @@ def check_potential(g: object, length: int, logits: Array, b: Array) -> Array:
                 f"g_init must be finite where b > 0, but g_init[{first}] is {float(vector[first])}"
             )
     return xp.where(b > 0, vector, -math.inf)
-
-
-@dataclass(frozen=True)
-class Problem:
-    """A checked input: what every backend and the solver work from."""
-
-    logits: Array  # (N, K), as the user passed it
-    a: Array | None  # (N,) float64, None for 1/N each
-    b: Array  # (K,) float64
-    epsilon: float
 
 
 class Reading(NamedTuple):
@@ -214,30 +230,3 @@ class EmptyColumn(Exception):
     def __init__(self, column: int) -> None:
         super().__init__(column)
         self.column = column
-
-
-def explain_bad_row(problem: Problem, row: int) -> ValueError:
-    """The error for the first row that cannot be labelled."""
-    values = float64(problem.logits[row], problem.b)
-    xp = namespace(values)
-    wrong = xp.isnan(values) | (values == math.inf)
-    if bool(wrong.any()):
-        column = int(xp.nonzero(wrong)[0][0])
-        return ValueError(
-            f"logits[{row}, {column}] is {float(values[column])} (the first bad row is {row}); "
-            "logits must be finite, or -inf to forbid a pairing: look for a diverged network "
-            "or an unnormalised input"
-        )
-    where = "" if bool((values == -math.inf).all()) else " among the clusters with b > 0"
-    return ValueError(
-        f"row {row} of logits is -inf everywhere{where}, so sample {row} can go nowhere; allow "
-        "at least one cluster or drop the sample"
-    )
-
-
-def explain_empty_column(column: int) -> ValueError:
-    """The error for a cluster that no sample may join."""
-    return ValueError(
-        f"column {column} of logits is -inf for every sample (with a > 0), so cluster {column} "
-        f"can receive nothing although b[{column}] > 0; set b[{column}] = 0 or drop the column"
-    )

@@ -15,7 +15,8 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING
 
-from sinkhorn_ot.arrays import Array, BadRow, Needs, Problem, Reading, namespace, on_host
+from sinkhorn_ot.arrays import Array, BadRow, Needs, Reading, namespace, on_host
+from sinkhorn_ot.problem import Problem
 
 if TYPE_CHECKING:
     from sinkhorn_ot.backends import Passes, Sketch
@@ -47,9 +48,12 @@ DEFAULT_LIMIT, ALWAYS = 0.55, 1 << 20
 SMALLEST_SKETCH, LARGEST_SKETCH = 1 << 20, 1 << 25
 
 
-def sketch_words(logits: Array, memory_limit: int | None, needs: Needs) -> int:
-    """How many words of 4 bytes a sketch may take; 0 when there is no room for a useful one."""
-    entries = logits.shape[0] * logits.shape[1]
+def sketch_words(logits: Array, n: int, memory_limit: int | None, needs: Needs) -> int:
+    """How many words of 4 bytes a sketch may take; 0 when there is no room for a useful one.
+
+    Of all `n` rows, whichever of them are held here.
+    """
+    entries = n * logits.shape[1]
     default = max(int(DEFAULT_LIMIT * entries * logits.itemsize), ALWAYS)
     limit = default if memory_limit is None else memory_limit
     # the allocator's pages and the threads' stacks are within the limit too
@@ -90,7 +94,7 @@ class Sketched:
         """Return the violation that is expected after a step from this one."""
         if violation > ROUGH:
             return violation / 10
-        all_rows = self.sketch.rows > 0.9 * self.problem.logits.shape[0]
+        all_rows = self.sketch.rows > 0.9 * self.problem.n
         return violation * (COMPLETE if all_rows else PARTIAL)
 
     def distrust(self) -> None:
@@ -113,7 +117,7 @@ class Sketched:
         They grow as long as that is cheap or saves a read of the whole on the way to `tol`.
         """
         zero, found = self.xp.zeros_like(self.delta), True
-        for stride in sample_strides(*self.problem.logits.shape):
+        for stride in sample_strides(self.problem.n, len(g)):
             if stride * CHEAP < 1 and not (found and self._saves_a_read(tol)):
                 break
             found = False  # anything beyond the noise of this sample
@@ -139,7 +143,7 @@ class Sketched:
         """Whether the next sample would bring `tol` within reach of one step less."""
         if self.noise > ROUGH:
             return True
-        n = self.problem.logits.shape[0]
+        n = self.problem.n
         if self.sketch.words / max(self.sketch.rows, 1) * n < self.words:
             return False  # a sketch of all rows: one step does it anyhow
 

@@ -11,11 +11,11 @@ import numpy as np
 import pytest
 import torch
 
-import sinkhorn_ot.api
+import sinkhorn_ot.options
 from sinkhorn_ot import sinkhorn
-from sinkhorn_ot.arrays import Problem
 from sinkhorn_ot.backends.device_sketch import WORDS_PER_ENTRY
 from sinkhorn_ot.backends.reference import ReferencePasses
+from sinkhorn_ot.problem import Problem
 
 DTYPES = [torch.float64, torch.float32, torch.float16, torch.bfloat16]
 # around the widths of tiles (32, 128, 256, 8192 columns), odd ones that no vector fits, and rows
@@ -298,8 +298,8 @@ def test_the_same_bits_every_time(machine, make, dtype):
 @pytest.fixture
 def solve(machine, monkeypatch):
     """`sinkhorn` on this machine, whatever the device of the tensors."""
-    known = [one for one in sinkhorn_ot.api.BACKENDS if one.name != machine.backend.name]
-    monkeypatch.setattr(sinkhorn_ot.api, "BACKENDS", (*known, machine.backend))
+    known = [one for one in sinkhorn_ot.options.BACKENDS if one.name != machine.backend.name]
+    monkeypatch.setattr(sinkhorn_ot.options, "BACKENDS", (*known, machine.backend))
     return lambda logits, **options: sinkhorn(logits, backend=machine.backend.name, **options)
 
 

@@ -6,9 +6,9 @@ import pytest
 import torch
 
 from sinkhorn_ot import sinkhorn
-from sinkhorn_ot.arrays import Problem
 from sinkhorn_ot.backends.cpu import CpuPasses
 from sinkhorn_ot.backends.reference import ReferencePasses
+from sinkhorn_ot.problem import Problem
 
 DTYPES = [np.float64, np.float32, np.float16, ml_dtypes.bfloat16]
 # odd sizes around the vector widths, the 64-row runs and 256-row blocks and the 512-column runs

@@ -115,7 +115,7 @@ BadRow fast_block(const Rows& x, const Point& at, const Scaled& g, const Sample&
       if (more) fly[r].next = fetch(s + kRows, r, turn);
       const int64_t later = s + r + ahead;
       far[r] = static_cast<const T*>(x.data) +
-               sample.row(later < sample.count ? later : s) * x.row_stride;
+               sample.row(later < sample.last ? later : s) * x.row_stride;
       top[r] = all(fly[r].top);
       scale[r] = all(fly[r].scale);
       next_top[r] = all(-__builtin_inff());

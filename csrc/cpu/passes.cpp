@@ -1,5 +1,5 @@
 // Cuts the rows into blocks that do not depend on the number of threads, runs them, and adds
-// their column sums in block order: the same bits for any number of threads.
+// their column sums exactly: the same bits for any number of threads and processes.
 #include "passes.hpp"
 
 #include <omp.h>
@@ -9,6 +9,7 @@
 #include <stdexcept>
 
 #include "block.hpp"
+#include "exact.hpp"
 #include "flush.hpp"
 #include "memory.hpp"
 
@@ -25,29 +26,6 @@ const Kernels& kernels_of(const std::string& simd) {
 
 namespace {
 
-// At most 128 blocks bound the memory for their sums; at least 256 rows amortise the reduction.
-int64_t rows_per_block(int64_t n) { return std::max<int64_t>(256, (n + 127) / 128); }
-
-void add_masses(const std::vector<double>& sums, int64_t blocks, int64_t k, double weight,
-                double* out) {
-  for (int64_t j = 0; j < k; ++j) {
-    double total = 0;
-    for (int64_t b = 0; b < blocks; ++b) total += sums[size_t(b * k + j)];
-    out[j] = total / weight;
-  }
-}
-
-void add_log_masses(const std::vector<double>& sums, const std::vector<double>& tops,
-                    int64_t blocks, int64_t k, double weight, double* out) {
-  for (int64_t j = 0; j < k; ++j) {
-    double top = tops[size_t(j)], total = 0;
-    for (int64_t b = 1; b < blocks; ++b) top = std::max(top, tops[size_t(b * k + j)]);
-    for (int64_t b = 0; b < blocks; ++b)
-      total += sums[size_t(b * k + j)] * std::exp(tops[size_t(b * k + j)] - top);
-    out[j] = top + std::log(total / weight);
-  }
-}
-
 // Splits g for the float32 kernel.
 Scaled scale(const Point& at, int64_t k, float* high, float* low) {
   const double exact_rate = 1.4426950408889634 / at.epsilon;
@@ -62,25 +40,45 @@ Scaled scale(const Point& at, int64_t k, float* high, float* low) {
   return g;
 }
 
+int64_t size_of(Dtype dtype) { return dtype == Dtype::f64 ? 8 : dtype == Dtype::f32 ? 4 : 2; }
+
+// Through integers: the address may lie outside of any array.  Null stays null.
+template <class T>
+T* shifted(T* p, int64_t by) {
+  return p ? reinterpret_cast<T*>(uintptr_t(p) + uintptr_t(by) * sizeof(T)) : nullptr;
+}
+
 }  // namespace
 
-BadRow run_pass(const Rows& x, const Point& at, Kind kind, int64_t stride, const std::string& simd,
-                int threads, double* out, const Extras& extras) {
-  const Sample sample(x.n, stride);
-  const int64_t k = x.k, most = rows_per_block(sample.count);
-  const int64_t blocks = (sample.count + most - 1) / most;
-  const int64_t step = (sample.count + blocks - 1) / blocks,  // blocks of nearly equal size
-      padded = (k + kPad - 1) / kPad * kPad;
+int64_t rows_per_block(int64_t count) {
+  // at most 128 blocks bound the memory for their sums; at least 256 rows amortise the reduction
+  const int64_t most = std::max<int64_t>(256, (count + 127) / 128);
+  const int64_t blocks = std::max<int64_t>(1, (count + most - 1) / most);
+  return (count + blocks - 1) / blocks;
+}
+
+BadRow run_pass(Rows x, Point at, Kind kind, const Sample& sample, int64_t block_rows,
+                int64_t origin, const std::string& simd, int threads, double* out, Extras extras) {
+  const int64_t k = x.k, padded = (k + kPad - 1) / kPad * kPad;
+  const int64_t first_block = sample.first / block_rows;
+  const int64_t blocks = (sample.last + block_rows - 1) / block_rows - first_block;
+  // from here on addresses are those of row 0, wherever that is
+  x.data = shifted(static_cast<const char*>(x.data), -origin * x.row_stride * size_of(x.dtype));
+  at.a = shifted(at.a, -origin);
+  extras.f = shifted(extras.f, -origin);
+  extras.labels = shifted(extras.labels, -origin);
   Buffer<float> split = aligned<float>(2 * padded);
   std::fill(split.get(), split.get() + 2 * padded, 0.f);
   const Scaled g = scale(at, k, split.get(), split.get() + padded);
   if (kind == Kind::quick && x.dtype != Dtype::f64 && !g.usable) kind = Kind::exact;
   const BlockFn pass = kernels_of(simd).pass[int(kind)][int(x.dtype)];
   const bool log = kind == Kind::log;
-  std::vector<double> sums(size_t(blocks * k), 0.), tops(log ? size_t(blocks * k) : 0);
-  std::vector<double> weights(size_t(blocks), 0.);
+  // per block: its column sums and its weight; in the log domain column maxima before them
+  const int64_t width = (log ? 2 * k : k) + 1;
+  std::vector<double> memory_of_sums(log ? 0 : size_t(blocks * width));
+  double* const sums = log ? out : memory_of_sums.data();
+  std::fill(sums, sums + blocks * width, 0.);
   std::vector<BadRow> bad(size_t(blocks), -1);
-  if (extras.sketch) extras.sketch->start(blocks, step);
   threads = int(std::min<int64_t>(std::max(threads, 1), blocks));
   const int64_t rows_apart = x.col_stride == 1 ? 0 : padded;  // rows that must be gathered
   std::vector<Buffer<double>>
@@ -95,24 +93,25 @@ BadRow run_pass(const Rows& x, const Point& at, Kind kind, int64_t stride, const
                           reinterpret_cast<uint32_t*>(base + 3 * padded), base + 4 * padded};
 #pragma omp for schedule(dynamic)
     for (int64_t b = 0; b < blocks; ++b) {
-      Block block{b * step,
-                  std::min(sample.count, (b + 1) * step),
-                  sums.data() + b * k,
-                  log ? tops.data() + b * k : nullptr,
+      const int64_t begin = (first_block + b) * block_rows;
+      double* const mine = sums + b * width;
+      Block block{std::max(sample.first, begin),
+                  std::min(sample.last, begin + block_rows),
+                  mine + (log ? k : 0),
+                  log ? mine : nullptr,
                   0.,
-                  extras.sketch ? &extras.sketch->block(b) : nullptr};
+                  extras.sketch ? &extras.sketch->block(first_block + b) : nullptr};
       bad[size_t(b)] = pass(x, at, g, sample, extras, scratch, block);
-      weights[size_t(b)] = block.weight;
+      mine[width - 1] = block.weight;
     }
   }
   for (BadRow row : bad)
     if (row >= 0) return row;
-  double weight = 0;
-  for (double w : weights) weight += w;
-  if (log)
-    add_log_masses(sums, tops, blocks, k, weight, out);
-  else
-    add_masses(sums, blocks, k, weight, out);
+  if (!log) {
+    const ExactSum total(double(x.n));
+    std::fill(out, out + 2 * width, 0.);
+    for (int64_t b = 0; b < blocks; ++b) total.add(sums + b * width, width, out, out + width);
+  }
   return -1;
 }
 

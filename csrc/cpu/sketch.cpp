@@ -8,6 +8,7 @@
 #include <stdexcept>
 
 #include "block.hpp"
+#include "exact.hpp"
 #include "flush.hpp"
 
 namespace sinkhorn {
@@ -36,18 +37,24 @@ void Sketch::expect(const double* move, double reach) {
   least_cut_ = *std::min_element(cut_.get(), cut_.get() + k_);
 }
 
-void Sketch::start(int64_t blocks, int64_t rows) {
-  if (!words_) words_ = aligned<float>(capacity_);
-  if (blocks * rows > reserved_rows_) {
-    reserved_rows_ = blocks * rows;
+void Sketch::start(int64_t blocks, int64_t rows, int64_t first, int64_t last) {
+  const int64_t here = last - first, room = capacity_ / blocks;
+  const int64_t share = here == blocks ? capacity_ : here * room;
+  if (share > reserved_words_) {
+    words_.reset();  // never both
+    words_ = aligned<float>(share);
+    reserved_words_ = share;
+  }
+  if (here * rows > reserved_rows_) {
+    reserved_rows_ = here * rows;
     row_ends_ = aligned<uint32_t>(reserved_rows_);
     weights_ = aligned<float>(reserved_rows_);
     curvatures_ = aligned<float>(reserved_rows_);
   }
-  const int64_t room = capacity_ / blocks;
-  weight_ = 0;
+  started_ = true;
+  first_ = first;
   blocks_.clear();
-  for (int64_t b = 0; b < blocks; ++b)
+  for (int64_t b = 0; b < here; ++b)
     blocks_.push_back({words_.get() + b * room, hold_.get(), cut_.get(), least_cut_,
                        row_ends_.get() + b * rows, weights_.get() + b * rows,
                        curvatures_.get() + b * rows, k_, room - kPad, rows});
@@ -65,59 +72,71 @@ int64_t Sketch::rows() const {
   return total;
 }
 
-// Runs work(block, scratch, sums) for every block, with `width` sums for each group of blocks and
-// as much scratch; then adds the groups' sums into the first.
+// Runs work(block, scratch, sums) for every block, with `width` sums and as much scratch; adds the
+// sums exactly.  `bound`: of what their absolute values add up to; out: the parts, 2 * width.
 template <class Work>
-void Sketch::each_group(int threads, int64_t width, Work work) {
-  if (blocks_.empty()) throw std::logic_error("a sketch was used before a pass filled it");
+void Sketch::each_block(int threads, int64_t width, double bound, double* out, Work work) {
+  if (!started_) throw std::logic_error("a sketch was used before a pass filled it");
   const int64_t blocks = int64_t(blocks_.size()), most = 4 + words() / (kWordsPerSum * k_);
-  const int64_t groups = std::min({blocks, kGroups, most});
-  sums_.assign(size_t(groups * width), 0.);
+  const int64_t groups = std::min({std::max<int64_t>(blocks, 1), kGroups, most});
+  const ExactSum exact(bound);
+  sums_.assign(size_t(2 * groups * width), 0.);
   threads = words() < kSmall ? 1 : int(std::min<int64_t>(std::max(threads, 1), groups));
-  const Buffer<double> scratch = aligned<double>(threads * width);
+  const Buffer<double> memory = aligned<double>(2 * threads * width);
 #pragma omp parallel num_threads(threads) if (threads > 1)
   {
     FlushToZero flush;
+    double* const scratch = memory.get() + 2 * omp_get_thread_num() * width;
+    double* const sums = scratch + width;
 #pragma omp for schedule(dynamic)
-    for (int64_t q = 0; q < groups; ++q)
-      for (int64_t b = q * blocks / groups; b < (q + 1) * blocks / groups; ++b)
-        work(blocks_[size_t(b)], scratch.get() + omp_get_thread_num() * width,
-             sums_.data() + q * width);
+    for (int64_t q = 0; q < groups; ++q) {
+      double* const high = sums_.data() + 2 * q * width;
+      for (int64_t b = q * blocks / groups; b < (q + 1) * blocks / groups; ++b) {
+        std::fill(sums, sums + width, 0.);
+        work(blocks_[size_t(b)], scratch, sums);
+        exact.add(sums, width, high, high + width);
+      }
+    }
   }
-  for (int64_t q = 1; q < groups; ++q)
-    for (int64_t j = 0; j < width; ++j) sums_[size_t(j)] += sums_[size_t(q * width + j)];
+  std::fill(out, out + 2 * width, 0.);
+  for (int64_t q = 0; q < groups; ++q)
+    for (int64_t j = 0; j < 2 * width; ++j) out[j] += sums_[size_t(2 * q * width + j)];
 }
 
-void Sketch::mass(const double* scalings, bool exact, double* m, double* s, int threads) {
+void Sketch::mass(const double* scalings, bool exact, double bound, double* out, int threads) {
   const auto add = exact ? kernels_.sketch_mass_exact : kernels_.sketch_mass;
+  // in float32 the sums are scaled by what they were made with: the last bits of the scalings would
+  // otherwise change the masses, but not as the Hessian says
   const std::vector<float> narrow(scalings, scalings + k_);
+  const std::vector<double> wide(narrow.begin(), narrow.end());
   const void* y = exact ? static_cast<const void*>(scalings) : narrow.data();
-  each_group(threads, 2 * k_, [=](SketchBlock& block, double* scratch, double* sums) {
-    add(block, y, scratch, sums);
-  });
-  if (!(weight_ > 0))
-    for (const SketchBlock& b : blocks_)
-      for (int64_t r = 0; r < b.rows; ++r) weight_ += b.weight[r];
-  for (int64_t j = 0; j < k_; ++j) {
-    m[j] = sums_[size_t(j)] * scalings[j] / weight_;
-    s[j] = sums_[size_t(k_ + j)] * scalings[j] * scalings[j] / weight_;
-  }
+  const double* by = exact ? scalings : wide.data();
+  const int64_t k = k_;
+  each_block(threads, 2 * k + 1, bound, out,
+             [=](SketchBlock& block, double* scratch, double* sums) {
+               add(block, y, scratch, sums);
+               for (int64_t j = 0; j < k; ++j) {
+                 sums[j] *= by[j];
+                 sums[k + j] *= by[j] * by[j];
+               }
+               for (int64_t r = 0; r < block.rows; ++r) sums[2 * k] += block.weight[r];
+             });
 }
 
-double Sketch::value(const double* scalings, int threads) {
-  each_group(threads, 1, [=](SketchBlock& block, double*, double* sum) {
-    *sum += kernels_.sketch_value(block, scalings);
+void Sketch::value(const double* scalings, double bound, double* out, int threads) {
+  each_block(threads, 1, bound, out, [=](SketchBlock& block, double*, double* sum) {
+    *sum = kernels_.sketch_value(block, scalings);
   });
-  return sums_[0] / weight_;
 }
 
-void Sketch::second_moment(const double* scalings, const double* v, double* out, int threads) {
+void Sketch::second_moment(const double* scalings, const double* v, double bound, double* out,
+                           int threads) {
   std::vector<float> y(static_cast<size_t>(k_));
   for (int64_t j = 0; j < k_; ++j) y[size_t(j)] = float(scalings[j] * v[j]);
-  each_group(threads, k_, [&](SketchBlock& block, double* scratch, double* sums) {
+  each_block(threads, k_, bound, out, [&](SketchBlock& block, double* scratch, double* sums) {
     kernels_.sketch_second_moment(block, y.data(), scratch, sums);
+    for (int64_t j = 0; j < k_; ++j) sums[j] *= scalings[j];
   });
-  for (int64_t j = 0; j < k_; ++j) out[j] = sums_[size_t(j)] * scalings[j] / weight_;
 }
 
 }  // namespace sinkhorn

@@ -6,8 +6,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from sinkhorn_ot.arrays import Array, Needs, Problem, Reading
+from sinkhorn_ot.arrays import Array, Needs, Reading
 from sinkhorn_ot.backends import cpu, cuda, reference, triton
+from sinkhorn_ot.problem import Problem
 
 
 class Sketch(Protocol):
@@ -93,7 +94,7 @@ class Backend:
     devices: tuple[str, ...]  # for whose tensors "auto" takes it; NumPy arrays are on "cpu"
     why_not: Callable[[Array | None], str | None]
     passes: Callable[[Problem], Passes]
-    needs: Callable[[Array], Needs]  # what a sketch of these logits takes
+    needs: Callable[[Array, int], Needs]  # what a sketch of so many rows like these takes
 
 
 BACKENDS: tuple[Backend, ...] = (

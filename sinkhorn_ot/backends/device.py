@@ -12,16 +12,7 @@ import math
 from dataclasses import replace
 from typing import Any
 
-from sinkhorn_ot.arrays import (
-    Array,
-    Needs,
-    Problem,
-    Reading,
-    dtype_name,
-    is_torch,
-    may_look,
-    namespace,
-)
+from sinkhorn_ot.arrays import Array, Needs, Reading, dtype_name, is_torch, may_look, namespace
 from sinkhorn_ot.backends.device_sketch import WORDS_PER_ENTRY, DeviceSketch
 from sinkhorn_ot.backends.launches import (
     Kernels,
@@ -32,11 +23,12 @@ from sinkhorn_ot.backends.launches import (
     rounded_rate,
     sampled_rows,
 )
+from sinkhorn_ot.problem import Problem
 
 
-def needs(logits: Array, kernels: Kernels) -> Needs:
+def needs(logits: Array, n: int, kernels: Kernels) -> Needs:
     """What a sketch takes: its entries, and per row what tells which of them to keep."""
-    n, k = logits.shape
+    k = logits.shape[1]
     tiles = [kernels.tile(k, exact, logits.device) for exact in (False, True)]
     blocks = sum(min(tile.blocks, n // least_rows(tile) + 1) for tile in tiles)
     held = all(tile.chunks == 1 for tile in tiles)  # rows in chunks are not counted
