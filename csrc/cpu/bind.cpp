@@ -45,20 +45,21 @@ PYBIND11_MODULE(_cpu, m, py::mod_gil_not_used()) {
       .def_property_readonly("words", &Sketch::words)
       .def(
           "mass",
-          [](Sketch& s, uintptr_t scalings, bool exact, double bound, uintptr_t out, int threads) {
-            s.mass(pointer<double>(scalings), exact, bound, pointer<double>(out), threads);
+          [](Sketch& s, uintptr_t scalings, bool exact, double weight, uintptr_t out, int threads) {
+            s.mass(pointer<double>(scalings), exact, weight, pointer<double>(out), threads);
           },
           release)
       .def(
           "value",
-          [](Sketch& s, uintptr_t scalings, double bound, uintptr_t out, int threads) {
-            s.value(pointer<double>(scalings), bound, pointer<double>(out), threads);
+          [](Sketch& s, uintptr_t scalings, double weight, uintptr_t out, int threads) {
+            s.value(pointer<double>(scalings), weight, pointer<double>(out), threads);
           },
           release)
       .def(
           "second_moment",
-          [](Sketch& s, uintptr_t scalings, uintptr_t v, double bound, uintptr_t out, int threads) {
-            s.second_moment(pointer<double>(scalings), pointer<double>(v), bound,
+          [](Sketch& s, uintptr_t scalings, uintptr_t v, double weight, uintptr_t out,
+             int threads) {
+            s.second_moment(pointer<double>(scalings), pointer<double>(v), weight,
                             pointer<double>(out), threads);
           },
           release);

@@ -3,6 +3,7 @@
 
 #include <type_traits>
 
+#include "exact.hpp"
 #include "passes.hpp"
 #include "sketch.hpp"
 
@@ -46,6 +47,8 @@ struct Kernels {
   void (*sketch_mass_exact)(SketchBlock&, const void* scalings, void* scratch, double* sums);
   double (*sketch_value)(SketchBlock&, const double* scalings);
   void (*sketch_second_moment)(SketchBlock&, const float* y, void* scratch, double* sums);
+  void (*add_exactly)(const Grids&, const double* x, const double* factor, int64_t count,
+                      double* high, double* low);
 };
 
 // The kernels of a level that `simd_levels` names.

@@ -138,6 +138,18 @@ inline void flush(const E* partial, double* sum, int64_t k) {
   for (int64_t j = 0; j < k; ++j) sum[j] += partial[j];
 }
 
+// Adds the parts of x * factor (or x, without factors) to `high` and `low`; see exact.hpp.
+void add_exactly(const Grids& grids, const double* x, const double* factor, int64_t count,
+                 double* high, double* low) {
+  const double coarse = grids.coarse, fine = grids.fine;
+#pragma omp simd
+  for (int64_t j = 0; j < count; ++j) {
+    const double y = factor ? x[j] * factor[j] : x[j], part = (y + coarse) - coarse;
+    high[j] += part;
+    low[j] += ((y - part) + fine) - fine;
+  }
+}
+
 #include "sketch.inl"
 // what a row leaves in a sketch comes first: the kernels use it
 #include "fast.inl"
@@ -222,6 +234,7 @@ constexpr Kernels kKernels = {
     sketch_mass<float>,
     sketch_mass<double>,
     sketch_value,
-    sketch_second_moment};
+    sketch_second_moment,
+    add_exactly};
 
 }  // namespace

@@ -9,7 +9,6 @@
 #include <stdexcept>
 
 #include "block.hpp"
-#include "exact.hpp"
 #include "flush.hpp"
 #include "memory.hpp"
 
@@ -71,7 +70,8 @@ BadRow run_pass(Rows x, Point at, Kind kind, const Sample& sample, int64_t block
   std::fill(split.get(), split.get() + 2 * padded, 0.f);
   const Scaled g = scale(at, k, split.get(), split.get() + padded);
   if (kind == Kind::quick && x.dtype != Dtype::f64 && !g.usable) kind = Kind::exact;
-  const BlockFn pass = kernels_of(simd).pass[int(kind)][int(x.dtype)];
+  const Kernels& kernels = kernels_of(simd);
+  const BlockFn pass = kernels.pass[int(kind)][int(x.dtype)];
   const bool log = kind == Kind::log;
   // per block: its column sums and its weight; in the log domain column maxima before them
   const int64_t width = (log ? 2 * k : k) + 1;
@@ -108,9 +108,10 @@ BadRow run_pass(Rows x, Point at, Kind kind, const Sample& sample, int64_t block
   for (BadRow row : bad)
     if (row >= 0) return row;
   if (!log) {
-    const ExactSum total(double(x.n));
+    const Grids grids = grids_for(double(x.n));
     std::fill(out, out + 2 * width, 0.);
-    for (int64_t b = 0; b < blocks; ++b) total.add(sums + b * width, width, out, out + width);
+    for (int64_t b = 0; b < blocks; ++b)
+      kernels.add_exactly(grids, sums + b * width, nullptr, width, out, out + width);
   }
   return -1;
 }

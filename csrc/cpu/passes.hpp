@@ -57,7 +57,7 @@ int64_t rows_per_block(int64_t count);
 
 // One read of sampled rows, of whole blocks of `block_rows` or of a part of one.  The matrix may be
 // spread over processes: row `origin` is the one at x.data, at.a, extras.f and extras.labels.
-// out: their column masses times n and their weight, k + 1 coarse parts (see ExactSum) and as many
+// out: their column masses times n and their weight, k + 1 coarse parts (see exact.hpp) and as many
 // fine ones.  For Kind::log, for each block the k maxima of the logarithms of these masses, k sums
 // relative to exp(maximum), and the weight.  The same bits for any `threads`.
 BadRow run_pass(Rows x, Point at, Kind kind, const Sample& sample, int64_t block_rows,

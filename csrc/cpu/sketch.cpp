@@ -1,4 +1,4 @@
-// The operations on a sketch, in groups of blocks that do not depend on the number of threads.
+// The operations on a sketch, with sums that do not depend on the number of threads.
 #include "sketch.hpp"
 
 #include <omp.h>
@@ -8,14 +8,13 @@
 #include <stdexcept>
 
 #include "block.hpp"
-#include "exact.hpp"
 #include "flush.hpp"
 
 namespace sinkhorn {
 
 namespace {
-constexpr int64_t kGroups = 32;       // bounds the memory for their sums
-constexpr int64_t kWordsPerSum = 64;  // words that pay for one more sum
+constexpr int64_t kThreads = 16;      // bounds the memory for their sums
+constexpr int64_t kWordsPerSum = 64;  // words that pay for one more of them
 constexpr int64_t kSmall = 1 << 16;   // words below which a second thread does not pay
 }  // namespace
 
@@ -73,70 +72,77 @@ int64_t Sketch::rows() const {
 }
 
 // Runs work(block, scratch, sums) for every block, with `width` sums and as much scratch; adds the
-// sums exactly.  `bound`: of what their absolute values add up to; out: the parts, 2 * width.
+// sums times their factors exactly, so that it does not matter which thread takes which block.
+// `bound`: of what the absolute values of these add up to; out: the parts, 2 * width.
 template <class Work>
-void Sketch::each_block(int threads, int64_t width, double bound, double* out, Work work) {
+void Sketch::each_block(int threads, int64_t width, const double* factor, double bound, double* out,
+                        Work work) {
   if (!started_) throw std::logic_error("a sketch was used before a pass filled it");
   const int64_t blocks = int64_t(blocks_.size()), most = 4 + words() / (kWordsPerSum * k_);
-  const int64_t groups = std::min({std::max<int64_t>(blocks, 1), kGroups, most});
-  const ExactSum exact(bound);
-  sums_.assign(size_t(2 * groups * width), 0.);
-  threads = words() < kSmall ? 1 : int(std::min<int64_t>(std::max(threads, 1), groups));
-  const Buffer<double> memory = aligned<double>(2 * threads * width);
+  const Grids grids = grids_for(bound);
+  if (words() < kSmall) threads = 1;
+  threads = int(std::min({std::max<int64_t>(blocks, 1), kThreads, most, int64_t(threads)}));
+  const int64_t line = (width + kPad - 1) / kPad * kPad;  // no two threads share one
+  const Buffer<double> memory = aligned<double>(4 * threads * line);
+  std::fill(memory.get(), memory.get() + 4 * threads * line, 0.);
 #pragma omp parallel num_threads(threads) if (threads > 1)
   {
     FlushToZero flush;
-    double* const scratch = memory.get() + 2 * omp_get_thread_num() * width;
-    double* const sums = scratch + width;
+    double* const high = memory.get() + 4 * omp_get_thread_num() * line;
+    double *const low = high + line, *const sums = low + line, *const scratch = sums + line;
 #pragma omp for schedule(dynamic)
-    for (int64_t q = 0; q < groups; ++q) {
-      double* const high = sums_.data() + 2 * q * width;
-      for (int64_t b = q * blocks / groups; b < (q + 1) * blocks / groups; ++b) {
-        std::fill(sums, sums + width, 0.);
-        work(blocks_[size_t(b)], scratch, sums);
-        exact.add(sums, width, high, high + width);
-      }
+    for (int64_t b = 0; b < blocks; ++b) {
+      std::fill(sums, sums + width, 0.);
+      work(blocks_[size_t(b)], scratch, sums);
+      kernels_.add_exactly(grids, sums, factor, width, high, low);
     }
   }
   std::fill(out, out + 2 * width, 0.);
-  for (int64_t q = 0; q < groups; ++q)
-    for (int64_t j = 0; j < 2 * width; ++j) out[j] += sums_[size_t(2 * q * width + j)];
+  for (int t = 0; t < threads; ++t)
+    for (int64_t j = 0; j < width; ++j) {
+      out[j] += memory[size_t(4 * t * line + j)];
+      out[width + j] += memory[size_t((4 * t + 1) * line + j)];
+    }
 }
 
-void Sketch::mass(const double* scalings, bool exact, double bound, double* out, int threads) {
+void Sketch::mass(const double* scalings, bool exact, double weight, double* out, int threads) {
   const auto add = exact ? kernels_.sketch_mass_exact : kernels_.sketch_mass;
   // in float32 the sums are scaled by what they were made with: the last bits of the scalings would
   // otherwise change the masses, but not as the Hessian says
   const std::vector<float> narrow(scalings, scalings + k_);
-  const std::vector<double> wide(narrow.begin(), narrow.end());
   const void* y = exact ? static_cast<const void*>(scalings) : narrow.data();
-  const double* by = exact ? scalings : wide.data();
-  const int64_t k = k_;
-  each_block(threads, 2 * k + 1, bound, out,
+  std::vector<double> factor(size_t(2 * k_ + 1), 1.);
+  for (int64_t j = 0; j < k_; ++j) {
+    const double scaling = exact ? scalings[j] : double(narrow[size_t(j)]);
+    factor[size_t(j)] = scaling;
+    factor[size_t(k_ + j)] = scaling * scaling;
+  }
+  each_block(threads, 2 * k_ + 1, factor.data(), weight, out,
              [=](SketchBlock& block, double* scratch, double* sums) {
                add(block, y, scratch, sums);
-               for (int64_t j = 0; j < k; ++j) {
-                 sums[j] *= by[j];
-                 sums[k + j] *= by[j] * by[j];
-               }
-               for (int64_t r = 0; r < block.rows; ++r) sums[2 * k] += block.weight[r];
+               for (int64_t r = 0; r < block.rows; ++r) sums[2 * block.k] += block.weight[r];
              });
 }
 
-void Sketch::value(const double* scalings, double bound, double* out, int threads) {
-  each_block(threads, 1, bound, out, [=](SketchBlock& block, double*, double* sum) {
+void Sketch::value(const double* scalings, double weight, double* out, int threads) {
+  // the logarithm of a sum of float weights times scalings that are not extreme is below 256
+  each_block(threads, 1, nullptr, 256 * weight, out, [=](SketchBlock& block, double*, double* sum) {
     *sum = kernels_.sketch_value(block, scalings);
   });
 }
 
-void Sketch::second_moment(const double* scalings, const double* v, double bound, double* out,
+void Sketch::second_moment(const double* scalings, const double* v, double weight, double* out,
                            int threads) {
   std::vector<float> y(static_cast<size_t>(k_));
-  for (int64_t j = 0; j < k_; ++j) y[size_t(j)] = float(scalings[j] * v[j]);
-  each_block(threads, k_, bound, out, [&](SketchBlock& block, double* scratch, double* sums) {
-    kernels_.sketch_second_moment(block, y.data(), scratch, sums);
-    for (int64_t j = 0; j < k_; ++j) sums[j] *= scalings[j];
-  });
+  double largest = 0;
+  for (int64_t j = 0; j < k_; ++j) {
+    y[size_t(j)] = float(scalings[j] * v[j]);
+    largest = std::max(largest, std::fabs(v[j]));
+  }
+  each_block(threads, k_, scalings, weight * largest, out,
+             [&](SketchBlock& block, double* scratch, double* sums) {
+               kernels_.sketch_second_moment(block, y.data(), scratch, sums);
+             });
 }
 
 }  // namespace sinkhorn

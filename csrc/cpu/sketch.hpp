@@ -47,17 +47,19 @@ class Sketch {
 
   // With p_i the probabilities of row i at the scalings E, and w_i its weight:
   // sum_i w_i p_i, sum_i w_i p_i^2, sum_i w_i  (2 k + 1; here and below coarse parts of these sums,
-  // and then fine ones; see ExactSum).  float32 unless `exact`: masses are then good to about 1e-7.
-  void mass(const double* scalings, bool exact, double bound, double* out, int threads);
+  // and then fine ones; see exact.hpp).  float32 unless `exact`: masses are then good to about
+  // 1e-7.
+  void mass(const double* scalings, bool exact, double weight, double* out, int threads);
   // sum_i w_i log(sum_k e_ik E_k).
-  void value(const double* scalings, double bound, double* out, int threads);
+  void value(const double* scalings, double weight, double* out, int threads);
   // sum_i w_i p_i <p_i, v> at the scalings of the last mass(), in float32.
-  void second_moment(const double* scalings, const double* v, double bound, double* out,
+  void second_moment(const double* scalings, const double* v, double weight, double* out,
                      int threads);
 
  private:
   template <class Work>
-  void each_block(int threads, int64_t width, double bound, double* out, Work work);
+  void each_block(int threads, int64_t width, const double* factor, double bound, double* out,
+                  Work work);
 
   int64_t k_, capacity_, first_ = 0, reserved_words_ = 0, reserved_rows_ = 0;
   bool started_ = false;
@@ -66,7 +68,6 @@ class Sketch {
   Buffer<float> hold_, cut_, words_, weights_, curvatures_;
   Buffer<uint32_t> row_ends_;
   std::vector<SketchBlock> blocks_;
-  std::vector<double> sums_;
 };
 
 }  // namespace sinkhorn

@@ -28,8 +28,6 @@ SMALL = 1 << 16
 UNDERFLOW = 1e-25
 #: Part of all mass below which an exact sum has no digits left.
 UNSEEN = 1e-18
-#: More than the logarithm of any sum of float32 weights and scalings.
-LARGEST_LOG = 256.0
 #: Stands for the logarithm of 0 in sums of the log domain; as in csrc/cpu/kernels.inl.
 LOG_ZERO = -1e300
 
@@ -61,8 +59,8 @@ def needs(logits: Array, n: int) -> Needs:
     k = logits.shape[1]
     blocks = min(128, n // 256 + 1)
     return Needs(
-        # sums of a log-domain pass and of a sketch are 16 K a block
-        besides=12 * n + 16 * k * (blocks + 2 * min(blocks, 32)),
+        # sums: of a block in the log domain, of a thread (at most 16) in a sketch
+        besides=12 * n + k * (16 * blocks + 64 * min(blocks, 16)),
         least=(2 * k + 16) * blocks,
         everything=(n + blocks) * k + 16 * blocks,
     )
@@ -301,8 +299,7 @@ class CpuSketch:
     def value(self, delta: Array) -> float:
         """Return the value; see `Sketch`."""
         scalings, out = np.exp(_numpy(delta)), np.empty(2)
-        bound = self.passes.n * LARGEST_LOG
-        self.core.value(_address(scalings), bound, _address(out), self.passes.threads)
+        self.core.value(_address(scalings), self.passes.n, _address(out), self.passes.threads)
         self._count()
         return float(self._added(out)[0] / self.weight)
 
@@ -312,12 +309,14 @@ class CpuSketch:
         self.core.second_moment(
             _address(self.scalings),
             _address(vector),
-            self.passes.n * float(np.abs(vector).max()),
+            self.passes.n,
             _address(out),
             self.passes.threads,
         )
         self._count()
-        return _like(v, self._added(out) / self.weight)
+        sums = self._added(out)
+        sums /= self.weight
+        return _like(v, sums)
 
     def _added(self, parts: Vector) -> Vector:
         return _whole(self.passes.shard.sum(parts))
@@ -329,8 +328,8 @@ class CpuSketch:
 
 def _whole(parts: Vector) -> Vector:
     """Sums of which the coarse parts come first and then the fine ones."""
-    high, low = parts.reshape(2, -1)
-    total: Vector = high + low
+    half = len(parts) // 2
+    total: Vector = parts[:half] + parts[half:]
     return total
 
 
