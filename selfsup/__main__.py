@@ -20,6 +20,7 @@ from selfsup.presets import PRESETS
 from selfsup.report import write_report
 from selfsup.runs import (
     RunError,
+    check_images,
     create_run,
     load_checkpoint,
     load_config,
@@ -107,9 +108,12 @@ def resolve(command: Train) -> Config:
         config = replace(config, augment=LEVELS[command.level])
     if command.label_level is not None:
         config = replace(config, label_augment=LEVELS[command.label_level])
-    if config.data is not None:  # a run can then be resumed from anywhere
-        config = replace(config, data=str(Path(config.data).resolve()))
-    if config.labels_file is not None and not command.dry_run:
+    data = config.data
+    if data is None and config.dataset not in ("digits", "fashion-mnist", "folder"):
+        data = "data"
+    if data is not None:  # a run can then be resumed from anywhere
+        config = replace(config, data=str(Path(data).resolve()))
+    if config.labels_file is not None and not (command.dry_run and config.labels_file == "RUN"):
         labels_file = Path(config.labels_file).resolve()
         _, clusters, _ = read_labels(labels_file)
         config = replace(config, labels_file=str(labels_file), clusters=clusters)
@@ -121,7 +125,8 @@ def train(command: Train) -> None:
     config = resolve(command)
     with joined(config.device) as (world, device):
         if command.dry_run:
-            dry_run(config, device)
+            if world.first:
+                dry_run(config, device)
             return
         run = command.out or Path("runs") / config.preset
         if world.first:
@@ -134,9 +139,7 @@ def train(command: Train) -> None:
 
 def resume(command: Resume) -> None:
     """Go on with a run."""
-    config = load_config(command.resume)
-    if command.data is not None:
-        config = replace(config, data=command.data)
+    config = load_config(command.resume, command.data)
     with joined(config.device) as (world, device):
         trainer = Trainer(config, load_data(config).train, command.resume, world, device)
         trainer.load()
@@ -146,6 +149,9 @@ def resume(command: Resume) -> None:
 def fit(trainer: Trainer) -> None:
     """Train to the end; say how to go on when that is not reached."""
     config, run = trainer.config, trainer.run
+    if trainer.world.first and len(trainer.times) > trainer.steps + 1:
+        print(f"note: {len(trainer.times)} label updates are asked for in {trainer.steps} steps; "
+              "there is one at most before each step, and one at the end")  # fmt: skip
     try:
         trainer.fit()
     except KeyboardInterrupt:
@@ -178,15 +184,10 @@ def evaluate(command: Evaluate) -> None:
 
 def write_labels(command: WriteLabels) -> None:
     """Run the labels command."""
-    config = load_config(command.run)
-    if command.data is not None:
-        config = replace(config, data=command.data)
-    labels = load_checkpoint(command.run)["labels"]
-    images = load_data(config).train
-    if labels.shape[1] != len(images):
-        raise RunError(
-            f"{command.run} labels {labels.shape[1]} images, in the data there are {len(images)}"
-        )
+    config = replace(load_config(command.run, command.data), in_memory=False)
+    state = load_checkpoint(command.run)
+    labels, images = state["labels"], load_data(config).train
+    check_images(command.run, state["images"], images.paths)
     write_csv(command.csv, images, labels)
     print(f"{len(images)} images, {len(labels)} heads: {command.csv}")
 
@@ -196,7 +197,9 @@ def predict(command: Predict) -> None:
     check_device(command.device)
     trained = Trained.load(command.run, command.data, command.device)
     channels = trained.network.mean.shape[1]
-    images = all_images(Path(command.data), channels, command.workers)
+    files = all_images(Path(command.data), channels, command.workers)
+    size = trained.config.image_size
+    images = files.in_memory(size) if trained.config.in_memory else files  # shaped as in training
     path = command.csv or command.run / "predictions.csv"
     write_csv(path, images, trained.predict(images))
     print(f"{len(images)} images, {len(trained.config.clusters)} heads: {path}")
@@ -237,6 +240,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         run(command)
     except (ConfigError, DataError, RunError) as error:
         print(f"error: {error}", file=sys.stderr)
+        return 1
+    except OSError as error:  # such as a full disk under TensorBoard
+        print(f"error: {error.filename or ''} {error.strerror or error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
         return 130

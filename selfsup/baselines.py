@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import torch
 from sklearn.cluster import KMeans
+from threadpoolctl import threadpool_limits
 from torch import Tensor
 
 from selfsup.world import World
@@ -46,7 +47,8 @@ def kmeans(
             max_iter=ITERATIONS,
             random_state=seed % 2**32,
         )
-        labels = torch.from_numpy(solver.fit_predict(whole.numpy()).astype("int64"))
+        with threadpool_limits(1):  # sums of several threads come in any order
+            labels = torch.from_numpy(solver.fit_predict(whole.numpy()).astype("int64"))
         centroids = torch.from_numpy(solver.cluster_centers_.astype("float32"))
     else:
         labels = torch.empty(n, dtype=torch.int64)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 import typing
 from pathlib import Path
 from typing import Any, Literal, TypeVar
@@ -184,7 +185,7 @@ class Config:
         for name in ("epsilon", "lr", "schedule_power", "marginal_spread", "tol"):
             if not getattr(self, name) > 0:
                 raise ConfigError(f"{name} must be positive, got {getattr(self, name)}")
-        for name in ("workers", "momentum", "weight_decay", "checkpoint_minutes"):
+        for name in ("workers", "seed", "momentum", "weight_decay", "checkpoint_minutes"):
             if not getattr(self, name) >= 0:
                 raise ConfigError(f"{name} must not be negative, got {getattr(self, name)}")
         if self.labelling == "none":
@@ -199,8 +200,18 @@ class Config:
                 f"batch_size {self.batch_size} cannot be cut into {self.accumulate} equal parts "
                 "(accumulate)"
             )
+        if self.nesterov and not self.momentum:
+            raise ConfigError("nesterov needs a momentum above 0")
+        if self.head_groups > 1 and self.heads_per_update == "one":
+            raise ConfigError("head_groups > 1 are groups of all heads: --heads-per-update all")
         if self.head_groups > len(self.clusters) > 0:
             raise ConfigError(f"{self.head_groups} head_groups of {len(self.clusters)} heads")
+
+    @property
+    def ln_k(self) -> float:
+        """Loss of a network that knows nothing: the mean ln K, and ln 4 for quarter turns."""
+        heads = [math.log(k) for k in self.clusters]
+        return sum(heads) / max(len(heads), 1) + math.log(4) * self.rotation
 
     def to_json(self) -> str:
         """Return the settings as JSON."""

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import math
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -14,11 +13,11 @@ from torch import Tensor, nn
 
 from selfsup.config import Config
 from selfsup.data import TensorImages, load_data
+from selfsup.label_report import Clock
 from selfsup.models import parameter_count
-from selfsup.reports import Clock
 from selfsup.seeds import Stream, generator_of
 from selfsup.sela import Labels, label_step
-from selfsup.train import build_optimiser, gradient_step, new_network
+from selfsup.train import build_optimiser, gradient_step, new_network, new_scaler
 from selfsup.world import World
 
 #: Training images of the data sets.
@@ -58,7 +57,7 @@ def dry_run(config: Config, device: str) -> None:
 
     labels = Labels.at_random(IMAGES, small)
     optimiser = build_optimiser(small, network)
-    scaler = torch.amp.GradScaler(torch.device(device).type, enabled=False)
+    scaler = new_scaler(small, torch.device(device))
     losses, seconds, held = [], [], 0
     network.train()
     for step in range(STEPS):
@@ -73,9 +72,13 @@ def dry_run(config: Config, device: str) -> None:
         losses.append(float(loss))
         seconds.append(time.perf_counter() - began)
         held = sum(outputs)
+    began = time.perf_counter()
+    optimiser.step()  # costs the same for a batch of any size
+    per_step = time.perf_counter() - began
+    per_image = max(min(seconds) - per_step, 1e-9) / batch
     print(f"reduced: {STEPS} steps on {batch} generated images each: losses "
           + ", ".join(f"{loss:.4f}" for loss in losses)
-          + f" (ln K = {_ln_k(config):.4f})")  # fmt: skip
+          + f" (ln K = {config.ln_k:.4f})")  # fmt: skip
 
     shares = {"forward": 0.0, "logits": 0.0, "transport": 0.0}
     if config.clusters:
@@ -93,8 +96,8 @@ def dry_run(config: Config, device: str) -> None:
 
     print(f"\nthe full run: {source}")
     print(_memory(config, n, total, network.dim, held / batch))
-    print(_time(config, n, min(seconds) / batch, {k: s / IMAGES for k, s in shares.items()}))
-    print("This was a dry run: nothing was trained, read or written.")
+    print(_time(config, n, per_image, per_step, {k: s / IMAGES for k, s in shares.items()}))
+    print("This was a dry run: nothing was trained or written.")
 
 
 def generated(config: Config) -> TensorImages:
@@ -113,7 +116,7 @@ def _images_of(config: Config) -> tuple[int, str]:
         n = SIZES[config.dataset]
         return n, f"{n:,} images of {config.dataset}"
     if config.data is not None:
-        n = len(load_data(config).train)
+        n = len(load_data(dataclasses.replace(config, in_memory=False)).train)
         return n, f"{n:,} images in {config.data}"
     return ASSUMED, f"{ASSUMED:,} images assumed, as no --data was given"
 
@@ -121,11 +124,6 @@ def _images_of(config: Config) -> tuple[int, str]:
 def _heads(config: Config) -> str:
     counts = [f"{config.clusters.count(k)} x {k:,}" for k in sorted(set(config.clusters))]
     return ", ".join(counts + ["4 quarter turns"] * config.rotation)
-
-
-def _ln_k(config: Config) -> float:
-    heads = sum(map(math.log, config.clusters)) / max(len(config.clusters), 1)
-    return heads + math.log(4) * config.rotation
 
 
 @contextmanager
@@ -156,7 +154,7 @@ def _memory(config: Config, n: int, parameters: int, dim: int, per_image: float)
         f"logits of one head (N x {k:,})": 4 * n * k,
         "sketch of the solver": min(4 * n * k // 4, 134_000_000),
         "labels": 16 * n * len(config.clusters),
-        "decoded images": n * 3 * side**2 * config.in_memory,
+        "decoded images": n * (1 if config.dataset in GREY else 3) * side**2 * config.in_memory,
     }
     text = "; ".join(f"{name} {size / gigabyte:.2f}" for name, size in parts.items() if size)
     return (
@@ -165,16 +163,20 @@ def _memory(config: Config, n: int, parameters: int, dim: int, per_image: float)
     )
 
 
-def _time(config: Config, n: int, train: float, label: dict[str, float]) -> str:
+def _time(
+    config: Config, n: int, per_image: float, per_step: float, label: dict[str, float]
+) -> str:
     hours = 3600
     updates = config.updates if config.labelling not in ("fixed", "none") else 0
     turn = len(config.clusters) if config.heads_per_update == "one" else 1
-    steps = config.epochs * n * train
+    steps = config.epochs * n * (per_image + per_step / config.batch_size)
     forward = updates * n * label["forward"] * config.label_views * config.head_groups
     solves = updates * n * (label["logits"] + label["transport"]) / max(turn, 1)
     whole = steps + forward + solves
     return (
         f"time, scaled from these few steps on this machine: {whole / hours:,.1f} hours "
-        f"({steps / hours:,.1f} training at {1 / train:,.0f} images/s, {forward / hours:,.1f} "
-        f"network in {updates} label updates, {solves / hours:,.1f} logits and transport)"
+        f"({steps / hours:,.1f} training at {config.epochs * n / steps:,.0f} images/s, "
+        f"{forward / hours:,.1f} network in {updates} label updates, "
+        f"{solves / hours:,.1f} logits and transport; "
+        "loading images is not in it)"
     )

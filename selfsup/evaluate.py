@@ -19,10 +19,10 @@ from selfsup.config import Config
 from selfsup.data import ImageSet, TensorImages, load_data
 from selfsup.metrics import knn_accuracy, label_scores, linear_accuracy
 from selfsup.models import Network
-from selfsup.runs import RunError
+from selfsup.runs import RunError, write_whole
 from selfsup.seeds import Stream, generator_of, seed_of
 from selfsup.sela import Labels, extract_features, label_step
-from selfsup.train import build_optimiser, gradient_step, learning_rate, new_network
+from selfsup.train import build_optimiser, gradient_step, learning_rate, new_network, new_scaler
 from selfsup.trained import Trained
 from selfsup.world import World
 
@@ -84,13 +84,14 @@ def train_supervised(config: Config, images: ImageSet) -> Network:
         labelling="equipartition",
         labels_file=None,
         head_groups=1,
+        accumulate=1,
         rotation=False,
         lr_schedule="cosine",
         epochs=config.supervised_epochs,
     )
     network = new_network(config, images)
     optimiser = build_optimiser(config, network)
-    scaler = torch.amp.GradScaler("cpu", enabled=False)
+    scaler = new_scaler(config, torch.device("cpu"))
     batch = min(config.batch_size, len(images))
     steps = len(images) // batch
     network.train()
@@ -156,15 +157,19 @@ def evaluate_run(run: Path, data_dir: str | None = None) -> list[Row]:
     features = represent(trained.network, data, config)
     labels = trained.labels.labels.numpy()
     rows = label_rows(METHODS[config.labelling], truth, labels, config.clusters)
+    rows = rows or [{"method": METHODS[config.labelling]}]  # rotation alone has no labels
     rows[0].update(feature_scores(features, data))
     rows += kmeans_rows("k-means on the features", features.train, truth, [classes], config.seed)
 
     untrained = new_network(config, data.train)
     features = represent(untrained, data, config)
-    balanced = replace(config, labelling="equipartition", labels_file=None, heads_per_update="all")
-    start = Labels.at_random(len(data.train), config)
-    first, _ = label_step(untrained, data.train, balanced, start, 0, World())
-    baseline = label_rows("untrained network", truth, first.labels.numpy(), config.clusters)
+    baseline: list[Row] = []
+    if config.clusters:
+        equal = replace(config, labelling="equipartition", labels_file=None, heads_per_update="all")
+        start = Labels.at_random(len(data.train), config)
+        first, _ = label_step(untrained, data.train, equal, start, 0, World())
+        baseline = label_rows("untrained network", truth, first.labels.numpy(), config.clusters)
+    baseline = baseline or [{"method": "untrained network"}]
     baseline[0].update(feature_scores(features, data))
     rows += baseline
 
@@ -177,7 +182,7 @@ def evaluate_run(run: Path, data_dir: str | None = None) -> list[Row]:
     scores = feature_scores(represent(supervised, data, config), data)
     rows.append({"method": f"trained with labels, {config.supervised_epochs} epochs", **scores})
 
-    (run / "evaluation.json").write_text(json.dumps(rows, indent=2) + "\n")
+    write_whole(run / "evaluation.json", (json.dumps(rows, indent=2) + "\n").encode())
     return rows
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import io
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +13,7 @@ from torch import Tensor
 
 from selfsup.config import Config
 from selfsup.data import ImageSet
-from selfsup.runs import RunError, load_checkpoint, load_config
+from selfsup.runs import RunError, check_images, load_checkpoint, load_config, write_whole
 from selfsup.sela import Labels
 
 
@@ -51,7 +52,7 @@ def read_labels(source: Path) -> tuple[Tensor, tuple[int, ...], tuple[str, ...] 
 
 
 def _read_csv(source: Path) -> tuple[NDArray[np.int64], tuple[str, ...]]:
-    with source.open(newline="") as file:
+    with source.open(newline="", encoding="utf-8", errors="surrogateescape") as file:
         rows = list(csv.reader(file))
     if not rows or rows[0][:2] != ["index", "path"]:
         raise ValueError(f"its first line is not index,path,head_0,... but {rows[:1]}")
@@ -63,20 +64,20 @@ def _read_csv(source: Path) -> tuple[NDArray[np.int64], tuple[str, ...]]:
 
 def write_csv(path: Path, images: ImageSet, labels: Tensor) -> None:
     """Write one row an image: index, path and one column per head."""
-    try:
-        with path.open("w", newline="") as file:
-            writer = csv.writer(file)
-            writer.writerow(["index", "path", *(f"head_{h}" for h in range(len(labels)))])
-            for i, (name, row) in enumerate(zip(images.paths, labels.T.tolist(), strict=True)):
-                writer.writerow([i, name, *row])
-    except OSError as error:
-        raise RunError(f"{path} could not be written: {error.strerror}") from error
+    text = io.StringIO(newline="")
+    writer = csv.writer(text)
+    writer.writerow(["index", "path", *(f"head_{h}" for h in range(len(labels)))])
+    for i, (name, row) in enumerate(zip(images.paths, labels.T.tolist(), strict=True)):
+        writer.writerow([i, name, *row])
+    write_whole(path, text.getvalue().encode(errors="surrogateescape"))
 
 
 def fixed_labels(config: Config, images: ImageSet) -> Labels:
     """Return the labels that `config` names, for training on them as they are."""
-    labels, _, paths = read_labels(Path(str(config.labels_file)))
-    source = config.labels_file
+    source = Path(str(config.labels_file))
+    labels, _, paths = read_labels(source)
+    if source.is_dir():
+        check_images(source, load_checkpoint(source)["images"], images.paths)
     if labels.shape != (len(config.clusters), len(images)):
         raise RunError(
             f"{source} holds labels of {labels.shape[1]} images by {labels.shape[0]} heads; there "

@@ -13,15 +13,17 @@ from torch import Tensor
 from torch.utils.tensorboard import SummaryWriter
 from tqdm import tqdm
 
+from selfsup.label_report import LabelReport
 from selfsup.metrics import nmi
-from selfsup.reports import LabelReport
 from selfsup.runs import append_log
 
 if TYPE_CHECKING:
     from selfsup.train import Trainer
 
 #: Parts of a run's time that the label step is made of.
-LABEL_PARTS = ("forward", "logits", "transport")
+LABEL_PARTS = ("forward", "logits", "transport", "report")
+#: What a run's time is made of; on a GPU, "network" ends when its work is queued.
+PARTS = ("network", "loader", *LABEL_PARTS, "watch")
 
 
 class Monitor:
@@ -56,6 +58,8 @@ class Monitor:
     def update(self, report: LabelReport) -> None:
         """Log a label update."""
         trainer = self.trainer
+        if not self.speaks:
+            return
         heads = [vars(head) for head in report.heads]
         line: dict[str, Any] = {
             "event": "update",
@@ -68,41 +72,45 @@ class Monitor:
         }
         self._write(line)
         for name in ("ce_before", "ce_after", "bits", "entropy", "changed", "nmi_last"):
-            self._plot(f"labels/{name}", float(np.mean(line[name])))
+            self._plot(f"labels/{name}", float(np.mean(line[name])), trainer.at.step)
         for name in ("violation", "passes", "size_max"):
-            self._plot(f"labels/{name}", float(max(line[name])))
-        self._plot("labels/size_min", float(min(line["size_min"])))
+            self._plot(f"labels/{name}", float(max(line[name])), trainer.at.step)
+        self._plot("labels/size_min", float(min(line["size_min"])), trainer.at.step)
         self.last = line
 
     def epoch(self) -> None:
         """Log the end of an epoch, and say it."""
         trainer = self.trainer
         config, clock = trainer.config, trainer.clock.seconds
-        loss = float(trainer.world.sum(trainer.loss)) / trainer.world.size / trainer.steps_per_epoch
         if not self.speaks:
             return
+        watched = {}
+        if trainer.images.labelled and config.clusters:
+            with trainer.clock("watch"):
+                truth = trainer.images.targets.numpy()
+                watched = {"nmi": [nmi(truth, head) for head in trainer.labels.labels.numpy()]}
         images = trainer.steps_per_epoch * trainer.batch_size
-        seconds = sum(clock.get(part, 0.0) for part in ("loader", "network", "relabel"))
+        seconds = whole_seconds(clock)
         line: dict[str, Any] = {
             "event": "epoch",
             "epoch": trainer.epoch,
             "step": trainer.at.step,
-            "loss": loss,
-            "ln_k": float(np.mean(np.log(config.clusters))) if config.clusters else math.log(4),
+            "loss": float(trainer.loss) / trainer.steps_per_epoch,
+            "ln_k": config.ln_k,
             "lr": trainer.optimiser.param_groups[0]["lr"],
             "images_per_second": images / max(seconds, 1e-9),
             "seconds": {part: round(s, 4) for part, s in sorted(clock.items())},
             "label_share": sum(clock.get(part, 0.0) for part in LABEL_PARTS) / max(seconds, 1e-9),
             **self._sizes(),
+            **watched,
         }
-        if trainer.images.labelled and config.clusters:
-            truth = trainer.images.targets.numpy()
-            line["nmi"] = [nmi(truth, labels) for labels in trainer.labels.labels.numpy()]
         self._write(line)
         for name in ("loss", "lr", "images_per_second", "label_share"):
-            self._plot(f"train/{name}", line[name])
+            # the last step of the epoch: a run that is resumed here writes anew from the next
+            self._plot(f"train/{name}", line[name], trainer.at.step - 1)
         if "nmi" in line:
-            self._plot("watch/nmi_with_classes", float(np.mean(line["nmi"])))
+            nmis = float(np.mean(line["nmi"]))
+            self._plot("watch/nmi_with_classes", nmis, trainer.at.step - 1)
         tqdm.write(self._sentence(line))
         sys.stdout.flush()  # a file that the output goes to is to show it too
 
@@ -141,9 +149,9 @@ class Monitor:
         if self.speaks:
             append_log(self.trainer.run, line)
 
-    def _plot(self, name: str, value: float) -> None:
+    def _plot(self, name: str, value: float, step: int) -> None:
         if self.board is not None:
-            self.board.add_scalar(name, value, self.trainer.at.step)
+            self.board.add_scalar(name, value, step)
 
 
 def time_shares(epochs: list[dict[str, Any]]) -> dict[str, float]:
@@ -152,6 +160,9 @@ def time_shares(epochs: list[dict[str, Any]]) -> dict[str, float]:
     for line in epochs:
         for part, seconds in line["seconds"].items():
             totals[part] = totals.get(part, 0.0) + seconds
-    whole = sum(totals.get(part, 0.0) for part in ("loader", "network", "relabel"))
-    parts = ("network", "loader", *LABEL_PARTS)
-    return {part: totals.get(part, 0.0) / max(whole, 1e-9) for part in parts}
+    return {part: totals.get(part, 0.0) / max(whole_seconds(totals), 1e-9) for part in PARTS}
+
+
+def whole_seconds(parts: dict[str, float]) -> float:
+    """Return the seconds of all parts together."""
+    return sum(parts.get(part, 0.0) for part in PARTS)

@@ -19,11 +19,11 @@ from selfsup.config import Config
 from selfsup.data import TensorImages
 from selfsup.evaluate import COLUMNS, FORMATS
 from selfsup.models import Network
-from selfsup.runs import read_log
+from selfsup.monitor import whole_seconds
+from selfsup.runs import read_log, write_whole
 from selfsup.sela import extract_features
 
 MOST, LEAST, MAX_CLUSTERS = 14, 5, 24
-WHOLE = ("loader", "network", "relabel")
 INK, ACCENT, MUTED = "#1f2933", "#2563a8", "#8a94a0"
 STYLE = """
 :root { color-scheme: light; }
@@ -52,7 +52,7 @@ def write_report(run: Path, config: Config, train: TensorImages, network: Networ
     labels: NDArray[np.int64] = np.load(run / "labels.npy")
     evaluation = run / "evaluation.json"
     table = _table(json.loads(evaluation.read_text())) if evaluation.exists() else ""
-    seconds = sum(sum(line["seconds"].get(p, 0.0) for p in WHOLE) for line in log)
+    seconds = sum(whole_seconds(line["seconds"]) for line in log)
     heads = ", ".join(
         f"{config.clusters.count(k)} with K = {k}" for k in sorted(set(config.clusters))
     )
@@ -73,7 +73,7 @@ def write_report(run: Path, config: Config, train: TensorImages, network: Networ
 </body></html>
 """
     path = run / "report.html"
-    path.write_text(page)
+    write_whole(path, page.encode())
     return path
 
 

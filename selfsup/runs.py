@@ -10,15 +10,22 @@
 
 from __future__ import annotations
 
+import fcntl
+import hashlib
 import io
 import json
 import os
 import re
+import shutil
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from selfsup.config import Config
 
@@ -42,21 +49,52 @@ def refuse_existing(run: Path) -> None:
 def create_run(config: Config, run: Path) -> None:
     """Make a new run directory; an existing one is never touched."""
     refuse_existing(run)
+    new = run.with_name(f".{run.name}.new")
     try:
-        (run / "checkpoints").mkdir(parents=True)
+        shutil.rmtree(new, ignore_errors=True)
+        (new / "checkpoints").mkdir(parents=True)
+        write_whole(new / "config.json", config.to_json().encode())
+        os.replace(new, run)  # whole from the start
     except OSError as error:
         raise RunError(f"{run} cannot be made: {error.strerror}") from error
-    write_whole(run / "config.json", config.to_json().encode())
 
 
-def load_config(run: Path) -> Config:
-    """Return the settings of a run."""
+def load_config(run: Path, data: str | None = None) -> Config:
+    """Return the settings of a run, with another place of the images if they have moved."""
     if not (run / "config.json").is_file():
         raise RunError(f"{run}: no run here (no config.json)")
-    return Config.load(run / "config.json")
+    config = Config.load(run / "config.json")
+    return config if data is None else replace(config, data=str(Path(data).resolve()))
 
 
-def write_whole(path: Path, content: bytes) -> None:
+def fingerprint(paths: Sequence[str]) -> str:
+    """Return what ties labels to images: how many there are, and a digest of their paths."""
+    digest = hashlib.sha256("\n".join(paths).encode(errors="surrogateescape")).hexdigest()
+    return f"{len(paths)} images, {digest[:16]}"
+
+
+def check_images(where: Path, expected: str, paths: Sequence[str]) -> None:
+    """Raise unless labels that are tied to `expected` images belong to these."""
+    if fingerprint(paths) != expected:
+        raise RunError(
+            f"{where} belongs to other images ({expected}) than these ({fingerprint(paths)}): "
+            "files were added, removed or renamed, or --data is another place. Labels go by the "
+            "order of the images; restore it, or start a new run"
+        )
+
+
+@contextmanager
+def locked(run: Path) -> Iterator[None]:
+    """Hold a run: two processes must not write to it at once."""
+    with (run / "lock").open("w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise RunError(f"{run} is being trained by another process") from error
+        yield
+
+
+def write_whole(path: Path, content: bytes | memoryview) -> None:
     """Write a file so that at any moment there is the old one or the new one, complete."""
     temporary = path.with_name(path.name + ".tmp")
     try:
@@ -99,16 +137,21 @@ def save_checkpoint(
     content = io.BytesIO()
     torch.save(state, content)
     path = run / "checkpoints" / f"epoch-{epoch:04d}-step-{step:06d}.pt"
-    write_whole(path, content.getvalue())
-    labels = io.BytesIO()
-    np.save(labels, state["labels"].numpy())
-    write_whole(run / "labels.npy", labels.getvalue())
+    write_whole(path, content.getbuffer())
+    save_labels(run, state["labels"])
     for torn in (run / "checkpoints").glob("*.tmp"):  # a process was killed while it wrote
         torn.unlink()
     for old in checkpoints(run)[: -config.keep]:
         done, steps = _position(old)
         if steps or done == 0 or done % config.keep_every:
             old.unlink()
+
+
+def save_labels(run: Path, labels: Tensor) -> None:
+    """Write RUN/labels.npy."""
+    content = io.BytesIO()
+    np.save(content, labels.numpy())
+    write_whole(run / "labels.npy", content.getbuffer())
 
 
 def load_checkpoint(run: Path, device: str = "cpu") -> dict[str, Any]:
@@ -133,6 +176,8 @@ def append_log(run: Path, line: dict[str, Any]) -> None:
     try:
         with path.open("a") as file:
             file.write(json.dumps(line) + "\n")
+            file.flush()
+            os.fsync(file.fileno())  # no later than the checkpoint
     except OSError as error:
         raise RunError(
             f"{path} could not be written ({error.strerror}). What was saved before is unharmed: "

@@ -40,22 +40,24 @@ from torch.nn import functional as F
 from selfsup.baselines import kmeans
 from selfsup.config import Config
 from selfsup.data import ImageSet
+from selfsup.label_report import Clock, LabelReport, Solved, blocks, cross_entropies, head_report
 from selfsup.marginals import match, size_profile
 from selfsup.models import Network
-from selfsup.reports import Clock, LabelReport, Solved, blocks, cross_entropies, head_report
 from selfsup.seeds import Stream, generator_of, seed_of
 from selfsup.world import World
 from sinkhorn_ot import SinkhornWarning, sinkhorn
 
 #: Images of one batch of a label pass, and numbers in them: larger ones gain nothing.
 BATCH_IMAGES, BATCH_NUMBERS = 250, 1 << 24
+#: Logits of one head that are few: 16 MB.
+SMALL = 1 << 22
 
 
 def update_times(total: float, updates: int, power: float) -> list[float]:
     """Return the moments of the label updates, counted in training images seen.
 
-    The gaps grow with a power above 1: labels change fast at first. The first moment is 0,
-    the last is `total`, so that the final labels are those of the final network.
+    The gaps grow with a power above 1: labels change fast at first. The first moment is 0, the
+    last of several is `total`, so that the final labels are those of the final network.
     """
     if updates == 1:
         return [0.0]
@@ -202,22 +204,24 @@ def label_step(
                     potentials[head] = torch.zeros(logits.shape[1], dtype=torch.float64)
                 else:
                     found, potentials[head], solved = transport(
-                        logits, config, head, potentials[head], world
+                        logits, config, head, potentials[head], n, world
                     )
             with clock("logits"):
                 before = old.labels[head, rows].to(logits.device)
                 entropies = world.sum(cross_entropies(logits, before, found)) / n
-            labels[head] = world.gather_rows(found, rows, n).cpu()
-            reports.append(head_report(head, entropies, old.labels, labels, config, solved))
+            with clock("report"):
+                labels[head] = world.gather_rows(found, rows, n).cpu()
+                if world.first:
+                    reports.append(head_report(head, entropies, old.labels, labels, config, solved))
             del logits
     new = Labels(labels, tuple(potentials), tuple(centroids))
     return new, LabelReport(tuple(reports), clock.seconds)
 
 
 def transport(
-    logits: Tensor, config: Config, head: int, start: Tensor | None, world: World
+    logits: Tensor, config: Config, head: int, start: Tensor | None, n: int, world: World
 ) -> tuple[Tensor, Tensor, Solved]:
-    """Return the balanced labels of this process's rows, the potential g, and how it went."""
+    """Return balanced labels of this process's rows of n, the potential g, and how it went."""
     profile, b = size_profile(config, head), None
     if profile is not None:
         masses = torch.zeros(logits.shape[1], dtype=torch.float64, device=logits.device)
@@ -228,13 +232,14 @@ def transport(
         # the violation that was reached is in the log, and a cap on the work is wanted here
         warnings.simplefilter("ignore", SinkhornWarning)
         result = sinkhorn(
-            logits,
+            # float64 where it costs nothing: then the processes of a group agree to more digits
+            logits.double() if n * logits.shape[1] < SMALL else logits,
             b=b,
             epsilon=config.epsilon,
             tol=config.tol,
             max_iter=config.max_iter,
             g_init=None if start is None else start.to(logits.device),
-            **({} if world.group is None else {"process_group": world.group}),
+            process_group=world.group,
         )
     solved = Solved(result.marginal_violation, result.converged, result.n_passes)
     return result.labels, result.g.cpu(), solved

@@ -15,17 +15,21 @@ from torch.nn.parallel import DistributedDataParallel
 
 from selfsup.config import Config, ConfigError
 from selfsup.data import ImageSet
+from selfsup.label_report import Clock
 from selfsup.labels import fixed_labels
 from selfsup.models import Network, build_network
 from selfsup.monitor import Monitor
-from selfsup.reports import Clock
 from selfsup.runs import (
     VERSION,
     RunError,
+    check_images,
     checkpoints,
     cut_log,
+    fingerprint,
     load_checkpoint,
+    locked,
     save_checkpoint,
+    save_labels,
 )
 from selfsup.seeds import Stream, generator_of, seed_of
 from selfsup.sela import (
@@ -78,6 +82,11 @@ def build_optimiser(config: Config, network: nn.Module) -> torch.optim.SGD:
         weight_decay=config.weight_decay,
         nesterov=config.nesterov,
     )
+
+
+def new_scaler(config: Config, device: torch.device) -> torch.amp.GradScaler:
+    """Return what keeps gradients in float16 from underflowing; idle otherwise."""
+    return torch.amp.GradScaler(device.type, enabled=config.precision == "float16")
 
 
 def learning_rate(config: Config, step: int, steps_per_epoch: int) -> float:
@@ -136,9 +145,10 @@ class Position:
 class Trainer:
     """One training, from a fresh network or from a checkpoint.
 
-    Random numbers are functions of the seed and the step, so weights, momenta, labels, potentials
-    and the position are all there is to save: a resumed run ends in the same bits as one never
-    interrupted (on a CPU, with the same numbers of threads and processes).
+    Random numbers are functions of the seed and the step. So weights, momenta, loss scale, labels,
+    potentials, the position, and what the epoch's log line adds up, are all there is to save: a
+    resumed run ends in the same bits as one never interrupted (on a CPU, with the same numbers of
+    threads and processes).
     """
 
     def __init__(
@@ -168,16 +178,25 @@ class Trainer:
         self.network = new_network(config, images, str(self.device), calibrated=self.world.first)
         self.model: nn.Module = self.network
         if self.world.group is not None:  # also takes the first process's weights and statistics
+            gpu = self.device.type == "cuda"
             self.model = DistributedDataParallel(
-                self.network, device_ids=[self.device] if self.device.type == "cuda" else None
+                self.network,
+                device_ids=[self.device] if gpu else None,
+                # Otherwise gradients are put into other buckets after the first step, and added in
+                # another order: a resumed run would differ in bits.
+                find_unused_parameters=not gpu,
             )
         self.optimiser = build_optimiser(config, self.network)
-        self.scaler = torch.amp.GradScaler(self.device.type, enabled=config.precision == "float16")
+        self.scaler = new_scaler(config, self.device)
         self.labels = Labels.at_random(len(images), config)
-        if config.labelling == "fixed":
+        if config.labelling == "k-means" and max(config.clusters) > len(images):
+            raise ConfigError(f"k-means finds no {max(config.clusters)} clusters in {len(images)} "
+                              "images")  # fmt: skip
+        if config.labelling == "fixed" and not checkpoints(run):
             self.labels = fixed_labels(config, images)
         self.at = Position()
-        self.loss = torch.zeros((), dtype=torch.float64, device=self.device)  # sum over the epoch
+        # of the epoch's steps so far, over all processes
+        self.loss = torch.zeros((), dtype=torch.float64, device=self.device)
         self.clock = Clock(torch.device("cpu"))
         self.saved: float | None = None
 
@@ -188,6 +207,12 @@ class Trainer:
 
     def fit(self) -> None:
         """Train to the last epoch."""
+        if self.at.step == self.steps:
+            return
+        with locked(self.run) if self.world.first else nullcontext():
+            self._fit()
+
+    def _fit(self) -> None:
         if self.world.first:
             cut_log(self.run, self.epoch, self.at.updates)
         with Monitor(self) as monitor:
@@ -228,6 +253,7 @@ class Trainer:
                 self.train_step(x, index)
             if self.at.step % self.steps_per_epoch and self._overdue():
                 self.save()
+        self._check_loss()
 
     def train_step(self, views: Tensor, index: Tensor) -> None:
         """Take a step on the views of the images at `index`."""
@@ -238,9 +264,8 @@ class Trainer:
         )
         labels = self.labels.labels[:, index].to(self.device, non_blocking=True)
         self.model.train()
-        self.loss += gradient_step(
-            self.model, self.optimiser, self.scaler, views, labels, self.config
-        )
+        loss = gradient_step(self.model, self.optimiser, self.scaler, views, labels, self.config)
+        self.loss += self.world.sum(loss) / self.world.size
         self.at.step += 1
 
     def relabel_if_due(self, monitor: Monitor) -> None:
@@ -249,6 +274,7 @@ class Trainer:
             return
         if self.at.step * self.batch_size < self.times[self.at.updates] - 1e-6:
             return
+        self._check_loss()
         with self.clock("relabel"):
             self.world.agree(self.network)
             self.labels, report = label_step(
@@ -272,12 +298,14 @@ class Trainer:
             "step": self.at.step,
             "updates": self.at.updates,
             "loss": self.loss,
+            "images": fingerprint(self.images.paths),
             "processes": self.world.size,
             "seconds": dict(self.clock.seconds),
         }
 
     def save(self) -> None:
         """Write a checkpoint."""
+        self._check_loss()
         self.saved = time.monotonic()
         if self.world.first:
             steps = self.at.step - self.epoch * self.steps_per_epoch
@@ -288,9 +316,10 @@ class Trainer:
         if not checkpoints(self.run):
             return
         state = load_checkpoint(self.run, str(self.device))
+        check_images(self.run, state["images"], self.images.paths)
         if state["processes"] != self.world.size:
             raise RunError(
-                f"{self.run} was trained by {state['processes']} processes, this are "
+                f"{self.run} was trained by {state['processes']} processes, these are "
                 f"{self.world.size}: batch statistics, and so results, would differ. Start "
                 f"torchrun with --nproc-per-node for {state['processes']} processes in all"
             )
@@ -306,6 +335,17 @@ class Trainer:
         self.loss = state["loss"].to(self.device)
         self.clock.seconds = dict(state["seconds"])
         self.saved = time.monotonic()
+        if self.world.first:  # the process may have been killed between the two files
+            save_labels(self.run, self.labels.labels)
+
+    def _check_loss(self) -> None:
+        """Stop a run that has diverged while its last checkpoints are still good."""
+        if not bool(self.loss.isfinite()):
+            raise RunError(
+                f"the loss is {float(self.loss)} at step {self.at.step} of {self.steps}: training "
+                f"has diverged. The checkpoints of {self.run} are from before; start anew with a "
+                "smaller --lr"
+            )
 
     def _overdue(self) -> bool:
         since = time.monotonic() - (self.saved or 0.0)

@@ -6,6 +6,7 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from datetime import timedelta
 
 import torch
 import torch.distributed as dist
@@ -90,7 +91,10 @@ def joined(device: str) -> Iterator[tuple[World, str]]:
         return
     if device.startswith("cuda"):
         torch.cuda.set_device(device)
-    dist.init_process_group("nccl" if device.startswith("cuda") else "gloo")
+    dist.init_process_group(
+        "nccl" if device.startswith("cuda") else "gloo",
+        timeout=timedelta(hours=2),  # the others wait while the first one clusters by k-means
+    )
     try:
         yield World(dist.get_rank(), dist.get_world_size(), dist.group.WORLD), device
     finally:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import csv
 import json
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -12,6 +14,7 @@ from PIL import Image
 
 import selfsup.train as train_module
 from selfsup.__main__ import main
+from selfsup.presets import PRESETS
 from selfsup.runs import load_checkpoint, load_config
 from selfsup.train import gradient_step
 
@@ -46,6 +49,7 @@ def test_train_evaluate_and_labels(tmp_path, capsys, monkeypatch):
     assert main(["labels", "runs/digits", "--csv", "missing/labels.csv"]) == 1
     assert "missing/labels.csv could not be written" in capsys.readouterr().err
     assert main(["labels", "runs/digits", "--csv", "labels.csv"]) == 0
+    assert main(["labels", "runs/digits", "--csv", "labels.csv"]) == 0  # replaced as a whole
     table = read("labels.csv")
     labels = np.load("runs/digits/labels.npy")
     assert table[0] == ["index", "path", "head_0", "head_1"]
@@ -53,10 +57,11 @@ def test_train_evaluate_and_labels(tmp_path, capsys, monkeypatch):
     assert np.array_equal(np.array([row[2:] for row in table[1:]], np.int64).T, labels)
 
     # the same labels train another network, from the run or from the file
-    for source in ("runs/digits", "labels.csv"):
+    other = ["--arch", "resnet18", "--image-size", "32"]
+    for source, network in (("runs/digits", ["--width", "8"]), ("labels.csv", other)):
         out = f"runs/from-{source[-3:]}"
         assert main(["train", "digits", *SHORT, "--labelling", "fixed", "--labels-file", source,
-                     "--out", out, "--width", "8"]) == 0  # fmt: skip
+                     "--out", out, *network]) == 0  # fmt: skip
         assert np.array_equal(np.load(f"{out}/labels.npy"), labels)
         assert load_config(tmp_path / out).clusters == (10, 12)
 
@@ -83,6 +88,30 @@ def test_predict_labels_new_images(tmp_path, capsys, monkeypatch):
         assert [int(x) for x in row[2:]] == expected[:, i].tolist()
     assert main(["predict", "runs/digits", "--data", "nowhere"]) == 1
     assert "nowhere" in capsys.readouterr().err
+
+
+def test_predict_shows_images_as_training_did(tmp_path, capsys, monkeypatch):
+    # rectangles: squeezed to squares in memory; a centre crop would show other pixels
+    monkeypatch.chdir(tmp_path)
+    noise = np.random.default_rng(0)
+    (tmp_path / "wide").mkdir()
+    for i in range(60):
+        pixels = noise.integers(0, 256, (16, 32, 3)).astype(np.uint8)
+        Image.fromarray(pixels).resize((64, 32)).save(tmp_path / "wide" / f"{i:02d}.png")
+    assert main(["train", "folder", "--data", "wide", "--clusters", "4", "--batch-size", "20",
+                 "--epochs", "2", "--updates", "2", "--width", "4"]) == 0  # fmt: skip
+    assert main(["predict", "runs/folder", "--data", "wide", "--csv", "wide.csv"]) == 0
+    assert main(["labels", "runs/folder", "--csv", "own.csv"]) == 0
+    own, again = read("own.csv")[1:], read("wide.csv")[1:]
+    assert sum(a == b for a, b in zip(own, again, strict=True)) >= 58
+
+
+def test_a_run_without_labels_is_evaluated_too(tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    options = ["--labelling", "none", "--rotation", "--clusters"]
+    assert main(["train", "digits", *SHORT, *options]) == 0
+    assert main(["evaluate", "runs/digits"]) == 0
+    assert "rotation" in capsys.readouterr().out
 
 
 def test_resume_and_ctrl_c(tmp_path, capsys, monkeypatch):
@@ -135,6 +164,24 @@ def test_mistakes_end_with_a_message(tmp_path, arguments, message, capsys, monke
     assert main(arguments) == 1
     assert message in capsys.readouterr().err
     assert not (tmp_path / "runs").exists()
+
+
+HEAVY = """
+import resource, sys
+from selfsup.__main__ import main
+assert main(["train", sys.argv[1], "--dry-run"]) == 0
+assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss < 6e6, "more than 6 GB"
+"""
+
+
+@pytest.mark.parametrize("preset", [name for name in PRESETS if "-" in name and "net" in name])
+def test_a_dry_run_of_the_papers_presets_fits_two_cores(tmp_path, preset):
+    command = [sys.executable, "-c", HEAVY, preset]
+    printed = subprocess.run(command, cwd=tmp_path, check=True, capture_output=True, text=True)
+    assert "reduced: 2 steps on 8 generated images" in printed.stdout
+    assert "3 in use" not in printed.stdout
+    assert "the full run:" in printed.stdout
+    assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.parametrize("preset", ["digits", "cifar10-small", "folder"])

@@ -12,10 +12,10 @@ import torch
 
 from selfsup.config import Config
 from selfsup.data import TensorImages, load_data
+from selfsup.label_report import cross_entropies
 from selfsup.marginals import match, size_profile
 from selfsup.models import MultiHead
 from selfsup.presets import PRESETS
-from selfsup.reports import cross_entropies
 from selfsup.sela import (
     Labels,
     extract_features,
@@ -146,7 +146,7 @@ def test_cross_entropies_by_hand_and_in_blocks(monkeypatch):
     logits = torch.randn(50, 6, generator=torch.Generator().manual_seed(0)) * 3
     labels = [torch.arange(50) % 6, torch.zeros(50, dtype=torch.int64)]
     expected = [float(torch.nn.functional.cross_entropy(logits.double(), y)) for y in labels]
-    monkeypatch.setattr("selfsup.reports.BLOCK", 42)  # seven rows at a time
+    monkeypatch.setattr("selfsup.label_report.BLOCK", 42)  # seven rows at a time
     assert (cross_entropies(logits, *labels) / 50).tolist() == pytest.approx(expected, rel=1e-6)
 
 
@@ -210,7 +210,10 @@ def test_labels_are_those_of_the_authors_recurrence(trained, images, lam):
     # Two implementations of one maths, on the logits of a real run: 99.9% of labels are equal.
     logits = logits_of(trained, images).double()
     theirs = authors_recurrence(logits.softmax(1).numpy(), lam, 1e-7)
-    ours = sinkhorn(logits, epsilon=1 / lam, tol=1e-9, max_iter=100_000).labels.numpy()
+    config = replace(CONFIG, epsilon=1 / lam, tol=1e-9, max_iter=100_000)
+    labels, report = step(trained, images, config)
+    ours = labels.labels[0].numpy()
+    assert max(head.violation for head in report.heads) <= 1e-9
     assert (ours == theirs).mean() >= 0.999
     assert (logits.argmax(1).numpy() == theirs).mean() < 0.98  # it is not what argmax says
 
@@ -290,7 +293,7 @@ def test_a_report_says_what_happened(network, images):
         assert head.nmi_last < 0.05  # nothing in common with random labels
         assert 0 < head.violation <= CONFIG.tol
         assert head.passes > 0
-    assert set(report.seconds) == {"forward", "logits", "transport"}
+    assert set(report.seconds) == {"forward", "logits", "transport", "report"}
     _, again = step(network, images, CONFIG, new)
     for head in again.heads:
         assert head.changed < 0.02

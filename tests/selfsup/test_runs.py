@@ -15,10 +15,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 import selfsup.train as train_module
-from selfsup.config import AugmentConfig, Config, ConfigError
-from selfsup.data import load_data
+from selfsup.config import LEVELS, AugmentConfig, Config, ConfigError
+from selfsup.data import FileImages, load_data
 from selfsup.labels import fixed_labels
 from selfsup.presets import PRESETS
 from selfsup.runs import (
@@ -27,6 +28,7 @@ from selfsup.runs import (
     create_run,
     load_checkpoint,
     load_config,
+    locked,
     read_log,
     save_checkpoint,
     write_whole,
@@ -187,6 +189,91 @@ def test_a_log_ahead_of_the_checkpoint_leaves_no_double_line(tmp_path, images, f
     assert_same_run(run, finished)
 
 
+def test_labels_of_a_killed_process_are_made_good(tmp_path, images):
+    # killed after the last checkpoint and before its labels, a run is finished all the same
+    run = tmp_path / "run"
+    start(run, images, replace(TINY, epochs=1)).fit()
+    (run / "labels.npy").write_bytes(b"old")
+    resume(run, images).fit()
+    assert np.array_equal(np.load(run / "labels.npy"), load_checkpoint(run)["labels"].numpy())
+
+
+def test_tensorboard_shows_each_epoch_once(tmp_path, images, monkeypatch):
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    run, calls = tmp_path / "run", iter(range(10**6))
+
+    def interrupted(*arguments):
+        if next(calls) == 2 * STEPS:
+            raise KeyboardInterrupt
+        return gradient_step(*arguments)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(train_module, "gradient_step", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            start(run, images).fit()
+    resume(run, images).fit()
+    board = EventAccumulator(str(run / "tensorboard"))
+    board.Reload()
+    points = board.Scalars("train/loss")
+    losses = [line["loss"] for line in read_log(run, "epoch")]
+    assert [point.step for point in points] == [STEPS * e - 1 for e in (1, 2, 3, 4)]
+    assert [point.value for point in points] == pytest.approx(losses)
+
+
+def test_other_images_are_refused(tmp_path, images, finished):
+    # labels go by position: the same number of images in another order would train on nonsense
+    other = images.select(torch.arange(len(images)).flip(0))
+    fewer = images.select(torch.arange(1000))
+    for wrong in (other, fewer):
+        with pytest.raises(RunError, match=r"other images \(1437 images"):
+            resume(finished, wrong)
+        config = replace(TINY, labelling="fixed", labels_file=str(finished))
+        with pytest.raises(RunError, match="other images"):
+            fixed_labels(config, wrong)
+
+
+def test_divergence_stops_a_run_before_its_checkpoints_are_lost(tmp_path, images):
+    run = tmp_path / "run"
+    config = replace(TINY, lr=1e30, labelling="argmax", updates=1)
+    with pytest.raises(RunError, match="training has diverged"):
+        start(run, images, config).fit()
+    weights = load_checkpoint(run)["network"]
+    assert all(w.isfinite().all() for w in weights.values() if w.is_floating_point())
+
+
+def test_two_processes_do_not_train_one_run(tmp_path, images):
+    trainer = start(tmp_path / "run", images)
+    with locked(tmp_path / "run"), pytest.raises(RunError, match="by another process"):
+        trainer.fit()
+
+
+def test_a_run_from_files_decoded_by_workers_resumes_in_the_same_bits(tmp_path, images):
+    # the way of ImageNet: nothing is in memory, worker processes decode
+    folder = tmp_path / "images"
+    folder.mkdir()
+    for i in range(150):
+        Image.fromarray(images.images[i, 0].numpy()).save(folder / f"{i:03d}.png")
+    config = replace(
+        TINY, dataset="folder", data=str(folder), in_memory=False, workers=2, batch_size=50,
+        augment=LEVELS["3"], epochs=2, updates=3, checkpoint_minutes=0.0, clusters=(5,),
+    )  # fmt: skip
+    files = load_data(config).train
+    assert isinstance(files, FileImages)
+    start(tmp_path / "whole", files, config).fit()
+    assert read_log(tmp_path / "whole", "epoch")[-1].get("nmi") is None  # no classes
+
+    for name in ("epoch-0001-step-000001.pt", "epoch-0001-step-000002.pt"):
+        run = tmp_path / name
+        trainer = start(run, files, replace(config, keep=1000))
+        trainer.fit()
+        for path in checkpoints(run):
+            if path.name > name:
+                path.unlink()
+        resume(run, files).fit()
+        assert same(timeless(load_checkpoint(run)), timeless(load_checkpoint(tmp_path / "whole")))
+
+
 def test_a_finished_run_resumed_stays_as_it_is(tmp_path, images, finished):
     before = load_checkpoint(finished)
     log = (finished / "log.jsonl").read_bytes()
@@ -218,7 +305,7 @@ def test_a_full_disk_costs_nothing_that_was_saved(tmp_path, images, finished, mo
     run, calls = tmp_path / "full", iter(range(10**6))
 
     def fsync(file):
-        if next(calls) > 12:
+        if next(calls) > 20:
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     trainer = start(run, images)
@@ -247,7 +334,7 @@ def test_checkpoints_are_kept_by_number_and_interval(tmp_path):
     create_run(config, tmp_path / "run")
     for epoch in range(8):
         for step in (0, 5):
-            state = {"labels": torch.zeros(1, 1)}
+            state = {"labels": torch.zeros(1, 1)}  # all that is looked at
             save_checkpoint(tmp_path / "run", config, state, epoch, step)
     names = [p.name for p in checkpoints(tmp_path / "run")]
     assert names == [
@@ -277,7 +364,7 @@ def test_log_lines_hold_what_they_should(finished):
         for name in ("ce_before", "ce_after", "bits", "entropy", "size_min", "size_max",
                      "changed", "nmi_last", "violation", "passes", "converged"):  # fmt: skip
             assert len(line[name]) == 2
-        assert set(line["seconds"]) == {"forward", "logits", "transport"}
+        assert set(line["seconds"]) == {"forward", "logits", "transport", "report"}
     for line in epochs:
         assert 0 < line["loss"] < 1.2 * line["ln_k"]
         assert line["images_per_second"] > 0
@@ -379,6 +466,10 @@ def test_training_on_the_labels_of_another_run(tmp_path, images, finished):
     assert read_log(run, "update") == []
     losses = [line["loss"] for line in read_log(run, "epoch")]
     assert losses[-1] < 0.8 * losses[0]
+    finished_labels = finished / "labels.npy"
+    assert finished_labels.exists()
+    trainer = resume(run, images)  # needs its own checkpoint only, not where the labels came from
+    assert np.array_equal(trainer.labels.labels.numpy(), np.load(finished_labels))
     predicted = Trained.load(run).predict(images)
     agreement = (predicted == load_checkpoint(run)["labels"]).double().mean()
     assert agreement > 0.4  # chance is 0.13
@@ -446,7 +537,8 @@ def test_settings_survive_json(name, tmp_path):
 @pytest.mark.parametrize(
     "bad",
     [{"epochs": 0}, {"epsilon": 0.0}, {"clusters": ()}, {"labelling": "fixed"},
-     {"labels_file": "x"}, {"labelling": "none"}, {"head_groups": 3}, {"checkpoint_minutes": -1}],
+     {"labels_file": "x"}, {"labelling": "none"}, {"head_groups": 3}, {"checkpoint_minutes": -1},
+     {"seed": -1}, {"nesterov": True, "momentum": 0.0}],
 )  # fmt: skip
 def test_settings_that_cannot_be_meant_are_refused(bad):
     with pytest.raises(ValueError, match=next(iter(bad))):
