@@ -12,11 +12,11 @@ from dataclasses import replace
 
 import pytest
 import torch
-from test_runs import assert_same_run
+from comparing import assert_same_run
 
 from selfsup.config import AugmentConfig, Config
 from selfsup.data import load_data
-from selfsup.runs import checkpoints, create_run, read_log
+from selfsup.runs import checkpoints, create_run, load_checkpoint, read_log
 from selfsup.sela import label_step
 from selfsup.train import Trainer
 from selfsup.world import World
@@ -34,19 +34,24 @@ PAIR = Config(
     checkpoint_minutes=0.0,
     augment=AugmentConfig(rotate=10, shift=0.1),
 )
+CALLS = 100_000  # function calls of about two steps
 ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "TORCH_NUM_THREADS": "1"}
 
-# Goes on with a run and dies so many seconds later.
+# Goes on with a run, and dies after so many function calls: in a step, a label step, a checkpoint.
 SOON_KILLED = """
 import os, signal, sys
 import selfsup.train
 from selfsup.__main__ import main
-after = float(sys.argv[2])
+left = int(sys.argv[2])
 fit = selfsup.train.Trainer.fit
 def fit_until_killed(trainer):
-    if trainer.world.first and after:
-        signal.signal(signal.SIGALRM, signal.SIG_DFL)  # ends the process at once, as SIGKILL does
-        signal.setitimer(signal.ITIMER_REAL, after)
+    def count(frame, event, argument):
+        global left
+        left -= 1
+        if left == 0:
+            os.kill(os.getpid(), signal.SIGKILL)
+    if left and trainer.world.rank == int(sys.argv[3]):
+        sys.setprofile(count)
     fit(trainer)
 selfsup.train.Trainer.fit = fit_until_killed
 sys.exit(main(["train", "--resume", sys.argv[1]]))
@@ -59,23 +64,27 @@ def torchrun(run):
     subprocess.run(command, env=ENVIRONMENT, check=True, stdout=subprocess.DEVNULL)
 
 
-def pair(script, *arguments):
-    """Start two processes as torchrun would; when one ends, end the other."""
+def group(size, run, calls=0, victim=0):
+    """Go on with a run as torchrun would; kill the others when the victim has died."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     started = []
-    for rank in (0, 1):
-        where = {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": "2",
+    for rank in range(size):
+        where = {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(size),
                  "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}  # fmt: skip
-        command = [sys.executable, "-c", script, *map(str, arguments)]
+        command = [sys.executable, "-c", SOON_KILLED, *map(str, (run, calls, victim))]
         started.append(
-            subprocess.Popen(command, env=ENVIRONMENT | where, stderr=subprocess.DEVNULL)
-        )
-    status = started[0].wait()
-    if status:
-        started[1].send_signal(signal.SIGKILL)
-    started[1].wait()
+            subprocess.Popen(
+                command, env=ENVIRONMENT | where, stdout=subprocess.DEVNULL,
+                stderr=subprocess.DEVNULL,
+            )
+        )  # fmt: skip
+    status = started[victim].wait()
+    for process in started:
+        if status:
+            process.send_signal(signal.SIGKILL)
+        process.wait()
     return status
 
 
@@ -99,12 +108,24 @@ def test_two_processes_label_as_one_and_survive_ten_kills(tmp_path):
     for name in ("ce_before", "ce_after"):
         assert line[name] == pytest.approx([getattr(h, name) for h in report.heads], rel=1e-9)
 
-    create_run(replace(PAIR, keep=1000), killed)
+    create_run(PAIR, killed)
     moments = random.Random(0)
-    deaths = 0
     for _ in range(10):
-        deaths += pair(SOON_KILLED, killed, moments.uniform(0.02, 0.4)) == -signal.SIGALRM
-    steps = [torch.load(path, weights_only=True)["step"] for path in checkpoints(killed)]
-    assert deaths == 10, f"it was finished after {deaths} kills, at step {max(steps)}"
-    assert pair(SOON_KILLED, killed, 0) == 0
+        assert group(2, killed, moments.randint(1, CALLS), moments.randint(0, 1)) == -signal.SIGKILL
+    steps = load_checkpoint(killed)["step"]
+    assert 0 < steps < 42  # it was killed on the way, not before and not after
+    assert group(2, killed) == 0
+    assert_same_run(killed, finished)
+
+
+def test_three_processes_resume_in_the_same_bits(tmp_path):
+    # three summands can be added in another order, two can not
+    config = replace(PAIR, epochs=1, updates=3, batch_size=90)
+    finished, killed = tmp_path / "finished", tmp_path / "killed"
+    create_run(config, finished)
+    create_run(config, killed)
+    assert group(3, finished) == 0
+    assert group(3, killed, 3 * CALLS) == -signal.SIGKILL
+    assert 0 < load_checkpoint(killed)["step"] < 15  # of 15 steps
+    assert group(3, killed) == 0
     assert_same_run(killed, finished)
