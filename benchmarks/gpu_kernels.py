@@ -23,9 +23,9 @@ import gpu_code
 import machines
 from ptx_machine import PtxKernels, TritonPtxKernels, find_nvcc
 
-from sinkhorn_ot.arrays import Problem
 from sinkhorn_ot.backends import cuda
 from sinkhorn_ot.backends.device import DevicePasses
+from sinkhorn_ot.problem import Problem
 
 ROWS, K = 512, 1000  # that are executed; long enough for sums to be flushed as often as ever
 MODELLED = 1_000_000  # rows

@@ -20,8 +20,8 @@ from case import yardstick
 from problems import EPSILON, FAMILIES, make_logits
 
 from sinkhorn_ot import sinkhorn
-from sinkhorn_ot.arrays import Problem
 from sinkhorn_ot.backends.cpu import CpuPasses, needs
+from sinkhorn_ot.problem import Problem
 from sinkhorn_ot.sketching import CpuSketch, sketch_words
 
 
@@ -47,7 +47,7 @@ def one_read(n: int, k: int, runs: int) -> None:
     for family in FAMILIES:
         logits = make_logits(family, n, k)
         passes = CpuPasses(Problem(logits, None, np.full(k, 1 / k), EPSILON))
-        sketch = passes.sketch(sketch_words(logits, len(logits), None, needs(logits, len(logits))))
+        sketch = passes.sketch(sketch_words(logits, n, None, needs(logits, n)))
         sketch.expect(g, 7.0)
         seconds: dict[str, list[float]] = {"R": [], "plain": [], "labels": [], "sketch": []}
         for _ in range(runs):

@@ -2,42 +2,32 @@
 
 from __future__ import annotations
 
-import functools
-import math
-import numbers
 import sys
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
-from typing import Any
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
 
 from sinkhorn_ot.arrays import (
     Array,
     BadRow,
     EmptyColumn,
-    Problem,
-    check_marginal,
     check_matrix,
-    check_potential,
-    check_vector,
-    digest,
-    dtype_name,
-    explain_bad_row,
-    explain_empty_column,
     float64,
     heads_of,
-    is_torch,
     may_look,
     namespace,
 )
-from sinkhorn_ot.backends import BACKENDS, Backend, Passes
+from sinkhorn_ot.backends import BACKENDS
+from sinkhorn_ot.options import Options, agreed, check, room_for_sketch
+from sinkhorn_ot.problem import explain_bad_row, explain_empty_column
 from sinkhorn_ot.result import SinkhornResult, SinkhornWarning
-from sinkhorn_ot.sharding import Description, Shard, ShardedPasses, meet
-from sinkhorn_ot.sketching import sketch_words
+from sinkhorn_ot.sharding import Peers, Shard, Told
 from sinkhorn_ot.solver import Callback, solve
 
-METHODS = ("auto", "sinkhorn", "newton")
+if TYPE_CHECKING:
+    from torch.distributed import ProcessGroup
 
 
 def sinkhorn(
@@ -52,7 +42,7 @@ def sinkhorn(
     method: str = "auto",
     memory_limit: int | None = None,
     backend: str = "auto",
-    process_group: Any = None,
+    process_group: ProcessGroup | None = None,
     callback: Callback | None = None,
 ) -> Any:
     """Entropic optimal transport of N samples to K clusters of given masses.
@@ -98,15 +88,18 @@ def sinkhorn(
         "auto" takes the first of `available_backends` that can run on the device of the logits.
         A named one runs or raises.
     process_group : torch.distributed.ProcessGroup, optional
-        Each process of the group passes its rows (and its part of `a`), in the order of ranks, as
-        many as it has, or none: (0, K).  All else must be the same.  Each gets labels and f of its
-        rows, and the same g.  With NumPy arrays and CPU tensors the group needs gloo, and labels
-        and g are those of one process with all the rows, but for rounding; on GPUs samples and
-        sketches differ, and so g within `tol`.  `memory_limit` is for each process; only rank 0
-        warns.  One all-reduce of about K numbers a read.
+        Solve one problem whose rows lie in several processes.  Each of them calls this with its
+        own rows, in the order of the ranks, and their part of `a`; shards may be of any size and
+        some of them empty, (0, K).  Everything else is to be the same in all processes.  Each
+        gets the labels and f of its own rows (so ``counts`` is of these), and all else is the
+        same for all.  Backend "cpu" gives the bits that one process with all rows gets,
+        "reference" the same up to rounding; on a GPU every process makes a sketch of its own rows,
+        and results agree within `tol`.  About 2 K numbers are reduced for each read and each
+        operation on a sketch.  `memory_limit` is then that of all processes together; besides,
+        each on the CPU holds a copy of up to 1/128 of all rows (or 256 of them).
     callback : callable, optional
         Gets a `Progress` (n_passes, marginal_violation, seconds) at each iteration; a true
-        return value stops the solve (of that head), from any process of a group.
+        return value stops the solve (of that head), in a group that of any process.
 
     Returns
     -------
@@ -117,6 +110,7 @@ def sinkhorn(
     -----
     SinkhornWarning
         When `tol` was not reached; the result of the least violation seen is still returned.
+        In a group only the process of rank 0 warns.
 
     Raises
     ------
@@ -125,7 +119,8 @@ def sinkhorn(
     ValueError
         NaN or +inf, a row or a needed column that is -inf everywhere, wrong shapes, a marginal
         that is negative or does not sum to 1 (within 1e-6; it is then normalised), a parameter
-        out of range, an unknown or unusable backend.
+        out of range, an unknown or unusable backend.  In a group all processes raise when one has
+        an error, or when what is to be the same is not.
 
     Notes
     -----
@@ -164,7 +159,7 @@ def equipartition_labels(
     method: str = "auto",
     memory_limit: int | None = None,
     backend: str = "auto",
-    process_group: Any = None,
+    process_group: ProcessGroup | None = None,
     callback: Callback | None = None,
 ) -> Array:
     """Balanced labels: the argmax of the entropic plan in which every cluster gets equal mass.
@@ -178,7 +173,7 @@ def equipartition_labels(
         Larger is better; float64, float32, float16 or bfloat16.  Or a (T, N, K) stack, or an
         iterator of (N, K) arrays: T heads.
     b, epsilon, tol, max_iter, g_init, method, memory_limit, backend, process_group, callback
-        As in `sinkhorn`.
+        As in `sinkhorn`.  In a group of processes the labels are those of the rows passed here.
 
     Returns
     -------
@@ -192,10 +187,10 @@ def equipartition_labels(
     array([0, 0, 1, 1])
     """
     if _is_compiling():
-        if callback is not None or process_group is not None:
-            raise TypeError(
-                "a compiled graph has no place for a callback or a process group; call it outside"
-            )
+        if callback is not None:
+            raise TypeError("a compiled graph has no place for a callback; call it outside")
+        if process_group is not None:
+            raise TypeError("a compiled graph has no place for a process group; call it outside")
         from sinkhorn_ot.torch_ops import equipartition_labels as operator
 
         b, g_init = (None if v is None else float64(v, logits) for v in (b, g_init))
@@ -240,25 +235,25 @@ def available_backends(logits: Array | None = None) -> dict[str, str]:
     return {backend.name: backend.why_not(logits) or "ok" for backend in BACKENDS}
 
 
-@dataclass(frozen=True)
-class Options:
-    """What the caller asked for, unchecked."""
-
-    a: Array | None
-    b: Array | None
-    epsilon: float
-    tol: float
-    max_iter: int
-    g_init: Array | None
-    method: str
-    memory_limit: int | None
-    backend: str
-    process_group: Any
-    callback: Callback | None
-    head: int | None = None  # of a stack or an iterator
-
-
 def _each_head(heads: Iterator[Array], options: Options) -> Iterator[tuple[Array, Options]]:
+    """Pair each head with its options, in all processes of a group alike."""
+    each = _with_options(heads, options)
+    peers = _peers(options)
+    if peers is None:
+        yield from each
+        return
+
+    def another(pair: tuple[Array, Options] | None) -> Told:
+        return {"whether logits hold another head": pair is not None}, None
+
+    while True:
+        pair, _ = peers.agree(lambda: next(each, None), another)
+        if pair is None:
+            return
+        yield pair
+
+
+def _with_options(heads: Iterator[Array], options: Options) -> Iterator[tuple[Array, Options]]:
     """Pair each head with its options; complain of a number of heads that does not fit."""
     g_init, count = options.g_init, 0
     for count, head in enumerate(heads, start=1):
@@ -285,179 +280,45 @@ def _naming(head: int | None) -> Iterator[None]:
         raise type(error)(f"head {head}: {error}") from error
 
 
-@dataclass(frozen=True)
-class Checked:
-    """What can be told of a call before its rows are read; `a` and `b` are not yet normalised."""
-
-    logits: Array
-    epsilon: float
-    tol: float
-    max_iter: int
-    memory_limit: int | None
-    b: Array
-    g: Array
-    backend: Backend
-
-    @classmethod
-    def of(cls, logits: Array, options: Options) -> Checked:
-        """Check the arguments of one process."""
-        shared = options.process_group is not None
-        logits = check_matrix(logits, may_be_empty=shared)
-        epsilon = _check_number(options.epsilon, "epsilon", positive=True)
-        tol = _check_number(options.tol, "tol", positive=False)
-        max_iter = _check_integer(options.max_iter, "max_iter", least=1)
-        limit, method, callback = options.memory_limit, options.method, options.callback
-        if limit is not None:
-            limit = _check_integer(limit, "memory_limit", least=0)
-        if method not in METHODS:
-            raise ValueError(f"method must be one of {', '.join(METHODS)}, got {method!r}")
-        if callback is not None and not callable(callback):
-            raise TypeError(f"callback must be callable, got {type(callback).__name__}")
-        if not may_look(logits) and (
-            tol > 0 or method == "newton" or callback is not None or shared
-        ):
-            raise ValueError(
-                "while a CUDA graph is recorded nobody can look whether the solve has converged: "
-                f"pass tol=0 (got {tol:g}) with max_iter, and no method='newton', callback or "
-                "process_group"
-            )
-        n, k = logits.shape
-        b = check_marginal(options.b, "b", k, logits)
-        if options.a is not None:
-            check_vector(options.a, "a", n, logits)
-        g = check_potential(options.g_init, k, logits, b)
-        backend = _choose_backend(options.backend, logits)
-        return cls(logits, epsilon, tol, max_iter, limit, b, g, backend)
-
-    def describe(self, options: Options) -> Description:
-        """Return the number of rows, and what all processes of a group must have in common."""
-        common = {
-            "the number of columns of logits": int(self.logits.shape[1]),
-            "the dtype of logits": dtype_name(self.logits),
-            "epsilon": self.epsilon,
-            "tol": self.tol,
-            "max_iter": self.max_iter,
-            "method": options.method,
-            "memory_limit": self.memory_limit,
-            "the backend": self.backend.name,
-            "whether a is given": options.a is not None,
-            "whether g_init is given": options.g_init is not None,
-            "the sum of b * index": digest(self.b),
-            "the sum of g_init * index": digest(self.g),
-        }
-        return int(self.logits.shape[0]), common
+def _peers(options: Options) -> Peers | None:
+    return None if options.process_group is None else Peers(options.process_group)
 
 
 def _solve(logits: Array, options: Options) -> SinkhornResult:
-    if options.process_group is None:
-        return _solve_checked(Checked.of(logits, options), options, None)
-    seen: list[Checked] = []
-
-    def describe() -> Description:
-        seen.append(Checked.of(logits, options))
-        return seen[0].describe(options)
-
-    shard = meet(options.process_group, describe, options.callback is not None)
-    if shard.watched:
-        mine = options.callback
-        options = replace(options, callback=lambda p: shard.any(bool(mine is not None and mine(p))))
-    return _solve_checked(seen[0], options, shard)
-
-
-def _solve_checked(checked: Checked, options: Options, shard: Shard | None) -> SinkhornResult:
-    logits, epsilon, tol, b = checked.logits, checked.epsilon, checked.tol, checked.b
-    n, k = logits.shape
-    a = options.a
-    if a is not None:
-        a = check_marginal(a, "a", n, logits, shard=shard)
-    problem = Problem(logits=logits, a=a, b=b, epsilon=epsilon, shard=shard)
-    backend, method = checked.backend, options.method
-    accelerated = method == "newton" or (method == "auto" and tol > 0)
-    words = 0
-    if accelerated:
-        needs = backend.needs(logits, problem.rows)
-        words = sketch_words(logits, problem.rows, checked.memory_limit, needs)
-    if method == "newton" and not words:
-        raise ValueError(
-            f"method='newton' has no room for a sketch of logits of shape ({problem.rows}, {k}) in "
-            f"memory_limit={checked.memory_limit}; raise it, or pass method='auto' to take "
-            "textbook steps then"
-        )
-    passes: Passes
-    passes = backend.passes(problem) if shard is None else ShardedPasses(problem, backend)
+    peers = _peers(options)
+    if peers is None:
+        checked = check(logits, options)
+        shard = Shard((checked.logits.shape[0],))
+    else:
+        if not may_look(logits):
+            raise ValueError("a CUDA graph has no place for a process group")
+        checked, shard = agreed(peers, logits, options)
+    problem, chosen = checked.problem(shard), checked.backend
+    words = room_for_sketch(checked, problem)
     try:
         result, stopped = solve(
             problem,
-            passes,
+            chosen.passes(problem),
             checked.g,
-            tol=tol,
+            tol=checked.tol,
             max_iter=checked.max_iter,
             sketch_words=words,
             warm=options.g_init is not None,
             callback=options.callback,
-            backend=backend.name,
+            backend=chosen.name,
         )
     except BadRow as error:
         raise explain_bad_row(problem, error.row) from None
     except EmptyColumn as error:
         raise explain_empty_column(error.column) from None
-    speaks = shard is None or shard.rank == 0
-    if tol > 0 and not result.converged and not stopped and speaks:
+    if checked.tol > 0 and not result.converged and not stopped and shard.rank == 0:
         where = "" if options.head is None else f" (head {options.head})"
         warnings.warn(
             f"sinkhorn{where} stopped after {result.n_iter} iterations with marginal_violation "
-            f"{result.marginal_violation:.3g} > tol {tol:.3g}: raise max_iter or epsilon "
-            f"(now {epsilon:g}), or accept a larger tol; if it no longer falls, the -inf entries "
-            "may leave no feasible plan. The best result so far is returned.",
+            f"{result.marginal_violation:.3g} > tol {checked.tol:.3g}: raise max_iter or epsilon "
+            f"(now {checked.epsilon:g}), or accept a larger tol; if it no longer falls, the -inf "
+            "entries may leave no feasible plan. The best result so far is returned.",
             SinkhornWarning,
-            stacklevel=4,
+            stacklevel=3,
         )
     return result
-
-
-def _check_integer(value: int, name: str, *, least: int) -> int:
-    if isinstance(value, bool) or not isinstance(value, numbers.Integral) or value < least:
-        raise ValueError(f"{name} must be an integer >= {least}, got {value!r}")
-    return int(value)
-
-
-def _check_number(value: float, name: str, *, positive: bool) -> float:
-    if isinstance(value, bool) or not isinstance(value, numbers.Real):
-        raise TypeError(f"{name} must be a number, got {type(value).__name__}")
-    number = float(value)
-    least = sys.float_info.min if positive else 0.0  # the inverse of a denormal is infinite
-    if not math.isfinite(number) or number < least:
-        raise ValueError(f"{name} must be finite and {'>' if positive else '>='} 0, got {value}")
-    return number
-
-
-def _choose_backend(name: str, logits: Array) -> Backend:
-    if name == "auto":
-        return _first_usable(logits)
-    for backend in BACKENDS:
-        if backend.name == name:
-            reason = backend.why_not(logits)
-            if reason:
-                raise ValueError(f"backend {name!r} cannot run here: {reason}")
-            return backend
-    known = ", ".join(["auto", *(backend.name for backend in BACKENDS)])
-    raise ValueError(f"backend must be one of {known}, got {name!r}")
-
-
-def _first_usable(logits: Array) -> Backend:
-    device = logits.device.type if is_torch(logits) else "cpu"
-    able = [backend for backend in BACKENDS if device in backend.devices]
-    backend = next(backend for backend in able if backend.why_not(logits) is None)
-    if backend.name == "reference":
-        _warn_slow("; ".join(f"{other.name}: {other.why_not(logits)}" for other in able[:-1]))
-    return backend
-
-
-@functools.cache
-def _warn_slow(reasons: str) -> None:
-    """Say once that the slow backend runs, and why."""
-    warnings.warn(
-        f"sinkhorn_ot uses its slow float64 reference backend ({reasons})",
-        RuntimeWarning,
-        stacklevel=6,
-    )

@@ -7,12 +7,9 @@ import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from types import ModuleType
-from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
+from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
-
-if TYPE_CHECKING:
-    from sinkhorn_ot.sharding import Shard
 
 #: numpy.ndarray or torch.Tensor; torch is not imported here, so there is no narrower name.
 Array: TypeAlias = Any
@@ -118,14 +115,7 @@ def check_matrix(logits: Array, *, may_be_empty: bool = False) -> Array:
     return logits
 
 
-def digest(vector: Array) -> float:
-    """A number that tells whether processes were given the same vector."""
-    values = vector.cpu().numpy() if is_torch(vector) else vector
-    return float(np.nan_to_num(values) @ np.arange(1.0, len(values) + 1))
-
-
-def check_vector(v: object, name: str, length: int, logits: Array) -> Array:
-    """`v` as a float64 vector of that length, beside the logits."""
+def _check_vector(v: object, name: str, length: int, logits: Array) -> Array:
     if is_torch(v) != is_torch(logits) and (is_torch(v) or isinstance(v, np.ndarray)):
         raise TypeError(
             f"{name} is a {type(v).__name__} but logits is a {type(logits).__name__}; "
@@ -146,29 +136,50 @@ def check_vector(v: object, name: str, length: int, logits: Array) -> Array:
     return vector
 
 
-def check_marginal(
-    v: object, name: str, length: int, logits: Array, *, shard: Shard | None = None
-) -> Array:
-    """A float64 probability vector; uniform for None.
-
-    Of a `shard` it is this process's part, and the sum over all is what counts.
-    """
+def check_marginal(v: object, name: str, length: int, logits: Array) -> Array:
+    """A float64 probability vector; uniform for None."""
     if v is None:  # made where it is used: nothing is copied to the device
         xp = namespace(logits)
         where = {"device": logits.device} if is_torch(logits) else {}
         return xp.full((length,), 1.0 / length, dtype=xp.float64, **where)
-    vector = check_vector(v, name, length, logits)
+    vector = check_masses(v, name, length, logits)
     if not may_look(vector):
         return vector / vector.sum()
+    return normalised(vector, name, exact_parts(vector, 2.0))
+
+
+def check_masses(v: object, name: str, length: int, logits: Array) -> Array:
+    """A float64 vector of non-negative numbers."""
+    vector = _check_vector(v, name, length, logits)
+    if not may_look(vector):
+        return vector
     ok = vector >= 0
     if not bool(ok.all()):
         first = int(namespace(vector).nonzero(~ok)[0][0])
         raise ValueError(
             f"{name} must be non-negative, but {name}[{first}] is {float(vector[first])}"
         )
-    total = float(vector.sum() if shard is None else shard.sum(vector.sum().reshape(1))[0])
+    return vector
+
+
+def exact_parts(x: Array, bound: float) -> Array:
+    """The sum along the first axis as two numbers that come out the same in any order.
+
+    `bound` is one on the sum of the absolute values. See ExactSum in csrc/cpu/exact.hpp; here the
+    fine parts may be of more numbers.
+    """
+    xp = namespace(x)
+    coarse = math.ldexp(1.5, math.frexp(bound)[1] + 1)
+    fine = math.ldexp(coarse, -16)
+    high = (x + coarse) - coarse
+    return xp.stack((high.sum(0), (((x - high) + fine) - fine).sum(0)))
+
+
+def normalised(vector: Array, name: str, parts: Array, over: str = "") -> Array:
+    """A vector of masses whose sum is 1, if that of these `parts` is about 1."""
+    total = float(parts[0] + parts[1])
     if not abs(total - 1) <= SUM_TOLERANCE:
-        raise ValueError(f"{name} must sum to 1, got {total}; pass {name} / {name}.sum()")
+        raise ValueError(f"{name} must sum to 1{over}, got {total}; divide it by its sum{over}")
     return vector / total
 
 
@@ -178,7 +189,7 @@ def check_potential(g: object, length: int, logits: Array, b: Array) -> Array:
     if g is None:
         vector = xp.zeros_like(b)
     else:
-        vector = check_vector(g, "g_init", length, logits)
+        vector = _check_vector(g, "g_init", length, logits)
         bad = ~xp.isfinite(vector) & (b > 0)
         if may_look(vector) and bool(bad.any()):
             first = int(xp.nonzero(bad)[0][0])
@@ -188,29 +199,12 @@ def check_potential(g: object, length: int, logits: Array, b: Array) -> Array:
     return xp.where(b > 0, vector, -math.inf)
 
 
-@dataclass(frozen=True)
-class Problem:
-    """A checked input: what every backend and the solver work from."""
-
-    logits: Array  # (N, K), as the user passed it
-    a: Array | None  # (N,) float64, None for 1/N each
-    b: Array  # (K,) float64
-    epsilon: float
-    shard: Shard | None = None  # of which process these rows are, of how many
-
-    @property
-    def rows(self) -> int:
-        """Rows of the whole problem, over all processes."""
-        return int(self.logits.shape[0]) if self.shard is None else self.shard.total
-
-
 class Reading(NamedTuple):
     """What a pass over the rows found; all of it belongs to the g of that pass."""
 
     log_mass: Array  # (K,) float64
     f: Array | None = None  # (N,) float64
     labels: Array | None = None  # (N,) int64
-    weight: Any = 1.0  # total mass of the rows read, in units of 1/N
 
 
 @dataclass(frozen=True)
@@ -236,36 +230,3 @@ class EmptyColumn(Exception):
     def __init__(self, column: int) -> None:
         super().__init__(column)
         self.column = column
-
-
-def explain_bad_row(problem: Problem, row: int) -> ValueError:
-    """The error for the first row that cannot be labelled."""
-    if problem.shard is not None:
-        return ValueError(
-            f"row {row} of the logits of all processes, which is row {problem.shard.place(row)[1]} "
-            f"of rank {problem.shard.place(row)[0]}, is bad: NaN, +inf, or -inf everywhere. Look "
-            "for a diverged network, or drop the sample"
-        )
-    values = float64(problem.logits[row], problem.b)
-    xp = namespace(values)
-    wrong = xp.isnan(values) | (values == math.inf)
-    if bool(wrong.any()):
-        column = int(xp.nonzero(wrong)[0][0])
-        return ValueError(
-            f"logits[{row}, {column}] is {float(values[column])} (the first bad row is {row}); "
-            "logits must be finite, or -inf to forbid a pairing: look for a diverged network "
-            "or an unnormalised input"
-        )
-    where = "" if bool((values == -math.inf).all()) else " among the clusters with b > 0"
-    return ValueError(
-        f"row {row} of logits is -inf everywhere{where}, so sample {row} can go nowhere; allow "
-        "at least one cluster or drop the sample"
-    )
-
-
-def explain_empty_column(column: int) -> ValueError:
-    """The error for a cluster that no sample may join."""
-    return ValueError(
-        f"column {column} of logits is -inf for every sample (with a > 0), so cluster {column} "
-        f"can receive nothing although b[{column}] > 0; set b[{column}] = 0 or drop the column"
-    )

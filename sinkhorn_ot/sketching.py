@@ -15,7 +15,8 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING
 
-from sinkhorn_ot.arrays import Array, BadRow, Needs, Problem, Reading, namespace, on_host
+from sinkhorn_ot.arrays import Array, BadRow, Needs, Reading, namespace, on_host
+from sinkhorn_ot.problem import Problem
 
 if TYPE_CHECKING:
     from sinkhorn_ot.backends import Passes, Sketch
@@ -37,9 +38,6 @@ RADIUS = 30.0
 NOISE = 1.2
 #: A violation below this is not seen in a sketch in float32.
 SINGLE_ENDS = 1e-6
-#: A sketch of fewer words is summed in float64 throughout: then it does not matter, beyond 1e-15,
-#: in which order, and over which processes.
-ALL_DOUBLE = 1 << 21
 #: Longest Newton step in any delta.
 LONGEST = 6.0
 NEWTON_STEPS, CG_STEPS, BACKTRACKS = 15, 40, 8
@@ -50,12 +48,12 @@ DEFAULT_LIMIT, ALWAYS = 0.55, 1 << 20
 SMALLEST_SKETCH, LARGEST_SKETCH = 1 << 20, 1 << 25
 
 
-def sketch_words(logits: Array, rows: int, memory_limit: int | None, needs: Needs) -> int:
+def sketch_words(logits: Array, n: int, memory_limit: int | None, needs: Needs) -> int:
     """How many words of 4 bytes a sketch may take; 0 when there is no room for a useful one.
 
-    Of all `rows`, those in other processes included: a process may hold a sketch of all.
+    Of all `n` rows, whichever of them are held here.
     """
-    entries = rows * logits.shape[1]
+    entries = n * logits.shape[1]
     default = max(int(DEFAULT_LIMIT * entries * logits.itemsize), ALWAYS)
     limit = default if memory_limit is None else memory_limit
     # the allocator's pages and the threads' stacks are within the limit too
@@ -96,7 +94,7 @@ class Sketched:
         """Return the violation that is expected after a step from this one."""
         if violation > ROUGH:
             return violation / 10
-        all_rows = self.sketch.rows > 0.9 * self.problem.rows
+        all_rows = self.sketch.rows > 0.9 * self.problem.n
         return violation * (COMPLETE if all_rows else PARTIAL)
 
     def distrust(self) -> None:
@@ -106,7 +104,7 @@ class Sketched:
     def step(self, g: Array, reading: Reading, tol: float) -> Array:
         """Return the g that solves the sketch for the marginal that `reading` corrects."""
         before, b = self.delta, self.problem.b
-        m, s = self.sketch.mass(before, exact=self._exact(tol))
+        m, s = self.sketch.mass(before, exact=tol < SINGLE_ENDS)
         mass = self.xp.exp(reading.log_mass)
         seen = (mass > 0) & (m > 0)
         target = self.xp.where(seen, b * m / self.xp.where(seen, mass, 1.0), b)
@@ -119,7 +117,7 @@ class Sketched:
         They grow as long as that is cheap or saves a read of the whole on the way to `tol`.
         """
         zero, found = self.xp.zeros_like(self.delta), True
-        for stride in sample_strides(self.problem.rows, self.problem.logits.shape[1]):
+        for stride in sample_strides(self.problem.n, len(g)):
             if stride * CHEAP < 1 and not (found and self._saves_a_read(tol)):
                 break
             found = False  # anything beyond the noise of this sample
@@ -129,7 +127,7 @@ class Sketched:
                     reading = self.passes.read(g, stride=stride, sketch=self.sketch)
                 except BadRow:
                     return g  # the read of the whole names the first bad row
-                m, s = self.sketch.mass(zero, exact=self._exact(None))
+                m, s = self.sketch.mass(zero)
                 if not math.isfinite(float((m + self.xp.exp(reading.log_mass)).sum())):
                     return g  # rows of the sample have no mass, or are bad: nothing to learn
                 delta = self._solve(zero, m, s, self.problem.b, reading, None)
@@ -145,7 +143,7 @@ class Sketched:
         """Whether the next sample would bring `tol` within reach of one step less."""
         if self.noise > ROUGH:
             return True
-        n = self.problem.rows
+        n = self.problem.n
         if self.sketch.words / max(self.sketch.rows, 1) * n < self.words:
             return False  # a sketch of all rows: one step does it anyhow
 
@@ -169,7 +167,7 @@ class Sketched:
         masses and second moments at `delta`.
         """
         xp, sketch = self.xp, self.sketch
-        exact = self._exact(tol)
+        exact = tol is not None and tol < SINGLE_ENDS
         unseen = (m == 0) & (target > 0)
         if bool(unseen.any()):
             plain = xp.log(xp.where(unseen, target, 1.0)) - xp.where(unseen, reading.log_mass, 0.0)
@@ -183,8 +181,7 @@ class Sketched:
                 goal = NOISE * expected_violation(self._deviation(target, m, s))
             if violation <= goal:
                 break
-            forcing = min(0.3, math.sqrt(violation))
-            direction = self._direction(m, s, residual, forcing, exact)
+            direction = self._direction(m, s, residual, min(0.3, math.sqrt(violation)))
             size = min(1.0, LONGEST / max(float(abs(direction).max()), 1e-300))
             value = None
             for _ in range(BACKTRACKS):
@@ -213,11 +210,7 @@ class Sketched:
         variance = self.xp.where(m < target / 2, target, s - m * m)
         return self.xp.sqrt(variance.clip(0.0) / max(self.sketch.rows, 1))
 
-    def _exact(self, tol: float | None) -> bool:
-        """Whether the sketch is to be summed in float64."""
-        return (tol is not None and tol < SINGLE_ENDS) or self.sketch.words < ALL_DOUBLE
-
-    def _direction(self, m: Array, s: Array, residual: Array, forcing: float, exact: bool) -> Array:
+    def _direction(self, m: Array, s: Array, residual: Array, forcing: float) -> Array:
         """Solve ``(diag(m) - sum_i a_i p_i p_i') x = residual`` by conjugate gradients."""
         xp = self.xp
         diagonal = m - s + 1e-3 * m
@@ -232,7 +225,7 @@ class Sketched:
         # on a device what has stopped stays as it is until that is noticed
         unless_stopped = (lambda _, new, old: new) if host else xp.where
         for step in range(CG_STEPS):
-            q = m * p - self.sketch.second_moment(p, exact=exact)
+            q = m * p - self.sketch.second_moment(p)
             curvature = (p * q).sum()
             going = going & (curvature > 0)
             if host and not going:

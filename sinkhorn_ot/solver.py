@@ -8,7 +8,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from sinkhorn_ot.arrays import Array, BadRow, EmptyColumn, Problem, Reading, namespace, on_host
+from sinkhorn_ot.arrays import Array, BadRow, EmptyColumn, Reading, namespace, on_host
+from sinkhorn_ot.problem import Problem
 from sinkhorn_ot.result import Progress, SinkhornResult
 from sinkhorn_ot.sketching import Sketched
 
@@ -29,6 +30,7 @@ Callback = Callable[[Progress], object]
 class _Trace:
     """Records the history and asks the callback whether to go on."""
 
+    problem: Problem
     passes: Passes
     callback: Callback | None
     start: float = field(default_factory=time.perf_counter)
@@ -36,7 +38,7 @@ class _Trace:
 
     def add(self, violation: float) -> bool:
         self.close(violation)
-        return self.callback is not None and bool(self.callback(self.entries[-1]))
+        return self.problem.shard.stops(self.callback, self.entries[-1])
 
     def close(self, violation: float) -> None:
         now = time.perf_counter() - self.start
@@ -111,15 +113,15 @@ def solve(
     callback stopped it.
     """
     xp, b = namespace(problem.b), problem.b
-    trace = _Trace(passes, callback)
+    trace = _Trace(problem, passes, callback)
     sketched = Sketched(problem, passes, sketch_words) if sketch_words else None
     g = centre(xp, g, b)
-    small = problem.rows * problem.logits.shape[1] < SMALL
+    small = problem.n * len(b) < SMALL
     if sketched and not warm and not small:
         g = centre(xp, sketched.start(g, tol), b)
     steps = _Steps(problem, passes, sketched, plain=2 if small else 0)
     # textbook steps without a goal need no violation, so nothing has to wait for it
-    watch = tol > 0 or callback is not None or sketched is not None
+    watch = tol > 0 or problem.shard.asks or callback is not None or sketched is not None
     n_iter, violation, ratio, stopped = 0, math.inf, 0.01, False
     forecast = HOPELESS * tol if warm else math.inf
     exact = tol == 0  # nothing would tell when float32 is no longer enough

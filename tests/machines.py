@@ -21,6 +21,7 @@ import pybind11
 
 from sinkhorn_ot.backends import BACKENDS, Backend, device
 from sinkhorn_ot.backends.cuda import CudaKernels
+from sinkhorn_ot.backends.sharded import sharded
 
 TESTS = Path(__file__).parent
 SOURCES = TESTS.parent / "csrc" / "cuda"
@@ -53,9 +54,8 @@ def host_of(kernels: CudaKernels) -> Machine:
         "host",
         (),
         lambda logits: None,
-        lambda problem: device.DevicePasses(problem, kernels),
+        lambda problem: sharded(problem, lambda mine: device.DevicePasses(mine, kernels)),
         lambda logits, n: device.needs(logits, n, kernels),
-        placed=False,
     )
     return Machine(backend, "cpu")
 

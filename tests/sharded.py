@@ -1,154 +1,294 @@
-"""What each process of tests/test_distributed.py does: solve its part of every case."""
+"""What the tests of process groups run, in every process of a group and in one alone."""
 
-from __future__ import annotations
-
-import sys
+import datetime
+import math
+import os
+import pickle
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
+import machines
+import ml_dtypes
 import numpy as np
 import torch
 import torch.distributed as dist
 from problems import make_logits
 
-from sinkhorn_ot import SinkhornWarning, equipartition_labels, sinkhorn
+from sinkhorn_ot import equipartition_labels, options, sinkhorn
+from sinkhorn_ot.backends.cuda import CudaKernels
+
+#: Environment variable that tells the processes where the CUDA kernels for the host are.
+LIBRARY = "SINKHORN_OT_HOST_LIBRARY"
+LIMIT = datetime.timedelta(seconds=100)  # a process that waits for others in vain
 
 
-@dataclass
+@dataclass(frozen=True)
 class Case:
-    """Logits, options, and where two or three processes cut the rows."""
+    """A problem and how its rows are cut: at these parts of N, for 2 and for 3 processes."""
 
-    name: str
-    logits: Any
-    cuts: tuple[int, ...]  # of three processes; two take the first and the last part together
-    options: dict[str, Any] = field(default_factory=dict)
+    make: Callable[[], np.ndarray]
+    options: dict = field(default_factory=dict)
+    cuts: tuple = (0.37, 0.71)
+    torch_dtype: torch.dtype | None = None
+    solve: Callable = sinkhorn
+    by_backend: bool = True  # run it with the reference too
 
-    def part(self, rank: int, size: int) -> slice:
-        """The rows of a process."""
-        n = len(self.logits)
-        edges = (0, *self.cuts, n) if size == 3 else (0, self.cuts[0], n)
-        return slice(edges[rank], edges[rank + 1])
+    def input(self):
+        logits = self.make()
+        return logits if self.torch_dtype is None else torch.tensor(logits).to(self.torch_dtype)
 
-    def options_of(self, rows: slice) -> dict[str, Any]:
-        """The options of a process: its part of `a`."""
-        own = dict(self.options)
-        if "a" in own:
-            own["a"] = own["a"][rows]
-        return own
+    def bounds(self, n: int, size: int) -> list[int]:
+        cuts = self.cuts[: size - 1]
+        return [0, *(int(cut * n) for cut in cuts), n]
 
 
-def cases() -> Iterator[Case]:
-    """All cases; the same in every process."""
-    rng = np.random.default_rng(0)
-
-    def problem(family: str, n: int, k: int) -> Any:
-        return make_logits(family, n, k)
-
-    small = rng.normal(size=(1437, 10)).astype(np.float32)
-    yield Case("digits", small, (719, 1000), {"epsilon": 0.1, "tol": 1e-2})
-    yield Case("double digits", small.astype(float), (719, 1000), {"epsilon": 0.1, "tol": 1e-2})
-    yield Case("empty first", small, (0, 500), {"epsilon": 0.1})
-    yield Case("empty middle", small, (700, 700), {"epsilon": 0.1})
-    yield Case("empty last", small, (1437, 1437), {"epsilon": 0.1})
-    yield Case("one row", small, (1, 2), {"epsilon": 0.1, "tol": 1e-6})
-    for family in ("flat", "peaked", "early", "late"):
-        for tol in (1e-3, 1e-6):
-            logits = problem(family, 5000, 64)
-            yield Case(f"{family} {tol}", logits, (1234, 3210), {"tol": tol})
-            yield Case(f"double {family} {tol}", logits.astype(float), (77, 3210), {"tol": tol})
-    large = problem("middle", 40_000, 100)
-    yield Case("partial", large, (13_333, 20_001), {"tol": 1e-4, "memory_limit": 3_000_000})
-    yield Case("whole", large, (7, 39_990), {"tol": 1e-5})
-    yield Case("reference", large[:3000, :20], (900, 2000), {"backend": "reference"})
-    yield Case("textbook", large, (11_111, 30_000), {"tol": 1e-3, "method": "sinkhorn"})
-    yield Case("fixed", large, (11_111, 30_000), {"tol": 0, "max_iter": 4})
-    yield Case("double", large.astype(np.float64), (9_999, 30_000), {"tol": 1e-4})
-    yield Case("bfloat16", torch.from_numpy(large).bfloat16(), (9_999, 30_000), {"tol": 1e-3})
-    yield Case("torch", torch.from_numpy(large), (20_000, 25_000), {"tol": 1e-3})
-    a, b = rng.uniform(0.2, 1.8, len(large)), rng.uniform(0.2, 1.8, 100)
-    a, b = a / a.sum(), b / b.sum()
-    yield Case("marginals", large, (15_000, 31_000), {"a": a, "b": b, "tol": 1e-4})
-    start = {"g_init": 0.02 * rng.normal(size=100), "tol": 1e-4}
-    yield Case("warm", large, (15_000, 31_000), start)
-    far = rng.normal(size=(4000, 50))
-    far[:, 7] -= 60.0  # its mass underflows in float32 sums
-    yield Case("underflow", far.astype(np.float32), (1500, 2500), {"tol": 1e-3})
-    forbidden = rng.normal(size=(4000, 50)).astype(np.float32)
-    forbidden[rng.random(forbidden.shape) < 0.5] = -np.inf
-    yield Case("forbidden", forbidden, (1500, 2500), {"tol": 1e-4})
-    by_class = rng.normal(size=(6000, 30)).astype(np.float32)
-    by_class[np.arange(6000), np.arange(6000) // 200] += 8.0  # a process sees ten clusters
-    yield Case("sorted", by_class, (2000, 4000), {"tol": 1e-4})
+def family(name, n, k, **kwargs):
+    return Case(lambda: make_logits(name, n, k), **kwargs)
 
 
-def errors(rank: int, size: int, group: Any) -> dict[str, str]:
-    """Mistakes of one process, and what each of them is told."""
-    logits = np.random.default_rng(rank).normal(size=(100 + rank, 5))
-    last = rank == size - 1
-    holed = logits.copy()
-    if last:
-        holed[3, 1] = np.nan
-    other = {"process_group": group}
-    a = np.full(len(logits), 1 / 100)
-    calls: dict[str, tuple[Any, dict[str, Any]]] = {
-        "bad row": (holed, {}),
-        "columns": (logits[:, :4] if last else logits, {}),
-        "dtype": (logits.astype(np.float32) if last else logits, {}),
-        "integers": (logits.astype(int) if last else logits, {}),
-        "epsilon": (logits, {"epsilon": 0.1 if last else 0.2}),
-        "method": (logits, {"method": "magic" if last else "auto"}),
-        "g_init": (logits, {"g_init": np.arange(5.0) * rank}),
-        "a": (logits, {"a": a}),
-        "nobody": (logits[:0], {}),
-        "no room": (logits, {"method": "newton", "memory_limit": 0}),
-        "group": (logits, {"process_group": "world"}),
-    }
-    said = {}
-    for name, (x, options) in calls.items():
-        try:
-            sinkhorn(x, **{**other, **options})
-        except (TypeError, ValueError) as error:
-            said[name] = f"{type(error).__name__}: {error}"
-    return said
+def peculiar(change, n=5000, k=64, **kwargs):
+    """Clustered logits, changed in place."""
+
+    def make():
+        logits = make_logits("middle", n, k)
+        change(logits, np.random.default_rng(3))
+        return logits
+
+    return Case(make, **kwargs)
 
 
-def main() -> None:
-    """Solve this process's part of all cases and save what came out."""
-    rank, size, folder = int(sys.argv[1]), int(sys.argv[2]), Path(sys.argv[3])
+def sort_rows(logits, rng):
+    logits[:] = logits[np.argsort(logits.argmax(1), kind="stable")]
+
+
+def sink_column(logits, rng):
+    logits[:, 5] -= 40.0
+
+
+def forbid(logits, rng):
+    some = rng.random(logits.shape) < 0.3
+    some[np.arange(len(logits)), rng.integers(0, logits.shape[1], len(logits))] = False
+    logits[some] = -np.inf
+
+
+def masses(n, seed=5):
+    a = np.random.default_rng(seed).random(n) + 0.1
+    return a / a.sum()
+
+
+CASES = {
+    **{
+        f"{name}-{n}x{k}-{tol:g}": family(
+            name, n, k, options={"tol": tol, "epsilon": 0.1 if k == 10 else 0.04},
+            by_backend=n < 2000,
+        )
+        for name in ("flat", "peaked", "late")
+        for n, k in ((1437, 10), (5000, 64), (40_000, 100))
+        for tol in (1e-3, 1e-6)
+    },
+    "few rows of all fit": family(
+        "peaked", 40_000, 100, options={"tol": 1e-6, "memory_limit": 1_500_000}, by_backend=False
+    ),
+    "no room for a sketch": family("late", 1437, 10, options={"memory_limit": 1000}),
+    "textbook": family("middle", 1437, 10, options={"method": "sinkhorn", "tol": 1e-6}),
+    "newton": family("middle", 1437, 10, options={"method": "newton", "tol": 1e-9}),
+    "exactly five": family("late", 5000, 64, options={"tol": 0, "max_iter": 5}),
+    "exactly five of newton": family(
+        "late", 5000, 64, options={"tol": 0, "max_iter": 5, "method": "newton"}, by_backend=False
+    ),
+    "first is empty": family("peaked", 5000, 64, cuts=(0.0, 0.3), by_backend=False),
+    "first and second are empty": family("peaked", 1437, 10, cuts=(0.0, 0.0)),
+    "second is empty": family("late", 1437, 10, cuts=(0.4, 0.4), options={"tol": 1e-6}),
+    "last is empty": family("late", 1437, 10, cuts=(1.0, 1.0), options={"tol": 1e-6}),
+    "a row or two": family("late", 5000, 64, cuts=(0.0002, 0.0006), options={"tol": 1e-6}),
+    "one row": family("late", 1, 10, cuts=(0.0, 1.0), options={"epsilon": 1.0}),
+    "three in one block": family("late", 200, 12, cuts=(0.2, 0.4), options={"tol": 1e-5}),
+    "float64": Case(
+        lambda: make_logits("late", 5000, 64).astype(np.float64), {"tol": 1e-7}, by_backend=False
+    ),
+    "float16": Case(lambda: make_logits("middle", 5000, 64).astype(np.float16), by_backend=False),
+    "bfloat16": Case(
+        lambda: make_logits("middle", 5000, 64).astype(ml_dtypes.bfloat16), {"tol": 1e-5},
+        by_backend=False,
+    ),
+    "torch": family("late", 1437, 10, torch_dtype=torch.float32, options={"tol": 1e-6}),
+    "torch bfloat16": family(
+        "middle", 40_000, 100, torch_dtype=torch.bfloat16, options={"tol": 1e-4}, by_backend=False
+    ),
+    "columns are contiguous": Case(
+        lambda: np.asfortranarray(make_logits("late", 5000, 64)), {"tol": 1e-6}, by_backend=False
+    ),
+    "marginals": family(
+        "late", 5000, 64, by_backend=False,
+        options={"a": masses(5000), "b": np.r_[0, masses(63, 6)], "tol": 1e-6},
+    ),
+    "marginals of few rows": family(
+        "middle", 1437, 10, options={"a": masses(1437), "b": masses(10), "tol": 1e-6},
+    ),
+    "marginals of a sampled problem": family(
+        "peaked", 40_000, 100, by_backend=False, options={"a": masses(40_000), "tol": 1e-5}
+    ),
+    "warm": family(
+        "late", 1437, 10, options={"g_init": np.linspace(-0.3, 0.3, 10), "tol": 1e-6}
+    ),
+    "sorted by class": peculiar(sort_rows, options={"tol": 1e-5}, by_backend=False),
+    "few rows sorted by class": peculiar(
+        sort_rows, n=1437, k=10, options={"tol": 1e-6, "epsilon": 0.1}
+    ),
+    "a column underflows": peculiar(sink_column, options={"tol": 1e-4}, by_backend=False),
+    "forbidden pairings": peculiar(forbid, n=1437, k=10, options={"tol": 1e-6}),
+    "forbidden pairings, sampled": peculiar(
+        forbid, n=20_000, k=40, options={"tol": 1e-6}, by_backend=False
+    ),
+}  # fmt: skip
+
+
+def own_rows(case, logits, rank, size):
+    """The rows of a rank, and the options with its part of a."""
+    n = logits.shape[-2]
+    first, last = case.bounds(n, size)[rank : rank + 2]
+    options = dict(case.options)
+    if "a" in options:
+        options["a"] = options["a"][first:last]
+    return logits[..., first:last, :], options
+
+
+def run(tmp_path: Path, size: int, work: Callable) -> list:
+    """Return what `work` returns in each process of a group."""
+    torch.multiprocessing.spawn(_child, (size, str(tmp_path), work), nprocs=size)
+    return [pickle.loads((tmp_path / f"{rank}").read_bytes()) for rank in range(size)]
+
+
+def _child(rank: int, size: int, folder: str, work: Callable) -> None:
     torch.set_num_threads(1)
-    meeting = f"file://{folder}/meeting{size}"
-    dist.init_process_group("gloo", init_method=meeting, rank=rank, world_size=size)
-    group = dist.group.WORLD
-    out: dict[str, Any] = {"said": errors(rank, size, group)}
-    for case in cases():
-        rows = case.part(rank, size)
-        result = sinkhorn(case.logits[rows], process_group=group, **case.options_of(rows))
-        out[case.name] = [
-            *(torch.as_tensor(x) for x in (result.labels, result.f, result.g)),
-            result.n_iter, result.marginal_violation, result.converged, result.n_passes,
-        ]  # fmt: skip
-    stack = np.random.default_rng(1).normal(size=(3, 600, 8))
-    mine = stack[:, 200 * rank : 200 * (rank + 1) if rank < size - 1 else 600]
-    out["stack"] = torch.from_numpy(equipartition_labels(mine, process_group=group))
-    watched: list[float] = []
-
-    def stop(progress: Any) -> bool:
-        watched.append(progress.marginal_violation)
-        return len(watched) == 2
-
-    only = stop if rank == 0 else None  # one process watches, all stop
-    stopped = sinkhorn(mine[0], tol=1e-9, callback=only, process_group=group)
-    out["stopped"] = stopped.n_iter, len(watched)
-    with warnings.catch_warnings(record=True) as caught:
-        warnings.simplefilter("always")
-        sinkhorn(mine[0], tol=1e-9, max_iter=1, process_group=group)
-    out["warnings"] = sum(issubclass(w.category, SinkhornWarning) for w in caught)
-    torch.save(out, folder / f"out-{size}-{rank}.pt")
+    dist.init_process_group(
+        "gloo", f"file://{folder}/store", rank=rank, world_size=size, timeout=LIMIT
+    )
+    found = work(rank, size, dist.group.WORLD)
+    (Path(folder) / f"{rank}").write_bytes(pickle.dumps(found))
+    dist.barrier()
     dist.destroy_process_group()
 
 
-if __name__ == "__main__":
-    main()
+def solve_all(rank: int, size: int, group) -> dict:
+    found = {}
+    for name, case in CASES.items():
+        logits, options = own_rows(case, case.input(), rank, size)
+        for backend in ("cpu", "reference") if case.by_backend else ("cpu",):
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")
+                result = sinkhorn(logits, backend=backend, process_group=group, **options)
+            found[name, backend] = result
+    return found
+
+
+def outcome(call: Callable) -> str:
+    """What was returned, or what was raised."""
+    try:
+        return repr(call())
+    except Exception as error:  # noqa: BLE001
+        return f"{type(error).__name__}: {error}"
+
+
+def misuse(rank: int, size: int, group) -> dict[str, str]:
+    """Ways in which one process may go wrong; none may leave the others waiting."""
+    good = np.random.default_rng(rank).normal(size=(700 + rank, 20)).astype(np.float32)
+
+    def solve(logits=good, **options):
+        return outcome(lambda: type(sinkhorn(logits, process_group=group, **options)).__name__)
+
+    def on_last(bad, otherwise):
+        return bad if rank == size - 1 else otherwise
+
+    def raises(info):
+        raise KeyError("mine")
+
+    nan = good.copy()
+    nan[[3, 600], 2] = np.nan
+    found = {
+        f"nan {backend} {method}": solve(on_last(nan, good), backend=backend, method=method)
+        for backend in ("cpu", "reference")
+        for method in ("auto", "sinkhorn")
+    }
+    late = good.copy()
+    late[650:, 1] = np.nan
+    empty_column = good.copy()
+    empty_column[:, 4] = -np.inf
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        found["warned"] = f"{solve(max_iter=1, tol=1e-9)} {len(caught)}"
+    found |= {
+        "nan in both": solve(on_last(nan, late)),
+        "empty column": solve(empty_column),
+        "other K": solve(on_last(good[:, :9], good)),
+        "other dtype": solve(on_last(good.astype(np.float64), good)),
+        "other library": solve(on_last(torch.tensor(good), good)),
+        "other epsilon": solve(epsilon=on_last(0.2, 0.1)),
+        "other b": solve(b=on_last(masses(20), masses(20, 6))),
+        "other backend": solve(backend=on_last("cpu", "reference")),
+        "only one has a": solve(a=on_last(np.full(len(good), 1 / 1401), None)),
+        "bad tol": solve(tol=on_last(-1.0, 1e-3)),
+        "bad type": solve(on_last([[1.0]], good)),
+        "all empty": solve(good[:0]),
+        "a is not 1": solve(a=np.full(len(good), 1 / 700)),
+        "no room": solve(method="newton", memory_limit=10),
+        "a stops": solve(tol=0, max_iter=50, callback=on_last(lambda info: True, None)),
+        "a raises": solve(callback=on_last(raises, None)),
+        "fewer heads": solve(iter([good] * on_last(1, 2))),
+        "bad head": solve(np.stack([good, on_last(nan, good)])),
+        "a stack and a matrix": solve(on_last(good[None], good)),
+    }
+    stopped = sinkhorn(
+        good, tol=1e-9, max_iter=50, process_group=group,
+        callback=on_last(lambda info: info.n_passes > 3, None),
+    )  # fmt: skip
+    found["stopped"] = repr((stopped.n_iter, stopped.marginal_violation))
+    return found
+
+
+STACK = Case(
+    lambda: np.stack([make_logits("middle", 1437, 10, seed=seed) for seed in range(3)]),
+    {"tol": 1e-6, "g_init": np.linspace(0, 0.1, 30).reshape(3, 10)},
+)
+
+
+def everything(rank: int, size: int, group) -> dict:
+    logits, options = own_rows(STACK, STACK.input(), rank, size)
+    return {
+        "cases": solve_all(rank, size, group),
+        "misuse": misuse(rank, size, group),
+        "stack": [
+            sinkhorn(logits, process_group=group, **options),
+            sinkhorn(iter(logits), process_group=group, **options),
+            equipartition_labels(logits, process_group=group, **options),
+        ],
+    }
+
+
+DEVICE_CASES = {
+    "marginals": family(
+        "late", 3000, 30, cuts=(0.37, 0.71), torch_dtype=torch.float32,
+        options={"a": torch.tensor(masses(3000)), "tol": 1e-6, "epsilon": 0.1},
+    ),
+    "a column underflows": peculiar(
+        sink_column, n=3000, k=30, torch_dtype=torch.float32, options={"tol": 1e-6, "epsilon": 0.1}
+    ),
+    "first is empty": family(
+        "peaked", 3000, 30, cuts=(0.0, 0.5), torch_dtype=torch.bfloat16, options={"epsilon": 0.1}
+    ),
+}  # fmt: skip
+
+
+def on_a_device(rank: int, size: int, group) -> dict:
+    """The GPU kernels, compiled for the host."""
+    backend = machines.host_of(CudaKernels(machines.load(Path(os.environ[LIBRARY])))).backend
+    options.BACKENDS = (backend,)
+    found = {}
+    for name, case in DEVICE_CASES.items():
+        logits, rest = own_rows(case, case.input(), rank, size)
+        found[name] = sinkhorn(logits, backend="host", process_group=group, **rest)
+    logits = torch.full((700, 5), math.nan if rank else 0.0)
+    found["nan"] = outcome(lambda: sinkhorn(logits, backend="host", process_group=group))
+    return found

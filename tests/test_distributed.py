@@ -1,103 +1,166 @@
-"""process_group=: rows over two and three processes give what one process gives."""
+"""Process groups: shards give what one process with all rows gives, and no process is left waiting.
 
-from __future__ import annotations
+One group of two and one of three processes run everything (tests/sharded.py) once.
+"""
 
-import os
-import subprocess
-import sys
-from pathlib import Path
+import re
+import warnings
 
 import numpy as np
 import pytest
+import sharded
 import torch
-from sharded import cases
 
 from sinkhorn_ot import equipartition_labels, sinkhorn
 
-HERE = Path(__file__).parent
-CASES = {case.name: case for case in cases()}
-
-
-@pytest.fixture(scope="module", params=[2, 3])
-def outs(request, tmp_path_factory):
-    """What the processes of a group found, in the order of ranks."""
-    folder, size = tmp_path_factory.mktemp("group"), request.param
-    path = os.pathsep.join([str(HERE), str(HERE.parent / "benchmarks"), str(HERE.parent)])
-    environment = {**os.environ, "PYTHONPATH": path, "OMP_NUM_THREADS": "1"}
-    group = [
-        subprocess.Popen(
-            [sys.executable, str(HERE / "sharded.py"), str(rank), str(size), str(folder)],
-            env=environment,
-        )
-        for rank in range(size)
-    ]
-    assert [process.wait(timeout=300) for process in group] == [0] * size
-    return [torch.load(folder / f"out-{size}-{rank}.pt") for rank in range(size)]
+NAMES = [
+    (name, backend)
+    for name, case in sharded.CASES.items()
+    for backend in (("cpu", "reference") if case.by_backend else ("cpu",))
+]
 
 
 @pytest.fixture(scope="module")
-def alone():
-    return {name: sinkhorn(case.logits, **case.options) for name, case in CASES.items()}
+def groups(tmp_path_factory):
+    """What every process found, in a group of 2 and one of 3."""
+    return [
+        sharded.run(tmp_path_factory.mktemp(f"group_of_{size}"), size, sharded.everything)
+        for size in (2, 3)
+    ]
 
 
-@pytest.mark.parametrize("name", CASES)
-def test_a_group_finds_what_one_process_finds(outs, alone, name):
-    # Not only the optimum, within tol: the same path to it, whatever the cuts, sketch and all.
-    truth = alone[name]
-    # float32 sums of few rows in another order differ; the Hessian magnifies that
-    few = len(CASES[name].logits) < 10_000 and "double" not in name
-    tolerance = 5e-7 if few else 1e-8
-    labels = torch.cat([out[name][0] for out in outs])
-    f = torch.cat([out[name][1] for out in outs])
-    assert torch.equal(labels, torch.as_tensor(truth.labels))
-    for out in outs:
-        _, _, g, n_iter, violation, converged, _ = out[name]
-        assert (g - torch.as_tensor(truth.g)).abs().max() < tolerance
-        assert torch.equal(g, outs[0][name][2])  # to the bit among the processes
-        assert (n_iter, converged) == (truth.n_iter, truth.converged)
-        assert violation == pytest.approx(truth.marginal_violation, rel=1e-3, abs=1e-8)
-    assert (f - torch.as_tensor(truth.f)).abs().max() < 1e-6
-    if name not in ("underflow", "reference"):  # which count what each process reads again
-        assert outs[0][name][6] == pytest.approx(truth.n_passes, rel=0.02)
+def agree(alone, parts):
+    """Assert that the results of the processes are the result of one."""
+    for part in parts:
+        assert part.n_iter == alone.n_iter
+        assert part.n_passes == pytest.approx(alone.n_passes, abs=1e-9)
+        assert part.converged == alone.converged
+        assert part.marginal_violation == pytest.approx(alone.marginal_violation, abs=1e-9)
+        assert [p[:2] for p in part.history] == [p[:2] for p in parts[0].history]
+        assert len(part.history) == len(alone.history)
+        assert type(part.g) is type(alone.g)
+        used = np.isfinite(np.asarray(alone.g))
+        np.testing.assert_allclose(part.g[used], alone.g[used], rtol=0, atol=1e-9)
+        assert np.array_equal(part.g, parts[0].g)
+        assert alone.backend != "cpu" or np.array_equal(part.g, alone.g)  # bit by bit
+    np.testing.assert_array_equal(np.concatenate([p.labels for p in parts]), alone.labels)
+    np.testing.assert_allclose(np.concatenate([p.f for p in parts]), alone.f, rtol=0, atol=1e-9)
 
 
-def test_the_cases_hold_part_of_the_rows_and_all_of_them(alone):
-    # else the sketch of a group would be tested in one of its two states only
-    assert alone["partial"].n_passes < 8
-    assert alone["whole"].converged
+@pytest.mark.parametrize(("name", "backend"), NAMES)
+def test_shards_give_what_one_process_gives(groups, name, backend):
+    """The same path: as many steps and reads, the same g up to rounding, and the same labels."""
+    case = sharded.CASES[name]
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        alone = sinkhorn(case.input(), backend=backend, **case.options)
+    for parts in groups:
+        agree(alone, [part["cases"][name, backend] for part in parts])
 
 
-def test_heads_are_solved_one_after_the_other(outs):
-    stack = np.random.default_rng(1).normal(size=(3, 600, 8))
-    labels = torch.cat([out["stack"] for out in outs], 1)
-    assert torch.equal(labels, torch.from_numpy(equipartition_labels(stack)))
+def test_heads_are_solved_one_by_one(groups):
+    """A stack, an iterator and the labels alone, in all processes together."""
+    case = sharded.STACK
+    alone = sinkhorn(case.input(), **case.options)
+    for parts in groups:
+        for way in (0, 1):
+            for head, one in enumerate(alone):
+                agree(one, [part["stack"][way][head] for part in parts])
+        labels = np.concatenate([part["stack"][2] for part in parts], axis=1)
+        np.testing.assert_array_equal(labels, [one.labels for one in alone])
 
 
-def test_one_process_stops_all_and_rank_0_warns(outs):
-    assert [out["stopped"] for out in outs] == [(1, 2)] + [(1, 0)] * (len(outs) - 1)
-    assert [out["warnings"] for out in outs] == [1] + [0] * (len(outs) - 1)
+MISUSE = {
+    **{
+        f"nan {backend} {method}": r"ValueError: rank {last}: logits\[{row3}, 2\] is nan"
+        for backend in ("cpu", "reference")
+        for method in ("auto", "sinkhorn")
+    },
+    "nan in both": r"ValueError: rank 0: logits\[650, 1\] is nan \(the first bad row is 650\)",
+    "empty column": "ValueError: column 4 of logits is -inf for every sample",
+    "other K": "ValueError: the number of columns .* is 20 on rank 0 and 9 on rank {last}",
+    "other dtype": "ValueError: the dtype of logits .* 'float32' on rank 0 and 'float64' on rank",
+    "other library": "ValueError: the library of logits .* 'numpy' on rank 0 and 'torch' on rank",
+    "other epsilon": "ValueError: epsilon .* is 0.1 on rank 0 and 0.2 on rank {last}",
+    "other b": "ValueError: b must be the same",
+    "other backend": "ValueError: backend must be the same .* 'reference' on rank 0 and 'cpu'",
+    "only one has a": "ValueError: whether there is an a must be the same",
+    "bad tol": "ValueError: rank {last}: tol must be finite and >= 0",
+    "bad type": "TypeError: rank {last}: logits must be a numpy.ndarray",
+    "all empty": "ValueError: logits need at least one sample",
+    "a is not 1": "ValueError: a must sum to 1 over all processes, got {mass}",
+    "no room": "ValueError: method='newton' has no room .* shape \\({total}, 20\\)",
+    "fewer heads": "ValueError: whether logits hold another head",
+    "bad head": r"ValueError: head 1: rank {last}: logits\[{row3}, 2\] is nan",
+    "a stack and a matrix": "ValueError: .* must be the same",
+    "a stops": "'SinkhornResult'",
+}
 
 
-def test_a_mistake_in_one_process_is_an_error_in_all(outs):
-    last = len(outs) - 1
-    row = sum(100 + rank for rank in range(last)) + 3
-    expected = {
-        "bad row": f"ValueError: row {row} of the logits of all processes, which is row 3 of rank "
-        f"{last}, is bad",
-        "columns": f"ValueError: the number of columns of logits must be the same in all "
-        f"processes: rank 0 has 5, rank {last} has 4",
-        "dtype": "ValueError: the dtype of logits must be the same",
-        "epsilon": f"ValueError: epsilon must be the same in all processes: rank 0 has 0.2, rank "
-        f"{last} has 0.1",
-        "g_init": "ValueError: the sum of g_init * index must be the same",
-        "a": "ValueError: a must sum to 1, got",
-        "nobody": "ValueError: no process of the group has any rows",
-        "no room": "ValueError: method='newton' has no room",
-        "group": "TypeError: process_group must be a torch.distributed.ProcessGroup",
-    }
-    for rank, out in enumerate(outs):
-        for name, text in expected.items():
-            assert out["said"][name].startswith(text), (rank, name)
-        own = "" if rank == last else f"rank {last} of the group: "
-        assert out["said"]["integers"].startswith(f"TypeError: {own}logits must be one of")
-        assert out["said"]["method"].startswith(f"ValueError: {own}method must be one of")
+@pytest.mark.parametrize("way", MISUSE)
+def test_an_error_of_one_is_an_error_of_all(groups, way):
+    """All processes raise the same, which says whose fault it is; global numbers of rows."""
+    for parts in groups:
+        counts = [700 + rank for rank in range(len(parts))]
+        message = MISUSE[way]
+        for name, value in {
+            "last": len(parts) - 1,
+            "row3": sum(counts[:-1]) + 3,
+            "total": sum(counts),
+            "mass": f"{sum(counts) / 700:.3}",
+        }.items():
+            message = message.replace(f"{{{name}}}", str(value))
+        for part in parts:
+            assert part["misuse"][way] == parts[0]["misuse"][way]
+            assert re.match(message, part["misuse"][way]), part["misuse"][way]
+
+
+def test_a_callback_stops_all_or_raises_in_all(groups):
+    for parts in groups:
+        *others, last = (part["misuse"] for part in parts)
+        assert last["a raises"] == "KeyError: 'mine'"
+        for other in others:
+            assert other["a raises"].startswith(f"RuntimeError: the callback of rank {len(others)}")
+            assert other["stopped"] == last["stopped"]
+        assert not last["stopped"].startswith("(50,")
+
+
+def test_only_rank_0_warns(groups):
+    for parts in groups:
+        warned = [part["misuse"]["warned"] for part in parts]
+        assert warned == ["'SinkhornResult' 1"] + ["'SinkhornResult' 0"] * (len(parts) - 1)
+
+
+@pytest.mark.parametrize("group", [3, "gloo", -100])
+def test_what_is_no_process_group_is_refused(group):
+    """-100 is what torch gives to processes that are no members of a new group."""
+    with pytest.raises(TypeError, match=r"process_group must be a torch.distributed.ProcessGroup"):
+        sinkhorn(np.eye(3), process_group=group)
+
+
+def test_a_compiled_graph_has_no_place_for_it():
+    step = torch.compile(
+        lambda x: equipartition_labels(x, process_group=3), fullgraph=True, backend="eager"
+    )
+    with pytest.raises(torch._dynamo.exc.Unsupported, match="no place for a process group"):
+        step(torch.eye(3))
+
+
+def test_devices_agree_within_tol(host_library, tmp_path, monkeypatch):
+    """The wrapper of the GPU backends: sketches of their own, one limit."""
+    monkeypatch.setenv(sharded.LIBRARY, str(host_library))
+    parts = sharded.run(tmp_path, 2, sharded.on_a_device)
+    for name, case in sharded.DEVICE_CASES.items():
+        alone = sinkhorn(case.input(), backend="cpu", **{**case.options, "tol": 1e-9})
+        first, second = (part[name] for part in parts)
+        assert first.converged
+        assert torch.equal(first.g, second.g)
+        assert first.history[-1][:2] == second.history[-1][:2]
+        labels = torch.cat((first.labels, second.labels))
+        assert (labels == alone.labels).double().mean() > 0.998, name
+        plan_mass = torch.cat((first.f, second.f)) - alone.f
+        assert abs(plan_mass).mean() < 5e-3, name
+    assert [part["nan"] for part in parts] == [
+        "ValueError: rank 1: logits[700, 0] is nan (the first bad row is 700); logits must be "
+        "finite, or -inf to forbid a pairing: look for a diverged network or an unnormalised input"
+    ] * 2

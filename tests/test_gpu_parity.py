@@ -11,11 +11,11 @@ import numpy as np
 import pytest
 import torch
 
-import sinkhorn_ot.api
+import sinkhorn_ot.options
 from sinkhorn_ot import sinkhorn
-from sinkhorn_ot.arrays import Problem
 from sinkhorn_ot.backends.device_sketch import WORDS_PER_ENTRY
 from sinkhorn_ot.backends.reference import ReferencePasses
+from sinkhorn_ot.problem import Problem
 
 DTYPES = [torch.float64, torch.float32, torch.float16, torch.bfloat16]
 # around the widths of tiles (32, 128, 256, 8192 columns), odd ones that no vector fits, and rows
@@ -291,15 +291,15 @@ def test_a_small_sketch_stands_for_all_rows(machine, make):
 def test_the_same_bits_every_time(machine, make, dtype):
     logits, g = make(500, 70, dtype=dtype), make(70, seed=1)
     first, second = (both(machine, logits)[0].read(g, assign=True) for _ in range(2))
-    for one, other in zip(first[:3], second[:3], strict=True):
+    for one, other in zip(first, second, strict=True):
         assert one.equal(other)
 
 
 @pytest.fixture
 def solve(machine, monkeypatch):
     """`sinkhorn` on this machine, whatever the device of the tensors."""
-    known = [one for one in sinkhorn_ot.api.BACKENDS if one.name != machine.backend.name]
-    monkeypatch.setattr(sinkhorn_ot.api, "BACKENDS", (*known, machine.backend))
+    known = [one for one in sinkhorn_ot.options.BACKENDS if one.name != machine.backend.name]
+    monkeypatch.setattr(sinkhorn_ot.options, "BACKENDS", (*known, machine.backend))
     return lambda logits, **options: sinkhorn(logits, backend=machine.backend.name, **options)
 
 

@@ -11,8 +11,8 @@ import pytest
 from problems import EPSILON, FAMILIES, make_logits, true_violation
 
 from sinkhorn_ot import SinkhornWarning, equipartition_labels, sinkhorn
-from sinkhorn_ot.arrays import Problem
 from sinkhorn_ot.backends.cpu import CpuPasses, needs
+from sinkhorn_ot.problem import Problem
 from sinkhorn_ot.sketching import sketch_words
 
 N, K = 20_000, 100
@@ -198,9 +198,7 @@ def test_a_sketch_with_room_for_all_rows_holds_all(n, normal):
     """Whatever the number of rows: blocks are even, and none is passed over."""
     problem = Problem(normal(n, 15), None, np.full(15, 1 / 15), 0.05)
     passes = CpuPasses(problem)
-    sketch = passes.sketch(
-        sketch_words(problem.logits, problem.rows, None, needs(problem.logits, problem.rows))
-    )
+    sketch = passes.sketch(sketch_words(problem.logits, n, None, needs(problem.logits, n)))
     passes.read(np.zeros(15), sketch=sketch)
     assert sketch.rows == n
 
@@ -222,8 +220,8 @@ def test_small_problems_whose_first_steps_nearly_end_it(tol):
 
 def test_there_is_room_for_very_many_clusters():
     logits = np.broadcast_to(np.float32(0), (40_000, 100_000))
-    assert sketch_words(logits, len(logits), None, needs(logits, len(logits))) > 0
-    assert sketch_words(logits, len(logits), 0, needs(logits, len(logits))) == 0
+    assert sketch_words(logits, 40_000, None, needs(logits, 40_000)) > 0
+    assert sketch_words(logits, 40_000, 0, needs(logits, 40_000)) == 0
 
 
 def test_few_clusters_stay_below_a_small_memory_limit(normal):

@@ -12,10 +12,10 @@ from machines import SOURCES
 from ptx import PtxError
 from ptx_machine import PtxKernels, TritonPtxKernels, find_nvcc
 
-from sinkhorn_ot.arrays import Problem
 from sinkhorn_ot.backends.device import DevicePasses
 from sinkhorn_ot.backends.device_sketch import WORDS_PER_ENTRY
 from sinkhorn_ot.backends.reference import ReferencePasses
+from sinkhorn_ot.problem import Problem
 
 DTYPES = [torch.float64, torch.float32, torch.float16, torch.bfloat16]
 

@@ -41,56 +41,43 @@ PYBIND11_MODULE(_cpu, m, py::mod_gil_not_used()) {
       .def("expect",
            [](Sketch& s, uintptr_t move, double reach) { s.expect(pointer<double>(move), reach); })
       .def("start", &Sketch::start)
-      .def("carry",
-           [](Sketch& s, int64_t b) {
-             const SketchBlock& block = s.block(b);
-             return py::make_tuple(block.seen, block.words_before + block.used, block.pending);
-           })
-      .def("go_on",
-           [](Sketch& s, int64_t b, int64_t seen, int64_t words, float pending) {
-             SketchBlock& block = s.block(b);
-             block.seen = seen, block.words_before = words, block.pending = pending;
-           })
-      .def_property_readonly("weight", &Sketch::weight)
       .def_property_readonly("rows", &Sketch::rows)
       .def_property_readonly("words", &Sketch::words)
       .def(
           "mass",
-          [](Sketch& s, uintptr_t scalings, bool exact, uintptr_t m, uintptr_t second,
-             int threads) {
-            s.mass(pointer<double>(scalings), exact, pointer<double>(m), pointer<double>(second),
-                   threads);
+          [](Sketch& s, uintptr_t scalings, bool exact, double weight, uintptr_t out, int threads) {
+            s.mass(pointer<double>(scalings), exact, weight, pointer<double>(out), threads);
           },
           release)
       .def(
           "value",
-          [](Sketch& s, uintptr_t scalings, int threads) {
-            return s.value(pointer<double>(scalings), threads);
+          [](Sketch& s, uintptr_t scalings, double weight, uintptr_t out, int threads) {
+            s.value(pointer<double>(scalings), weight, pointer<double>(out), threads);
           },
           release)
       .def(
           "second_moment",
-          [](Sketch& s, uintptr_t scalings, uintptr_t v, bool exact, uintptr_t out, int threads) {
-            s.second_moment(pointer<double>(scalings), pointer<double>(v), exact,
+          [](Sketch& s, uintptr_t scalings, uintptr_t v, double weight, uintptr_t out,
+             int threads) {
+            s.second_moment(pointer<double>(scalings), pointer<double>(v), weight,
                             pointer<double>(out), threads);
           },
           release);
-  py::class_<Blocks>(m, "Blocks")
-      .def(py::init<int64_t, int64_t, int64_t, int64_t>())
-      .def_readonly("first", &Blocks::first)
-      .def_readonly("last", &Blocks::last)
-      .def_property_readonly("joins", &Blocks::joins)
-      .def_property_readonly("goes_on", &Blocks::goes_on);
   m.def(
       "run_pass",
-      [](const Rows& x, uintptr_t g, uintptr_t a, double epsilon, Kind kind, const Blocks& blocks,
-         int64_t first, int64_t last, const std::string& simd, int threads, uintptr_t out,
-         uintptr_t f, uintptr_t labels, Sketch* sketch) {
-        return run_pass(x, {pointer<double>(g), pointer<double>(a), epsilon}, kind, blocks, first,
-                        last, simd, threads, pointer<double>(out),
+      [](const Rows& x, uintptr_t g, uintptr_t a, double epsilon, Kind kind, int64_t stride,
+         int64_t first, int64_t last, int64_t block_rows, int64_t origin, const std::string& simd,
+         int threads, uintptr_t out, uintptr_t f, uintptr_t labels, Sketch* sketch) {
+        return run_pass(x, {pointer<double>(g), pointer<double>(a), epsilon}, kind,
+                        {stride, first, last}, block_rows, origin, simd, threads,
+                        pointer<double>(out),
                         {pointer<double>(f), pointer<int64_t>(labels), sketch});
       },
       "First bad row or -1; addresses of float64 and int64 arrays, 0 for none.", release);
+  m.def("rows_per_block", &rows_per_block);
+  m.def(
+      "sampled_row", [](int64_t j, int64_t stride) { return Sample{stride, j, j + 1}.row(j); },
+      "Which row the j-th of a sample is.");
   m.def("simd_levels", &simd_levels);
   m.def("max_threads", &max_threads);
 }

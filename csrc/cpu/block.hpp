@@ -3,6 +3,7 @@
 
 #include <type_traits>
 
+#include "exact.hpp"
 #include "passes.hpp"
 #include "sketch.hpp"
 
@@ -10,9 +11,6 @@ namespace sinkhorn {
 
 // Widest vector of any level in floats; scratch rows are padded to it.
 constexpr int64_t kPad = 16;
-
-// Rows of a block whose sums are added in float before they are in double.
-constexpr int64_t kRun = 64;
 
 // g for the float32 kernel, in units of log(2) * epsilon: rate * g = high + low, where `high` lies
 // on a grid so coarse that high - top is exact for every row top on that grid.
@@ -48,8 +46,9 @@ struct Kernels {
   void (*sketch_mass)(SketchBlock&, const void* scalings, void* scratch, double* sums);
   void (*sketch_mass_exact)(SketchBlock&, const void* scalings, void* scratch, double* sums);
   double (*sketch_value)(SketchBlock&, const double* scalings);
-  void (*sketch_second_moment)(SketchBlock&, const void* y, void* scratch, double* sums);
-  void (*sketch_second_moment_exact)(SketchBlock&, const void* y, void* scratch, double* sums);
+  void (*sketch_second_moment)(SketchBlock&, const float* y, void* scratch, double* sums);
+  void (*add_exactly)(const Grids&, const double* x, const double* factor, int64_t count,
+                      double* high, double* low);
 };
 
 // The kernels of a level that `simd_levels` names.

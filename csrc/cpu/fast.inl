@@ -78,7 +78,7 @@ struct InFlight {
 template <class T>
 BadRow fast_block(const Rows& x, const Point& at, const Scaled& g, const Sample& sample,
                   const Extras& extras, const Scratch& scratch, Block& block) {
-  constexpr int64_t stretch = 64 * kLanes;  // columns that are summed in float
+  constexpr int64_t run = 64, stretch = 64 * kLanes;  // rows, columns that are summed in float
   const int64_t k = x.k, padded = (k + kPad - 1) / kPad * kPad;
   const double n = double(x.n), log_n = __builtin_log(n);
   const float near = __builtin_exp2f(-kNearTop);
@@ -115,7 +115,7 @@ BadRow fast_block(const Rows& x, const Point& at, const Scaled& g, const Sample&
       if (more) fly[r].next = fetch(s + kRows, r, turn);
       const int64_t later = s + r + ahead;
       far[r] = static_cast<const T*>(x.data) +
-               sample.row(later < sample.count ? later : s) * x.row_stride;
+               sample.row(later < sample.last ? later : s) * x.row_stride;
       top[r] = all(fly[r].top);
       scale[r] = all(fly[r].scale);
       next_top[r] = all(-__builtin_inff());
@@ -171,7 +171,7 @@ BadRow fast_block(const Rows& x, const Point& at, const Scaled& g, const Sample&
       }
     }
     for (int r = 0; r < kRows; ++r) fly[r].top = round_to_grid(largest(next_top[r]));
-    if (s + kRows - summed >= kRun || !more) {
+    if (s + kRows - summed >= run || !more) {
       for (int r = 0; r < kRows && s + r < last; ++r) {  // what the next turn would have added
         for (int64_t j = 0; j < k; j += kLanes)
           store(partial + j, load(fly[r].weights + j) * all(fly[r].scale) + load(partial + j));
@@ -182,5 +182,6 @@ BadRow fast_block(const Rows& x, const Point& at, const Scaled& g, const Sample&
       __builtin_memset(partial, 0, sizeof(float) * size_t(padded));
     }
   }
+  close_sketch(block.sketch);
   return -1;
 }

@@ -138,6 +138,18 @@ inline void flush(const E* partial, double* sum, int64_t k) {
   for (int64_t j = 0; j < k; ++j) sum[j] += partial[j];
 }
 
+// Adds the parts of x * factor (or x, without factors) to `high` and `low`; see exact.hpp.
+void add_exactly(const Grids& grids, const double* x, const double* factor, int64_t count,
+                 double* high, double* low) {
+  const double coarse = grids.coarse, fine = grids.fine;
+#pragma omp simd
+  for (int64_t j = 0; j < count; ++j) {
+    const double y = factor ? x[j] * factor[j] : x[j], part = (y + coarse) - coarse;
+    high[j] += part;
+    low[j] += ((y - part) + fine) - fine;
+  }
+}
+
 #include "sketch.inl"
 // what a row leaves in a sketch comes first: the kernels use it
 #include "fast.inl"
@@ -146,13 +158,14 @@ inline void flush(const E* partial, double* sum, int64_t k) {
 template <class T, class E>
 BadRow mass_block(const Rows& x, const Point& at, const Scaled&, const Sample& sample,
                   const Extras& extras, const Scratch& scratch, Block& block) {
+  constexpr int64_t run = 64;  // rows summed in E before they are added in double
   const int64_t k = x.k;
   const double rate = 1. / at.epsilon, n = double(x.n), log_n = __builtin_log(n);
   E* weights = static_cast<E*>(scratch.weights);
   E* partial = static_cast<E*>(scratch.partial);
-  for (int64_t s0 = block.first; s0 < block.last; s0 += kRun) {
+  for (int64_t s0 = block.first; s0 < block.last; s0 += run) {
     __builtin_memset(partial, 0, sizeof(E) * size_t(k));
-    for (int64_t s = s0; s < s0 + kRun && s < block.last; ++s) {
+    for (int64_t s = s0; s < s0 + run && s < block.last; ++s) {
       const int64_t i = sample.row(s);
       const T* row = static_cast<const T*>(x.data) + i * x.row_stride;
       double top = shift_row(row, x.col_stride, at.g, k, scratch.shifted);
@@ -174,6 +187,7 @@ BadRow mass_block(const Rows& x, const Point& at, const Scaled&, const Sample& s
     }
     flush(partial, block.sum, k);
   }
+  close_sketch(block.sketch);
   return -1;
 }
 
@@ -220,7 +234,7 @@ constexpr Kernels kKernels = {
     sketch_mass<float>,
     sketch_mass<double>,
     sketch_value,
-    sketch_second_moment<float>,
-    sketch_second_moment<double>};
+    sketch_second_moment,
+    add_exactly};
 
 }  // namespace

@@ -1,5 +1,5 @@
 // Cuts the rows into blocks that do not depend on the number of threads, runs them, and adds
-// their column sums in block order: the same bits for any number of threads.
+// their column sums exactly: the same bits for any number of threads and processes.
 #include "passes.hpp"
 
 #include <omp.h>
@@ -25,29 +25,6 @@ const Kernels& kernels_of(const std::string& simd) {
 
 namespace {
 
-// At most 128 blocks bound the memory for their sums; at least 256 rows amortise the reduction.
-int64_t rows_per_block(int64_t n) { return std::max<int64_t>(256, (n + 127) / 128); }
-
-void add_masses(const std::vector<double>& sums, int64_t blocks, int64_t k, double* out) {
-  for (int64_t j = 0; j < k; ++j) {
-    double total = 0;
-    for (int64_t b = 0; b < blocks; ++b) total += sums[size_t(b * k + j)];
-    out[j] = total;
-  }
-}
-
-void add_log_masses(const std::vector<double>& sums, const std::vector<double>& tops,
-                    int64_t blocks, int64_t k, double* out) {
-  for (int64_t j = 0; j < k; ++j) {
-    double top = -INFINITY, total = 0;
-    for (int64_t b = 0; b < blocks; ++b) top = std::max(top, tops[size_t(b * k + j)]);
-    for (int64_t b = 0; b < blocks; ++b)
-      if (sums[size_t(b * k + j)] > 0)
-        total += sums[size_t(b * k + j)] * std::exp(tops[size_t(b * k + j)] - top);
-    out[j] = total > 0 ? top + std::log(total) : -INFINITY;
-  }
-}
-
 // Splits g for the float32 kernel.
 Scaled scale(const Point& at, int64_t k, float* high, float* low) {
   const double exact_rate = 1.4426950408889634 / at.epsilon;
@@ -62,37 +39,47 @@ Scaled scale(const Point& at, int64_t k, float* high, float* low) {
   return g;
 }
 
-}  // namespace
+int64_t size_of(Dtype dtype) { return dtype == Dtype::f64 ? 8 : dtype == Dtype::f32 ? 4 : 2; }
 
-Blocks::Blocks(int64_t n, int64_t stride, int64_t first_row, int64_t last_row) : sample(n, stride) {
-  const int64_t most = rows_per_block(sample.count);
-  count = (sample.count + most - 1) / most;
-  step = count ? (sample.count + count - 1) / count : 1;  // blocks of nearly equal size
-  auto at_least = [&](int64_t row) {  // the first of the sample that does not lie before `row`
-    int64_t s = std::min(row / stride, sample.count);
-    while (s < sample.count && sample.row(s) < row) ++s;
-    return s;
-  };
-  begin = at_least(first_row), end = at_least(last_row);
-  first = begin / step, last = begin < end ? (end + step - 1) / step : first;
+// Through integers: the address may lie outside of any array.  Null stays null.
+template <class T>
+T* shifted(T* p, int64_t by) {
+  return p ? reinterpret_cast<T*>(uintptr_t(p) + uintptr_t(by) * sizeof(T)) : nullptr;
 }
 
-BadRow run_pass(const Rows& x, const Point& at, Kind kind, const Blocks& all, int64_t first,
-                int64_t last, const std::string& simd, int threads, double* out,
-                const Extras& extras) {
-  const Sample& sample = all.sample;
-  const int64_t k = x.k, step = all.step, blocks = last - first,
-                padded = (k + kPad - 1) / kPad * kPad;
+}  // namespace
+
+int64_t rows_per_block(int64_t count) {
+  // at most 128 blocks bound the memory for their sums; at least 256 rows amortise the reduction
+  const int64_t most = std::max<int64_t>(256, (count + 127) / 128);
+  const int64_t blocks = std::max<int64_t>(1, (count + most - 1) / most);
+  return (count + blocks - 1) / blocks;
+}
+
+BadRow run_pass(Rows x, Point at, Kind kind, const Sample& sample, int64_t block_rows,
+                int64_t origin, const std::string& simd, int threads, double* out, Extras extras) {
+  const int64_t k = x.k, padded = (k + kPad - 1) / kPad * kPad;
+  const int64_t first_block = sample.first / block_rows;
+  const int64_t blocks = (sample.last + block_rows - 1) / block_rows - first_block;
+  // from here on addresses are those of row 0, wherever that is
+  x.data = shifted(static_cast<const char*>(x.data), -origin * x.row_stride * size_of(x.dtype));
+  at.a = shifted(at.a, -origin);
+  extras.f = shifted(extras.f, -origin);
+  extras.labels = shifted(extras.labels, -origin);
   Buffer<float> split = aligned<float>(2 * padded);
   std::fill(split.get(), split.get() + 2 * padded, 0.f);
   const Scaled g = scale(at, k, split.get(), split.get() + padded);
   if (kind == Kind::quick && x.dtype != Dtype::f64 && !g.usable) kind = Kind::exact;
-  const BlockFn pass = kernels_of(simd).pass[int(kind)][int(x.dtype)];
+  const Kernels& kernels = kernels_of(simd);
+  const BlockFn pass = kernels.pass[int(kind)][int(x.dtype)];
   const bool log = kind == Kind::log;
-  std::vector<double> sums(size_t(blocks * k), 0.), tops(log ? size_t(blocks * k) : 0);
-  std::vector<double> weights(size_t(blocks), 0.);
+  // per block: its column sums and its weight; in the log domain column maxima before them
+  const int64_t width = (log ? 2 * k : k) + 1;
+  std::vector<double> memory_of_sums(log ? 0 : size_t(blocks * width));
+  double* const sums = log ? out : memory_of_sums.data();
+  std::fill(sums, sums + blocks * width, 0.);
   std::vector<BadRow> bad(size_t(blocks), -1);
-  threads = int(std::min<int64_t>(std::max(threads, 1), std::max<int64_t>(blocks, 1)));
+  threads = int(std::min<int64_t>(std::max(threads, 1), blocks));
   const int64_t rows_apart = x.col_stride == 1 ? 0 : padded;  // rows that must be gathered
   std::vector<Buffer<double>>
       memory;  // allocated here: an exception may not leave a parallel region
@@ -106,33 +93,26 @@ BadRow run_pass(const Rows& x, const Point& at, Kind kind, const Blocks& all, in
                           reinterpret_cast<uint32_t*>(base + 3 * padded), base + 4 * padded};
 #pragma omp for schedule(dynamic)
     for (int64_t b = 0; b < blocks; ++b) {
-      Block block{std::max(all.begin, (first + b) * step),
-                  std::min(all.end, (first + b + 1) * step),
-                  sums.data() + b * k,
-                  log ? tops.data() + b * k : nullptr,
+      const int64_t begin = (first_block + b) * block_rows;
+      double* const mine = sums + b * width;
+      Block block{std::max(sample.first, begin),
+                  std::min(sample.last, begin + block_rows),
+                  mine + (log ? k : 0),
+                  log ? mine : nullptr,
                   0.,
-                  extras.sketch ? &extras.sketch->block(first - all.first + b) : nullptr};
-      const int64_t into_run = (block.first - (first + b) * step) % kRun;
-      if (into_run && !log) {  // then the runs that follow are those of the whole block
-        Block head = block;
-        head.last = block.first = std::min(block.last, block.first + kRun - into_run);
-        bad[size_t(b)] = pass(x, at, g, sample, extras, scratch, head);
-        block.weight = head.weight;
-      }
-      if (bad[size_t(b)] < 0 && block.first < block.last)
-        bad[size_t(b)] = pass(x, at, g, sample, extras, scratch, block);
-      weights[size_t(b)] = block.weight;
+                  extras.sketch ? &extras.sketch->block(first_block + b) : nullptr};
+      bad[size_t(b)] = pass(x, at, g, sample, extras, scratch, block);
+      mine[width - 1] = block.weight;
     }
   }
   for (BadRow row : bad)
     if (row >= 0) return row;
-  double weight = 0;
-  for (double w : weights) weight += w;
-  if (log)
-    add_log_masses(sums, tops, blocks, k, out);
-  else
-    add_masses(sums, blocks, k, out);
-  out[k] = weight;
+  if (!log) {
+    const Grids grids = grids_for(double(x.n));
+    std::fill(out, out + 2 * width, 0.);
+    for (int64_t b = 0; b < blocks; ++b)
+      kernels.add_exactly(grids, sums + b * width, nullptr, width, out, out + width);
+  }
   return -1;
 }
 

@@ -1,7 +1,6 @@
 // The passes over rows that a solve needs: raw pointers, sizes and strides only.
 #pragma once
 
-#include <algorithm>
 #include <cstdint>
 #include <string>
 #include <vector>
@@ -10,13 +9,11 @@ namespace sinkhorn {
 
 enum class Dtype { f64, f32, f16, bf16 };
 
-// An N x K matrix as it lies in memory; strides count elements and may be negative.  Of rows that
-// are spread over processes only some lie here: `data`, and all other pointers to something per
-// row, are where row 0 would be.
+// Some rows of an N x K matrix as they lie in memory; strides count elements and may be negative.
 struct Rows {
   const void* data;
   Dtype dtype;
-  int64_t n, k;
+  int64_t n, k;  // of the matrix
   int64_t row_stride, col_stride;
 };
 
@@ -31,30 +28,16 @@ struct Point {
 // exact: float64 throughout.  log: float64 in the log domain, for masses that underflow.
 enum class Kind { quick, exact, log };
 
-// The rows of a pass: one of each `stride` neighbours, spread by a fixed hash.
+// The rows of a pass: one of each `stride` neighbours, spread by a fixed hash; of these, the ones
+// from `first` to before `last`.
 struct Sample {
-  int64_t stride, count;
-
-  Sample(int64_t n, int64_t every) : stride(every), count(n / every) {}
+  int64_t stride, first, last;
 
   int64_t row(int64_t j) const {
     if (stride == 1) return j;
     uint64_t h = uint64_t(j) * 0x9E3779B97F4A7C15u;  // Fibonacci hashing
     return j * stride + int64_t((h >> 32) % uint64_t(stride));
   }
-};
-
-// How the rows of a pass are cut into blocks, whatever the number of threads or processes, and
-// which of them have rows here, from `first_row` up to `last_row`.
-struct Blocks {
-  Sample sample;
-  int64_t count, step;  // all blocks, and rows of the sample in each but the last
-  int64_t begin, end;   // of the sample: what lies here
-  int64_t first, last;  // blocks with rows here
-  Blocks(int64_t n, int64_t stride, int64_t first_row, int64_t last_row);
-  // The first block here began, or the last one goes on, in another process.
-  bool joins() const { return begin < end && begin > first * step; }
-  bool goes_on() const { return begin < end && end < std::min(sample.count, last * step); }
 };
 
 class Sketch;
@@ -69,12 +52,16 @@ struct Extras {
 // The first row (in row order) that has no finite maximum, or -1.
 using BadRow = int64_t;
 
-// One read of the sampled rows in the blocks from `first` up to `last`.  out (k): their column
-// masses, or the logarithms of these for Kind::log, and the total mass after these; in units of
-// 1/n. The same bits for any `threads`.
-BadRow run_pass(const Rows& x, const Point& at, Kind kind, const Blocks& blocks, int64_t first,
-                int64_t last, const std::string& simd, int threads, double* out,
-                const Extras& extras);
+// A pass over `count` rows is cut into blocks of nearly equal size, of so many rows each.
+int64_t rows_per_block(int64_t count);
+
+// One read of sampled rows, of whole blocks of `block_rows` or of a part of one.  The matrix may be
+// spread over processes: row `origin` is the one at x.data, at.a, extras.f and extras.labels.
+// out: their column masses times n and their weight, k + 1 coarse parts (see exact.hpp) and as many
+// fine ones.  For Kind::log, for each block the k maxima of the logarithms of these masses, k sums
+// relative to exp(maximum), and the weight.  The same bits for any `threads`.
+BadRow run_pass(Rows x, Point at, Kind kind, const Sample& sample, int64_t block_rows,
+                int64_t origin, const std::string& simd, int threads, double* out, Extras extras);
 
 // Instruction sets this build has and this processor runs, best first; "plain" is always there.
 std::vector<std::string> simd_levels();

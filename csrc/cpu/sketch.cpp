@@ -1,4 +1,4 @@
-// The operations on a sketch, in groups of blocks that do not depend on the number of threads.
+// The operations on a sketch, with sums that do not depend on the number of threads.
 #include "sketch.hpp"
 
 #include <omp.h>
@@ -13,8 +13,8 @@
 namespace sinkhorn {
 
 namespace {
-constexpr int64_t kGroups = 32;       // bounds the memory for their sums
-constexpr int64_t kWordsPerSum = 64;  // words that pay for one more sum
+constexpr int64_t kThreads = 16;      // bounds the memory for their sums
+constexpr int64_t kWordsPerSum = 64;  // words that pay for one more of them
 constexpr int64_t kSmall = 1 << 16;   // words below which a second thread does not pay
 }  // namespace
 
@@ -36,19 +36,24 @@ void Sketch::expect(const double* move, double reach) {
   least_cut_ = *std::min_element(cut_.get(), cut_.get() + k_);
 }
 
-void Sketch::start(const Blocks& all) {
-  const int64_t blocks = all.last - all.first, rows = all.step;
-  if (!words_) words_ = aligned<float>(capacity_);
-  if (blocks * rows > reserved_rows_) {
-    reserved_rows_ = blocks * rows;
+void Sketch::start(int64_t blocks, int64_t rows, int64_t first, int64_t last) {
+  const int64_t here = last - first, room = capacity_ / blocks;
+  const int64_t share = here == blocks ? capacity_ : here * room;
+  if (share > reserved_words_) {
+    words_.reset();  // never both
+    words_ = aligned<float>(share);
+    reserved_words_ = share;
+  }
+  if (here * rows > reserved_rows_) {
+    reserved_rows_ = here * rows;
     row_ends_ = aligned<uint32_t>(reserved_rows_);
     weights_ = aligned<float>(reserved_rows_);
     curvatures_ = aligned<float>(reserved_rows_);
   }
-  const int64_t room = capacity_ / std::max<int64_t>(all.count, 1);
-  weight_ = 0;
+  started_ = true;
+  first_ = first;
   blocks_.clear();
-  for (int64_t b = 0; b < blocks; ++b)
+  for (int64_t b = 0; b < here; ++b)
     blocks_.push_back({words_.get() + b * room, hold_.get(), cut_.get(), least_cut_,
                        row_ends_.get() + b * rows, weights_.get() + b * rows,
                        curvatures_.get() + b * rows, k_, room - kPad, rows});
@@ -66,69 +71,78 @@ int64_t Sketch::rows() const {
   return total;
 }
 
-// Runs work(block, scratch, sums) for every block, with `width` sums for each group of blocks and
-// as much scratch; then adds the groups' sums into the first.
+// Runs work(block, scratch, sums) for every block, with `width` sums and as much scratch; adds the
+// sums times their factors exactly, so that it does not matter which thread takes which block.
+// `bound`: of what the absolute values of these add up to; out: the parts, 2 * width.
 template <class Work>
-void Sketch::each_group(int threads, int64_t width, Work work) {
-  if (!words_) throw std::logic_error("a sketch was used before a pass filled it");
+void Sketch::each_block(int threads, int64_t width, const double* factor, double bound, double* out,
+                        Work work) {
+  if (!started_) throw std::logic_error("a sketch was used before a pass filled it");
   const int64_t blocks = int64_t(blocks_.size()), most = 4 + words() / (kWordsPerSum * k_);
-  const int64_t groups = std::min({blocks, kGroups, most});
-  sums_.assign(size_t(std::max<int64_t>(groups, 1) * width), 0.);
-  if (groups == 0) return;  // all rows lie in other processes
-  threads = words() < kSmall ? 1 : int(std::min<int64_t>(std::max(threads, 1), groups));
-  const Buffer<double> scratch = aligned<double>(threads * width);
+  const Grids grids = grids_for(bound);
+  if (words() < kSmall) threads = 1;
+  threads = int(std::min({std::max<int64_t>(blocks, 1), kThreads, most, int64_t(threads)}));
+  const int64_t line = (width + kPad - 1) / kPad * kPad;  // no two threads share one
+  const Buffer<double> memory = aligned<double>(4 * threads * line);
+  std::fill(memory.get(), memory.get() + 4 * threads * line, 0.);
 #pragma omp parallel num_threads(threads) if (threads > 1)
   {
     FlushToZero flush;
+    double* const high = memory.get() + 4 * omp_get_thread_num() * line;
+    double *const low = high + line, *const sums = low + line, *const scratch = sums + line;
 #pragma omp for schedule(dynamic)
-    for (int64_t q = 0; q < groups; ++q)
-      for (int64_t b = q * blocks / groups; b < (q + 1) * blocks / groups; ++b)
-        work(blocks_[size_t(b)], scratch.get() + omp_get_thread_num() * width,
-             sums_.data() + q * width);
+    for (int64_t b = 0; b < blocks; ++b) {
+      std::fill(sums, sums + width, 0.);
+      work(blocks_[size_t(b)], scratch, sums);
+      kernels_.add_exactly(grids, sums, factor, width, high, low);
+    }
   }
-  for (int64_t q = 1; q < groups; ++q)
-    for (int64_t j = 0; j < width; ++j) sums_[size_t(j)] += sums_[size_t(q * width + j)];
+  std::fill(out, out + 2 * width, 0.);
+  for (int t = 0; t < threads; ++t)
+    for (int64_t j = 0; j < width; ++j) {
+      out[j] += memory[size_t(4 * t * line + j)];
+      out[width + j] += memory[size_t((4 * t + 1) * line + j)];
+    }
 }
 
-void Sketch::mass(const double* scalings, bool exact, double* m, double* s, int threads) {
+void Sketch::mass(const double* scalings, bool exact, double weight, double* out, int threads) {
   const auto add = exact ? kernels_.sketch_mass_exact : kernels_.sketch_mass;
+  // in float32 the sums are scaled by what they were made with: the last bits of the scalings would
+  // otherwise change the masses, but not as the Hessian says
   const std::vector<float> narrow(scalings, scalings + k_);
   const void* y = exact ? static_cast<const void*>(scalings) : narrow.data();
-  each_group(threads, 2 * k_, [=](SketchBlock& block, double* scratch, double* sums) {
-    add(block, y, scratch, sums);
-  });
-  const double whole = weight();
+  std::vector<double> factor(size_t(2 * k_ + 1), 1.);
   for (int64_t j = 0; j < k_; ++j) {
-    m[j] = sums_[size_t(j)] * scalings[j] / whole;
-    s[j] = sums_[size_t(k_ + j)] * scalings[j] * scalings[j] / whole;
+    const double scaling = exact ? scalings[j] : double(narrow[size_t(j)]);
+    factor[size_t(j)] = scaling;
+    factor[size_t(k_ + j)] = scaling * scaling;
   }
+  each_block(threads, 2 * k_ + 1, factor.data(), weight, out,
+             [=](SketchBlock& block, double* scratch, double* sums) {
+               add(block, y, scratch, sums);
+               for (int64_t r = 0; r < block.rows; ++r) sums[2 * block.k] += block.weight[r];
+             });
 }
 
-double Sketch::weight() {
-  if (!(weight_ > 0))
-    for (const SketchBlock& b : blocks_)
-      for (int64_t r = 0; r < b.rows; ++r) weight_ += b.weight[r];
-  return weight_;
-}
-
-double Sketch::value(const double* scalings, int threads) {
-  each_group(threads, 1, [=](SketchBlock& block, double*, double* sum) {
-    *sum += kernels_.sketch_value(block, scalings);
+void Sketch::value(const double* scalings, double weight, double* out, int threads) {
+  // the logarithm of a sum of float weights times scalings that are not extreme is below 256
+  each_block(threads, 1, nullptr, 256 * weight, out, [=](SketchBlock& block, double*, double* sum) {
+    *sum = kernels_.sketch_value(block, scalings);
   });
-  return sums_[0] / weight_;
 }
 
-void Sketch::second_moment(const double* scalings, const double* v, bool exact, double* out,
+void Sketch::second_moment(const double* scalings, const double* v, double weight, double* out,
                            int threads) {
-  std::vector<double> wide(static_cast<size_t>(k_));
-  for (int64_t j = 0; j < k_; ++j) wide[size_t(j)] = scalings[j] * v[j];
-  const std::vector<float> narrow(wide.begin(), wide.end());
-  const auto add = exact ? kernels_.sketch_second_moment_exact : kernels_.sketch_second_moment;
-  const void* y = exact ? static_cast<const void*>(wide.data()) : narrow.data();
-  each_group(threads, k_, [=](SketchBlock& block, double* scratch, double* sums) {
-    add(block, y, scratch, sums);
-  });
-  for (int64_t j = 0; j < k_; ++j) out[j] = sums_[size_t(j)] * scalings[j] / weight_;
+  std::vector<float> y(static_cast<size_t>(k_));
+  double largest = 0;
+  for (int64_t j = 0; j < k_; ++j) {
+    y[size_t(j)] = float(scalings[j] * v[j]);
+    largest = std::max(largest, std::fabs(v[j]));
+  }
+  each_block(threads, k_, scalings, weight * largest, out,
+             [&](SketchBlock& block, double* scratch, double* sums) {
+               kernels_.sketch_second_moment(block, y.data(), scratch, sums);
+             });
 }
 
 }  // namespace sinkhorn

@@ -5,7 +5,6 @@
 #include <vector>
 
 #include "memory.hpp"
-#include "passes.hpp"
 
 namespace sinkhorn {
 
@@ -22,10 +21,8 @@ struct SketchBlock {
   float* curvature;     // per row: weight / (sum_k e_ik E_k)^2, at the last mass()
   int64_t k, capacity;  // columns of the matrix; words that fit, with kPad to spare
   int64_t planned;      // rows that will be offered
-  int64_t used = 0, rows = 0;
-  // What the next row depends on: a block that another process began goes on where it stopped.
-  int64_t seen = 0, words_before = 0;  // rows offered; words used by the other process
-  float pending = 0;                   // weight of the rows passed over since the last kept one
+  int64_t used = 0, rows = 0, seen = 0;
+  float pending = 0;  // weight of the rows passed over since the last kept one
 };
 
 struct Kernels;
@@ -40,36 +37,37 @@ class Sketch {
   // each g_j moves by at most move[j].
   void expect(const double* move, double reach);
 
-  // Forgets what it holds and makes room for the blocks of a pass that have rows here.
-  void start(const Blocks& blocks);
-  // Of those, in order.
-  SketchBlock& block(int64_t b) { return blocks_[size_t(b)]; }
+  // Forgets what it holds.  Of a pass in `blocks` blocks of `rows` rows each, which share the
+  // words, makes room for those from `first` to before `last`.
+  void start(int64_t blocks, int64_t rows, int64_t first, int64_t last);
+  SketchBlock& block(int64_t b) { return blocks_[size_t(b - first_)]; }
 
-  // Of all rows; in units of 1/n each.
-  double weight();
   int64_t words() const;
   int64_t rows() const;
 
-  // With p_i the probabilities of row i at the scalings E: m = sum_i a_i p_i, s = sum_i a_i p_i^2
-  // (k each, for a total mass of 1).  float32 unless `exact`: m is then good to about 1e-7.
-  void mass(const double* scalings, bool exact, double* m, double* s, int threads);
-  // sum_i a_i log(sum_k e_ik E_k); after a mass().
-  double value(const double* scalings, int threads);
-  // out = sum_i a_i p_i <p_i, v> at the scalings of the last mass(), in float32 unless `exact`.
-  void second_moment(const double* scalings, const double* v, bool exact, double* out, int threads);
+  // With p_i the probabilities of row i at the scalings E, and w_i its weight:
+  // sum_i w_i p_i, sum_i w_i p_i^2, sum_i w_i  (2 k + 1; here and below coarse parts of these sums,
+  // and then fine ones; see exact.hpp).  float32 unless `exact`: masses are then good to about
+  // 1e-7.
+  void mass(const double* scalings, bool exact, double weight, double* out, int threads);
+  // sum_i w_i log(sum_k e_ik E_k).
+  void value(const double* scalings, double weight, double* out, int threads);
+  // sum_i w_i p_i <p_i, v> at the scalings of the last mass(), in float32.
+  void second_moment(const double* scalings, const double* v, double weight, double* out,
+                     int threads);
 
  private:
   template <class Work>
-  void each_group(int threads, int64_t width, Work work);
+  void each_block(int threads, int64_t width, const double* factor, double bound, double* out,
+                  Work work);
 
-  int64_t k_, capacity_, reserved_rows_ = 0;
+  int64_t k_, capacity_, first_ = 0, reserved_words_ = 0, reserved_rows_ = 0;
+  bool started_ = false;
   const Kernels& kernels_;
-  double weight_ = 0;  // of all rows; 0 until a mass() needs it
   float least_cut_ = 0;
   Buffer<float> hold_, cut_, words_, weights_, curvatures_;
   Buffer<uint32_t> row_ends_;
   std::vector<SketchBlock> blocks_;
-  std::vector<double> sums_;
 };
 
 }  // namespace sinkhorn

@@ -64,8 +64,7 @@ inline void keep_row(SketchBlock& to, const float* weights, float weight, uint32
   const int64_t turn = to.seen++, k = to.k;
   to.pending += weight;
   const bool all_fit = to.capacity >= to.planned * k;
-  const int64_t used = to.words_before + to.used;
-  if (!all_fit && (used * to.planned > to.capacity * turn || used + k > to.capacity)) return;
+  if (!all_fit && (to.used * to.planned > to.capacity * turn || to.used + k > to.capacity)) return;
   float* row = to.words + to.used;
   const int64_t most = (k - 1) / 2;  // more are stored as a dense row
   const int64_t count = gather_entries(weights, to, held_top(weights, to), most, row, columns);
@@ -80,6 +79,11 @@ inline void keep_row(SketchBlock& to, const float* weights, float weight, uint32
   to.weight[to.rows] = to.pending;
   to.row_end[to.rows++] = uint32_t(to.used);
   to.pending = 0;
+}
+
+// The last kept row also stands for those after it.
+inline void close_sketch(SketchBlock* to) {
+  if (to && to->rows > 0) to->weight[to->rows - 1] += to->pending;
 }
 
 // sum_k e_k y_k; in float over short runs.
@@ -168,21 +172,19 @@ double sketch_value(SketchBlock& block, const double* scalings) {
   return total;
 }
 
-template <class A>
-void sketch_second_moment(SketchBlock& block, const void* products, void* scratch, double* sums) {
-  const A* y = static_cast<const A*>(products);
-  RunningSums<A> running(scratch, sums, block.k);
-  A* out = running.partial;
+void sketch_second_moment(SketchBlock& block, const float* y, void* scratch, double* sums) {
+  RunningSums<float> running(scratch, sums, block.k);
+  float* out = running.partial;
   for (int64_t r = 0; r < block.rows; ++r) {
     if (block.curvature[r] > 0) {
       const SketchRow row = sketch_row(block, r);
-      const A u = A(dot(row, y)) * A(block.curvature[r]);
+      const float u = float(dot(row, y)) * block.curvature[r];
       if (row.column) {
-        for (int64_t e = 0; e < row.count; ++e) out[row.column[e]] += A(row.entry[e]) * u;
+        for (int64_t e = 0; e < row.count; ++e) out[row.column[e]] += row.entry[e] * u;
       } else {
         const float* entry = row.entry;
 #pragma omp simd
-        for (int64_t j = 0; j < row.count; ++j) out[j] += A(entry[j]) * u;
+        for (int64_t j = 0; j < row.count; ++j) out[j] += entry[j] * u;
       }
     }
     running.row_done(block, r);

@@ -6,8 +6,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from sinkhorn_ot.arrays import Array, Needs, Problem, Reading
+from sinkhorn_ot.arrays import Array, Needs, Reading
 from sinkhorn_ot.backends import cpu, cuda, reference, triton
+from sinkhorn_ot.problem import Problem
 
 
 class Sketch(Protocol):
@@ -29,10 +30,6 @@ class Sketch(Protocol):
         """How many rows it holds; each stands for those that were passed over."""
 
     @property
-    def total_weight(self) -> Any:
-        """Mass of these rows, to add up what several processes hold."""
-
-    @property
     def words(self) -> int:
         """How much it holds: 4 bytes for each entry of a dense row, 8 for one of a sparse row."""
 
@@ -40,14 +37,14 @@ class Sketch(Protocol):
         """Return column masses and second moments, (K,) each, for a total mass of 1.
 
         With p_i the probabilities of row i these are ``sum_i a_i p_i`` and ``sum_i a_i p_i**2``.
-        Without `exact` sums may be in float32, good to about 1e-7 of themselves.
+        Without `exact` they may be good to about 1e-7 of themselves only.
         """
 
     def value(self, delta: Array) -> float:
         """Return ``sum_i a_i log sum_k e_ik exp(delta_k)``, whose gradient the masses are."""
 
-    def second_moment(self, v: Array, *, exact: bool = False) -> Array:
-        """Return ``sum_i a_i p_i <p_i, v>`` at the delta of the last `mass`: (K,); see there."""
+    def second_moment(self, v: Array) -> Array:
+        """Return ``sum_i a_i p_i <p_i, v>`` at the delta of the last `mass`: (K,)."""
 
 
 class Passes(Protocol):
@@ -82,8 +79,7 @@ class Passes(Protocol):
         """Read the rows once, or one of each `stride` rows; may raise `BadRow`.
 
         Without `exact` a backend may use float32 exponentials (masses good to about 1e-7 of
-        themselves). `assign` also makes labels and f. A `sketch` is filled on the way. Of rows
-        that are spread over processes it reads those that are here.
+        themselves). `assign` also makes labels and f. A `sketch` is filled on the way.
         """
 
     def sketch(self, words: int) -> Sketch:
@@ -98,22 +94,18 @@ class Backend:
     devices: tuple[str, ...]  # for whose tensors "auto" takes it; NumPy arrays are on "cpu"
     why_not: Callable[[Array | None], str | None]
     passes: Callable[[Problem], Passes]
-    needs: Callable[[Array, int], Needs]  # what a sketch of N such rows takes, over all processes
-    #: Knows of the place of its rows among those of all processes: with them as without, it
-    #: samples and keeps the same ones.
-    placed: bool
+    needs: Callable[[Array, int], Needs]  # what a sketch of so many rows like these takes
 
 
 BACKENDS: tuple[Backend, ...] = (
-    Backend("cuda", ("cuda",), cuda.why_not, cuda.passes, cuda.needs, placed=False),
-    Backend("triton", ("cuda",), triton.why_not, triton.passes, triton.needs, placed=False),
-    Backend("cpu", ("cpu",), cpu.why_not, cpu.CpuPasses, cpu.needs, placed=True),
+    Backend("cuda", ("cuda",), cuda.why_not, cuda.passes, cuda.needs),
+    Backend("triton", ("cuda",), triton.why_not, triton.passes, triton.needs),
+    Backend("cpu", ("cpu",), cpu.why_not, cpu.CpuPasses, cpu.needs),
     Backend(
         "reference",
         ("cpu", "cuda"),
         reference.why_not,
         reference.ReferencePasses,
         reference.needs,
-        placed=True,
     ),
 )

@@ -2,21 +2,20 @@
 
 from __future__ import annotations
 
-import math
+import functools
 import os
 import sys
-from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
-from sinkhorn_ot.arrays import Array, BadRow, Needs, Problem, Reading, dtype_name, is_torch
-
-if TYPE_CHECKING:
-    from sinkhorn_ot.sharding import Shard
+from sinkhorn_ot.arrays import Array, BadRow, Needs, Reading, dtype_name, exact_parts, is_torch
+from sinkhorn_ot.problem import Problem
 
 try:
     import sinkhorn_ot._cpu as _cpu
+    from sinkhorn_ot.backends.cpu_blocks import Blocks
 except ImportError as error:
     _cpu = None  # type: ignore[assignment]
     _import_error = (
@@ -27,6 +26,12 @@ except ImportError as error:
 SMALL = 1 << 16
 #: A float32 column sum (in units of the mean row mass) below this has lost entries to underflow.
 UNDERFLOW = 1e-25
+#: Part of all mass below which an exact sum has no digits left.
+UNSEEN = 1e-18
+#: Stands for the logarithm of 0 in sums of the log domain; as in csrc/cpu/kernels.inl.
+LOG_ZERO = -1e300
+
+Vector = np.ndarray[Any, Any]
 
 _forked = False
 
@@ -54,8 +59,8 @@ def needs(logits: Array, n: int) -> Needs:
     k = logits.shape[1]
     blocks = min(128, n // 256 + 1)
     return Needs(
-        # sums of a log-domain pass and of a sketch are 16 K a block
-        besides=12 * n + 16 * k * (blocks + min(blocks, 32)),
+        # sums: of a block in the log domain, of a thread (at most 16) in a sketch
+        besides=12 * n + k * (16 * blocks + 64 * min(blocks, 16)),
         least=(2 * k + 16) * blocks,
         everything=(n + blocks) * k + 16 * blocks,
     )
@@ -81,33 +86,44 @@ def threads() -> int:
     return int(torch.get_num_threads()) if torch is not None else _cpu.max_threads()
 
 
+@dataclass(frozen=True)
+class Piece:
+    """Rows of a pass that lie together: from the `first` to before the `last` of it."""
+
+    rows: _cpu.Rows
+    a: Vector | None
+    stride: int
+    first: int
+    last: int
+    origin: int  # which row of the matrix lies first
+    memory: object = None  # that is kept alive
+
+
 class CpuPasses:
     """The passes over rows in CPU memory, read as they are; K-vectors are NumPy or torch."""
 
     def __init__(self, problem: Problem) -> None:
         logits = problem.logits
         self.problem = problem  # keeps the memory behind the addresses alive
-        self.n, self.k = problem.rows, logits.shape[1]
-        self.here = logits.shape[0]
-        self.first = 0 if problem.shard is None else problem.shard.first
+        self.shard = problem.shard
+        self.n, self.k = problem.n, logits.shape[1]
         if is_torch(logits):
             data, strides = logits.data_ptr(), logits.stride()
         else:
             if not logits.flags.aligned or any(s % logits.itemsize for s in logits.strides):
                 logits = logits.copy()  # rows inside a packed record; rare, and C++ needs aligned
-                self.aligned_copy = logits
             data = logits.ctypes.data
             strides = tuple(s // logits.itemsize for s in logits.strides)
+        self.logits = logits
         self.itemsize = int(logits.itemsize)
         self.dtype = getattr(_cpu.Dtype, dtype_name(logits))
-        data = _before(data, self.first * strides[0] * self.itemsize)
         self.rows = _cpu.Rows(data, self.dtype, self.n, self.k, *strides)
         self.a = None if problem.a is None else np.ascontiguousarray(problem.a)
         self.simd = simd_level()
-        self.threads = 1 if self.here * self.k < SMALL else threads()
+        self.threads = 1 if logits.shape[0] * self.k < SMALL else threads()
+        self.cut: dict[int, tuple[Blocks, list[Piece]]] = {}  # by stride
         self.reads = 0.0
         self.may_wait = True
-        self.floor = UNDERFLOW
 
     def number(self, x: Array) -> float:
         """Return a number; see `Passes`."""
@@ -130,111 +146,124 @@ class CpuPasses:
         vector = _numpy(g)
         exact = exact or (assign and self.dtype is _cpu.Dtype.float64)
         kind = _cpu.Kind.exact if exact else _cpu.Kind.quick
+        blocks, pieces = self._cut(stride)
         f = labels = None
         if assign:
-            f, labels = np.empty(self.here), np.empty(self.here, np.int64)
-        core = None if sketch is None else sketch.core
-        mass, weight = self._run(vector, kind, stride, f, labels, core)
-        alone = self.problem.shard is None  # otherwise the masses of all processes decide
-        if alone and bool(np.any(mass[vector > -np.inf] * self.n < UNDERFLOW)):
-            log_mass = self.read_log(g, stride).log_mass
-        else:
-            with np.errstate(divide="ignore"):
-                log_mass = _like(g, np.log(mass))
+            f, labels = (np.empty(len(self.logits), dtype) for dtype in (np.float64, np.int64))
+        if sketch is not None:
+            sketch.core.start(blocks.number, blocks.rows, blocks.first, blocks.last)
+        # masses and weight, their coarse and fine parts; rows and words of the sketch, bad pieces
+        out = np.zeros(2 * (self.k + 1) + 3)
+        bad = None
+        for piece in pieces:
+            try:
+                out[:-3] += self._run(piece, vector, kind, blocks, f, labels, sketch)
+            except BadRow as error:  # all are to raise it
+                bad, out[-1] = error.row if bad is None else min(bad, error.row), 1
+        if sketch is not None:
+            out[-3:-1] = sketch.core.rows, sketch.core.words
+        out = self.shard.sum(out)
+        if out[-1]:
+            self.shard.raise_least(bad)
+        if assign:
+            for first, last in (blocks.head, (blocks.whole[1], blocks.end)):
+                if first < last:  # they are summed elsewhere, or in a copy
+                    self._run(self._held(1, first, last), vector, kind, blocks, f, labels)
+        self.reads += 1 / stride
+        if sketch is not None:
+            sketch.rows, sketch.words = map(int, out[-3:-1])
+        sums = _whole(out[:-3])
+        with np.errstate(divide="ignore", invalid="ignore"):
+            mass = sums[:-1] / sums[-1]
+            if bool(np.any(mass[vector > -np.inf] < max(UNDERFLOW / self.n, UNSEEN))):
+                log_mass = self._read_log(vector, stride)
+            else:
+                log_mass = np.log(mass)
+        like = functools.partial(_like, g)
         return Reading(
-            log_mass,
-            None if f is None else _like(g, f),
-            None if labels is None else _like(g, labels),
-            weight,
+            like(log_mass),
+            None if f is None else like(f),
+            None if labels is None else like(labels),
         )
-
-    def read_log(self, g: Array, stride: int) -> Reading:
-        """Read the rows in the log domain, where no mass underflows."""
-        mass, weight = self._run(_numpy(g), _cpu.Kind.log, stride)
-        return Reading(_like(g, mass), weight=weight)
 
     def sketch(self, words: int) -> CpuSketch:
         """Return room for a sketch; see `Passes`."""
         return CpuSketch(self, words)
 
+    def _read_log(self, vector: Vector, stride: int) -> Vector:
+        """Read the rows again, in the log domain."""
+        k, (blocks, pieces) = self.k, self._cut(stride)
+        tables = [self._run(piece, vector, _cpu.Kind.log, blocks) for piece in pieces]
+        table = np.concatenate([np.empty((0, 2 * k + 1)), *tables])
+        tops, sums, weights = table[:, :k], table[:, k:-1], table[:, -1:]
+        top = self.shard.max(np.max(tops, axis=0, initial=LOG_ZERO))
+        sums = np.concatenate((sums * np.exp(tops - top), weights), axis=1)
+        total = _whole(self.shard.sum(exact_parts(sums, self.n).ravel()))
+        self.reads += 1 / stride
+        log_mass: Vector = top + np.log(total[:-1] / total[-1])
+        return log_mass
+
+    def _cut(self, stride: int) -> tuple[Blocks, list[Piece]]:
+        """The blocks of a pass, and where the rows lie of those that are run here."""
+        if stride not in self.cut:
+            self.cut = {s: cut for s, cut in self.cut.items() if s == 1}  # samples come once
+            blocks = Blocks(self.shard, stride)
+            pieces = [self._held(stride, *blocks.whole), self._fetched(blocks)]
+            self.cut[stride] = blocks, [piece for piece in pieces if piece.first < piece.last]
+        return self.cut[stride]
+
+    def _held(self, stride: int, first: int, last: int) -> Piece:
+        """Rows as they lie in the input."""
+        return Piece(self.rows, self.a, stride, first, last, self.shard.first)
+
+    def _fetched(self, blocks: Blocks) -> Piece:
+        """The block of which other processes hold a part; it may be of no rows."""
+        rows = blocks.fetch(lambda *span: _bytes(self.logits[blocks.held(*span)]))
+        a = self.a
+        if a is not None:
+            held = a[:, None]
+            a = blocks.fetch(lambda *span: _bytes(held[blocks.held(*span)])).view(np.float64)
+        first, last = blocks.tail
+        table = _cpu.Rows(rows.ctypes.data, self.dtype, self.n, self.k, self.k, 1)
+        return Piece(table, a, 1, first, last, first, rows)
+
     def _run(
         self,
-        g: np.ndarray[Any, Any],
+        piece: Piece,
+        g: Vector,
         kind: _cpu.Kind,
-        stride: int,
-        f: np.ndarray[Any, Any] | None = None,
-        labels: np.ndarray[Any, Any] | None = None,
-        sketch: _cpu.Sketch | None = None,
-    ) -> tuple[np.ndarray[Any, Any], float]:
-        """Return column masses that sum to 1, or their logarithms, and the mass of the rows."""
-        blocks = _cpu.Blocks(self.n, stride, self.first, self.first + self.here)
-        a, f_out, labels_out = (_before(_address(x), 8 * self.first) for x in (self.a, f, labels))
-        bad_rows: list[int] = []
-
-        def run(first: int, last: int) -> np.ndarray[Any, Any]:
-            out = np.empty(self.k + 1)
-            bad_row = _cpu.run_pass(
-                self.rows,
-                _address(g),
-                a,
-                self.problem.epsilon,
-                kind,
-                blocks,
-                first,
-                last,
-                self.simd,
-                self.threads,
-                _address(out),
-                f_out,
-                labels_out,
-                sketch,
-            )
-            if bad_row >= 0:
-                bad_rows.append(bad_row)
-            return out
-
-        shard = self.problem.shard
-        if sketch is not None:
-            sketch.start(blocks)
-        if sketch is None or shard is None:
-            out = run(blocks.first, blocks.last)
-        else:
-            out = _fill(sketch, shard, blocks, run)
-        if bad_rows:
-            raise BadRow(min(bad_rows))
-        self.reads += 1 / stride
-        mass, weight = out[:-1], float(out[-1])
+        blocks: Blocks,
+        f: Vector | None = None,
+        labels: Vector | None = None,
+        sketch: CpuSketch | None = None,
+    ) -> Vector:
+        """Run a piece: the sums over it; see `run_pass` in csrc/cpu/passes.hpp."""
+        out = np.empty(2 * (self.k + 1))
         if kind is _cpu.Kind.log:
-            return mass - (math.log(weight) if weight > 0 else 0.0), weight
-        return mass / (weight or 1.0), weight
-
-
-def _fill(
-    sketch: _cpu.Sketch,
-    shard: Shard,
-    blocks: _cpu.Blocks,
-    run: Callable[[int, int], np.ndarray[Any, Any]],
-) -> np.ndarray[Any, Any]:
-    """Read, and fill a sketch with the rows that it would have in one process.
-
-    Which rows of a block are kept depends on those before; where a block is cut between two
-    processes, the first tells the second what that needs to know.
-    """
-    last = blocks.last - blocks.first - 1
-    out: Any = 0.0
-    if not blocks.joins or last > 0:
-        out = run(blocks.first + blocks.joins, blocks.last)
-        if blocks.goes_on:
-            shard.pass_on(list(sketch.carry(last)))
-    if blocks.joins:
-        seen, words, pending = shard.passed_on(3)
-        sketch.go_on(0, int(seen), int(words), pending)
-        out = out + run(blocks.first, blocks.first + 1)
-        if blocks.goes_on and last == 0:
-            shard.pass_on(list(sketch.carry(0)))
-    shard.settle()
-    result: np.ndarray[Any, Any] = out
-    return result
+            number = -(-piece.last // blocks.rows) - piece.first // blocks.rows
+            out = np.empty((number, 2 * self.k + 1))
+        mine = piece.rows is self.rows
+        bad_row = _cpu.run_pass(
+            piece.rows,
+            _address(g),
+            _address(piece.a),
+            self.problem.epsilon,
+            kind,
+            piece.stride,
+            piece.first,
+            piece.last,
+            blocks.rows,
+            piece.origin,
+            self.simd,
+            self.threads,
+            _address(out),
+            _address(f if mine else None),
+            _address(labels if mine else None),
+            None if sketch is None else sketch.core,
+        )
+        if bad_row >= 0:
+            raise BadRow(bad_row)
+        return out
 
 
 class CpuSketch:
@@ -244,70 +273,81 @@ class CpuSketch:
         self.passes = passes
         self.core = _cpu.Sketch(passes.k, words, passes.simd)
         self.scalings = np.empty(0)
+        self.weight = 0.0  # of its rows, in the units of C++
+        self.rows = self.words = 0
 
     def expect(self, move: Array, reach: float) -> None:
         """Say what matters; see `Sketch`."""
         vector = _numpy(move)
         self.core.expect(_address(vector), reach)
 
-    @property
-    def rows(self) -> int:
-        """Rows that were kept."""
-        return self.core.rows
-
-    @property
-    def words(self) -> int:
-        """Memory that they take, in words of 4 bytes."""
-        return self.core.words
-
-    @property
-    def total_weight(self) -> float:
-        """Mass of the rows that were kept, in units of 1/N."""
-        return self.core.weight
-
     def mass(self, delta: Array, *, exact: bool = False) -> tuple[Array, Array]:
         """Return masses and second moments; see `Sketch`."""
         self.scalings = np.exp(_numpy(delta))
-        m, s = np.empty(len(delta)), np.empty(len(delta))
+        k = self.passes.k
+        out = np.empty(2 * (2 * k + 1))
         self.core.mass(
-            _address(self.scalings), exact, _address(m), _address(s), self.passes.threads
+            _address(self.scalings), exact, self.passes.n, _address(out), self.passes.threads
         )
         self._count()
-        return _like(delta, m), _like(delta, s)
+        sums = self._added(out)
+        self.weight = sums[-1]
+        with np.errstate(divide="ignore", invalid="ignore"):
+            sums /= self.weight
+        return _like(delta, sums[:k]), _like(delta, sums[k:-1])
 
     def value(self, delta: Array) -> float:
         """Return the value; see `Sketch`."""
-        scalings = np.exp(_numpy(delta))
+        scalings, out = np.exp(_numpy(delta)), np.empty(2)
+        self.core.value(_address(scalings), self.passes.n, _address(out), self.passes.threads)
         self._count()
-        return self.core.value(_address(scalings), self.passes.threads)
+        return float(self._added(out)[0] / self.weight)
 
-    def second_moment(self, v: Array, *, exact: bool = False) -> Array:
+    def second_moment(self, v: Array) -> Array:
         """Return the product; see `Sketch`."""
-        out, vector = np.empty(len(v)), _numpy(v)
+        vector, out = _numpy(v), np.empty(2 * len(v))
         self.core.second_moment(
-            _address(self.scalings), _address(vector), exact, _address(out), self.passes.threads
+            _address(self.scalings),
+            _address(vector),
+            self.passes.n,
+            _address(out),
+            self.passes.threads,
         )
         self._count()
-        return _like(v, out)
+        sums = self._added(out)
+        sums /= self.weight
+        return _like(v, sums)
+
+    def _added(self, parts: Vector) -> Vector:
+        return _whole(self.passes.shard.sum(parts))
 
     def _count(self) -> None:
         whole = self.passes.n * self.passes.k * self.passes.itemsize
-        self.passes.reads += 4 * self.core.words / whole
+        self.passes.reads += 4 * self.words / whole
 
 
-def _like(g: Array, x: np.ndarray[Any, Any]) -> Array:
+def _whole(parts: Vector) -> Vector:
+    """Sums of which the coarse parts come first and then the fine ones."""
+    half = len(parts) // 2
+    total: Vector = parts[:half] + parts[half:]
+    return total
+
+
+def _bytes(rows: Array) -> Vector:
+    """A copy of some rows, each the bytes of one."""
+    if is_torch(rows):
+        rows = rows.contiguous().view(sys.modules["torch"].uint8).numpy()
+    return np.array(rows, order="C").view(np.uint8)
+
+
+def _like(g: Array, x: Vector) -> Array:
     return sys.modules["torch"].from_numpy(x) if is_torch(g) else x
 
 
-def _numpy(g: Array) -> np.ndarray[Any, Any]:
-    vector: np.ndarray[Any, Any] = np.ascontiguousarray(g.numpy() if is_torch(g) else g)
+def _numpy(g: Array) -> Vector:
+    vector: Vector = np.ascontiguousarray(g.numpy() if is_torch(g) else g)
     return vector
 
 
-def _address(x: np.ndarray[Any, Any] | None) -> int:
+def _address(x: Vector | None) -> int:
     return 0 if x is None else int(x.ctypes.data)
-
-
-def _before(address: int, distance: int) -> int:
-    """Where row 0 would be, of an array that begins at a later row; 0 stays "none"."""
-    return address and (address - distance) % (1 << 64)

@@ -4,12 +4,17 @@ from __future__ import annotations
 
 import sys
 from types import ModuleType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from sinkhorn_ot.arrays import Array, Needs, Problem, dtype_name, is_torch
+from sinkhorn_ot.arrays import Array, Needs, dtype_name, is_torch
 from sinkhorn_ot.backends import device
 from sinkhorn_ot.backends.device import DevicePasses
 from sinkhorn_ot.backends.launches import Read, Segments, Tile
+from sinkhorn_ot.backends.sharded import sharded
+from sinkhorn_ot.problem import Problem
+
+if TYPE_CHECKING:
+    from sinkhorn_ot.backends import Passes
 
 try:
     import sinkhorn_ot._cuda as _cuda
@@ -43,9 +48,9 @@ def needs(logits: Array, n: int) -> Needs:
     return device.needs(logits, n, CudaKernels(_cuda))
 
 
-def passes(problem: Problem) -> DevicePasses:
+def passes(problem: Problem) -> Passes:
     """The passes over rows on the GPU."""
-    return DevicePasses(problem, CudaKernels(_cuda))
+    return sharded(problem, lambda mine: DevicePasses(mine, CudaKernels(_cuda)))
 
 
 class CudaKernels:

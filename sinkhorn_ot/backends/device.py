@@ -12,16 +12,7 @@ import math
 from dataclasses import replace
 from typing import Any
 
-from sinkhorn_ot.arrays import (
-    Array,
-    Needs,
-    Problem,
-    Reading,
-    dtype_name,
-    is_torch,
-    may_look,
-    namespace,
-)
+from sinkhorn_ot.arrays import Array, Needs, Reading, dtype_name, is_torch, may_look, namespace
 from sinkhorn_ot.backends.device_sketch import WORDS_PER_ENTRY, DeviceSketch
 from sinkhorn_ot.backends.launches import (
     Kernels,
@@ -32,6 +23,7 @@ from sinkhorn_ot.backends.launches import (
     rounded_rate,
     sampled_rows,
 )
+from sinkhorn_ot.problem import Problem
 
 
 def needs(logits: Array, n: int, kernels: Kernels) -> Needs:

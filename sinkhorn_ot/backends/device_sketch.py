@@ -47,11 +47,6 @@ class DeviceSketch:
         return self._counts()[0]
 
     @property
-    def total_weight(self) -> Array:
-        """Mass of the rows that were kept."""
-        return self.weight.sum()
-
-    @property
     def words(self) -> int:
         """Memory that they take, in words of 4 bytes."""
         return self._counts()[1] * WORDS_PER_ENTRY
@@ -141,7 +136,7 @@ class DeviceSketch:
         logs = torch.where(weight > 0, weight * total.log(), 0.0)
         return float(logs.sum() / weight.sum())
 
-    def second_moment(self, v: Array, *, exact: bool = False) -> Array:
+    def second_moment(self, v: Array) -> Array:
         """Return the product; see `Sketch`."""
         along = self._times(self.by_row, self.scalings * v)
         out = self._times(self.by_column, self.curvature * along)

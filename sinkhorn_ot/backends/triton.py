@@ -11,9 +11,9 @@ import sys
 import warnings
 from dataclasses import dataclass, replace
 from itertools import product
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from sinkhorn_ot.arrays import Array, Needs, Problem, dtype_name, is_torch
+from sinkhorn_ot.arrays import Array, Needs, dtype_name, is_torch
 from sinkhorn_ot.backends import device
 from sinkhorn_ot.backends.device import DevicePasses
 from sinkhorn_ot.backends.launches import (
@@ -23,6 +23,11 @@ from sinkhorn_ot.backends.launches import (
     exact_rate,
     rounded_rate,
 )
+from sinkhorn_ot.backends.sharded import sharded
+from sinkhorn_ot.problem import Problem
+
+if TYPE_CHECKING:
+    from sinkhorn_ot.backends import Passes
 
 #: Columns that a program holds at most; longer rows go in chunks, in float32 and in float64. (With
 #: 8192 columns registers spill where there are labels.)
@@ -110,9 +115,9 @@ def needs(logits: Array, n: int) -> Needs:
     return device.needs(logits, n, TritonKernels())
 
 
-def passes(problem: Problem) -> DevicePasses:
+def passes(problem: Problem) -> Passes:
     """The passes over rows on the GPU."""
-    return DevicePasses(problem, TritonKernels())
+    return sharded(problem, lambda mine: DevicePasses(mine, TritonKernels()))
 
 
 class TritonKernels:
