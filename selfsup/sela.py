@@ -49,8 +49,6 @@ from sinkhorn_ot import SinkhornWarning, sinkhorn
 
 #: Images of one batch of a label pass, and numbers in them: larger ones gain nothing.
 BATCH_IMAGES, BATCH_NUMBERS = 250, 1 << 24
-#: Logits of one head that are few: 16 MB.
-SMALL = 1 << 22
 
 
 def update_times(total: float, updates: int, power: float) -> list[float]:
@@ -204,7 +202,7 @@ def label_step(
                     potentials[head] = torch.zeros(logits.shape[1], dtype=torch.float64)
                 else:
                     found, potentials[head], solved = transport(
-                        logits, config, head, potentials[head], n, world
+                        logits, config, head, potentials[head], world
                     )
             with clock("logits"):
                 before = old.labels[head, rows].to(logits.device)
@@ -219,9 +217,9 @@ def label_step(
 
 
 def transport(
-    logits: Tensor, config: Config, head: int, start: Tensor | None, n: int, world: World
+    logits: Tensor, config: Config, head: int, start: Tensor | None, world: World
 ) -> tuple[Tensor, Tensor, Solved]:
-    """Return balanced labels of this process's rows of n, the potential g, and how it went."""
+    """Return the balanced labels of this process's rows, the potential g, and how it went."""
     profile, b = size_profile(config, head), None
     if profile is not None:
         masses = torch.zeros(logits.shape[1], dtype=torch.float64, device=logits.device)
@@ -232,8 +230,7 @@ def transport(
         # the violation that was reached is in the log, and a cap on the work is wanted here
         warnings.simplefilter("ignore", SinkhornWarning)
         result = sinkhorn(
-            # float64 where it costs nothing: then the processes of a group agree to more digits
-            logits.double() if n * logits.shape[1] < SMALL else logits,
+            logits,
             b=b,
             epsilon=config.epsilon,
             tol=config.tol,
