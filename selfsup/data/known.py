@@ -30,8 +30,8 @@ DEBIAN_FASHION = Path("/usr/share/datasets/fashion-mnist")
 def digit_images(image_size: int) -> Splits:
     """Load the 1,797 digits of 8 x 8 that scikit-learn ships, split 80:20 by class.
 
-    They are enlarged once: resampled again by each view they are softer, and labels are better
-    for it (an NMI of 0.87 and 0.93 instead of 0.84 and 0.81 in seeds 1 and 2 of the preset).
+    They are enlarged once: resampled again by each view they are softer, and in trials the labels
+    were better for it.
     """
     digits = load_digits()
     images = np.round(digits.images * (255 / 16)).astype(np.uint8)
