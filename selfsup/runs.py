@@ -29,7 +29,7 @@ from torch import Tensor
 
 from selfsup.config import Config
 
-VERSION = 1
+VERSION = 2
 NAME = re.compile(r"epoch-(\d+)-step-(\d+)\.pt")
 
 

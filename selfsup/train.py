@@ -162,6 +162,7 @@ class Trainer:
         self.config, self.images, self.run = config, images, run
         self.world = World() if world is None else world
         self.device = torch.device(config.device if device is None else device)
+        fresh = not checkpoints(run)  # asked before the processes meet: then the first one writes
         self.batch_size = min(config.batch_size, len(images))
         if self.batch_size % (self.world.size * config.accumulate):
             raise ConfigError(
@@ -192,7 +193,7 @@ class Trainer:
         if config.labelling == "k-means" and max(config.clusters) > len(images):
             raise ConfigError(f"k-means finds no {max(config.clusters)} clusters in {len(images)} "
                               "images")  # fmt: skip
-        if config.labelling == "fixed" and not checkpoints(run):
+        if config.labelling == "fixed" and fresh:
             self.labels = fixed_labels(config, images)
         self.at = Position()
         # of the epoch's steps so far, over all processes
@@ -207,10 +208,11 @@ class Trainer:
 
     def fit(self) -> None:
         """Train to the last epoch."""
-        if self.at.step == self.steps:
-            return
         with locked(self.run) if self.world.first else nullcontext():
-            self._fit()
+            if self.world.first and checkpoints(self.run):
+                save_labels(self.run, self.labels.labels)  # it may have been killed before that
+            if self.at.step < self.steps:
+                self._fit()
 
     def _fit(self) -> None:
         if self.world.first:
@@ -335,12 +337,11 @@ class Trainer:
         self.loss = state["loss"].to(self.device)
         self.clock.seconds = dict(state["seconds"])
         self.saved = time.monotonic()
-        if self.world.first:  # the process may have been killed between the two files
-            save_labels(self.run, self.labels.labels)
 
     def _check_loss(self) -> None:
         """Stop a run that has diverged while its last checkpoints are still good."""
-        if not bool(self.loss.isfinite()):
+        weights = all(bool(p.isfinite().all()) for p in self.network.parameters())
+        if not (weights and bool(self.loss.isfinite())):
             raise RunError(
                 f"the loss is {float(self.loss)} at step {self.at.step} of {self.steps}: training "
                 f"has diverged. The checkpoints of {self.run} are from before; start anew with a "

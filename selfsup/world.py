@@ -64,11 +64,6 @@ class World:
         for buffer in network.buffers():
             self.broadcast(buffer)
 
-    def barrier(self) -> None:
-        """Wait for the other processes."""
-        if self.group is not None:
-            dist.barrier(group=self.group)
-
 
 def check_device(device: str) -> None:
     """Raise unless tensors can be made on it."""

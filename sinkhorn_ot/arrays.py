@@ -165,7 +165,7 @@ def check_masses(v: object, name: str, length: int, logits: Array) -> Array:
 def exact_parts(x: Array, bound: float) -> Array:
     """The sum along the first axis as two numbers that come out the same in any order.
 
-    `bound` is one on the sum of the absolute values. See ExactSum in csrc/cpu/exact.hpp; here the
+    `bound` is one on the sum of the absolute values. See csrc/cpu/exact.hpp; here the
     fine parts may be of more numbers.
     """
     xp = namespace(x)
