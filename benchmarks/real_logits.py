@@ -11,23 +11,28 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from solvers import Logits
 
 from selfsup.data import load_data
 from selfsup.sela import extract_features
 from selfsup.trained import Trained
 
 
+def logits_of(trained: Trained, head: int = 0) -> Logits:
+    """Return the (N, K) logits of one head for the training images."""
+    images = load_data(trained.config).train
+    with torch.no_grad():
+        features = extract_features(trained.network, images, trained.config)
+        return trained.network.heads.head(head, features).numpy()
+
+
 def main() -> None:
-    """Write the (N, K) logits of the first head for the training images."""
+    """Write the logits of the first head."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("run", type=Path)
     parser.add_argument("out", type=Path)
     options = parser.parse_args()
-    trained = Trained.load(options.run)
-    images = load_data(trained.config).train
-    with torch.no_grad():
-        features = extract_features(trained.network, images, trained.config)
-        logits = trained.network.heads.head(0, features).numpy()
+    logits = logits_of(Trained.load(options.run))
     np.save(options.out, logits)
     print(f"{options.out}: {logits.shape}, standard deviation {logits.std() / 0.04:.1f} epsilon")
 

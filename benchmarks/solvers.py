@@ -45,7 +45,7 @@ def textbook(logits: Logits, tol: float) -> Answer:
     return ours(logits, tol, method="sinkhorn", max_iter=MAX_ITER)
 
 
-def sela_original(logits: Logits, tol: float) -> Answer:
+def sela_original(logits: Logits, tol: float, *, epsilon: float = EPSILON) -> Answer:
     """The loop of the SeLa paper in float64 NumPy, written from its maths.
 
     As the original it raises the probabilities to the power lambda in place, alternates two
@@ -59,7 +59,7 @@ def sela_original(logits: Logits, tol: float) -> Answer:
     p -= p.max(axis=1, keepdims=True)
     np.exp(p, out=p)
     p /= p.sum(axis=1, keepdims=True)
-    p **= 1 / EPSILON
+    p **= 1 / epsilon
     p = p.T
     r, c = np.full(k, 1 / k), np.full(n, 1 / n)
     for n_iter in range(MAX_ITER):
@@ -73,7 +73,7 @@ def sela_original(logits: Logits, tol: float) -> Answer:
         c = (1 / n) / (r @ p)
     p *= c
     p.T[...] *= r
-    return Answer(np.nanargmax(p, axis=0), EPSILON * np.log(r), n_iter, None, curve)
+    return Answer(np.nanargmax(p, axis=0), epsilon * np.log(r), n_iter, None, curve)
 
 
 def torch_two_matvec(logits: Logits, tol: float) -> Answer:

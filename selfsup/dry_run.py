@@ -13,8 +13,7 @@ from torch import Tensor, nn
 
 from selfsup.config import Config
 from selfsup.data import TensorImages, load_data
-from selfsup.label_report import Clock
-from selfsup.models import parameter_count
+from selfsup.models import Network, parameter_count
 from selfsup.seeds import Stream, generator_of
 from selfsup.sela import Labels, label_step
 from selfsup.train import build_optimiser, gradient_step, new_network, new_scaler
@@ -38,10 +37,9 @@ def dry_run(config: Config, device: str) -> None:
     """Build everything, take two small steps and one small label update; print what was seen."""
     n, source = _images_of(config)
     print(json.dumps(dataclasses.asdict(config), indent=2))
-    batch = min(BATCH, config.batch_size)
     small = dataclasses.replace(
         config,
-        batch_size=batch,
+        batch_size=min(BATCH, config.batch_size),
         accumulate=1,
         labelling="equipartition" if config.labelling == "fixed" else config.labelling,
         labels_file=None,
@@ -57,10 +55,29 @@ def dry_run(config: Config, device: str) -> None:
         f"\n{config.arch}: {total:,} parameters, {trunk:,} of them in the trunk; "
         f"{network.dim} features; heads: {_heads(config)}"
     )
-
     labels = Labels.at_random(IMAGES, small)
-    optimiser = build_optimiser(small, network)
-    scaler = new_scaler(small, torch.device(device))
+    cost = _try_steps(small, network, images, labels, device)
+    shares = _try_update(small, network, images, labels) if config.clusters else {}
+    print(f"\nthe full run: {source}")
+    print(_memory(config, n, total, network.dim, cost.bytes_per_image))
+    print(_time(config, n, cost, shares))
+    print("This was a dry run: nothing was trained or written.")
+
+
+@dataclasses.dataclass(frozen=True)
+class Cost:
+    """What a training step costs."""
+
+    seconds_per_image: float
+    seconds_per_step: float  # besides: of the optimiser
+    bytes_per_image: float  # that are kept for the backward pass
+
+
+def _try_steps(
+    config: Config, network: Network, images: TensorImages, labels: Labels, device: str
+) -> Cost:
+    optimiser, batch = build_optimiser(config, network), config.batch_size
+    scaler = new_scaler(config, torch.device(device))
     losses, seconds, held = [], [], 0
     network.train()
     for step in range(STEPS):
@@ -71,36 +88,37 @@ def dry_run(config: Config, device: str) -> None:
         y = labels.labels[:, index].to(device)
         began = time.perf_counter()
         with _counting(network) as outputs:
-            loss = gradient_step(network, optimiser, scaler, views, y, small)
-        losses.append(float(loss))
+            losses.append(float(gradient_step(network, optimiser, scaler, views, y, config)))
         seconds.append(time.perf_counter() - began)
         held = sum(outputs)
     began = time.perf_counter()
     optimiser.step()  # costs the same for a batch of any size
     per_step = time.perf_counter() - began
-    per_image = max(min(seconds) - per_step, 1e-9) / batch
-    print(f"reduced: {STEPS} steps on {batch} generated images each: losses "
-          + ", ".join(f"{loss:.4f}" for loss in losses)
-          + f" (ln K = {config.ln_k:.4f})")  # fmt: skip
+    shown = ", ".join(f"{loss:.4f}" for loss in losses)
+    print(
+        f"reduced: {STEPS} steps on {batch} generated images each: losses {shown} "
+        f"(ln K = {config.ln_k:.4f})"
+    )
+    return Cost(max(min(seconds) - per_step, 1e-9) / batch, per_step, held / batch)
 
-    shares = {"forward": 0.0, "logits": 0.0, "transport": 0.0}
-    if config.clusters:
-        clock = Clock(torch.device(device))
-        with clock("relabel"):
-            new, report = label_step(network, images, small, labels, 0, World())
-        shares = report.seconds
-        for head, k in enumerate(config.clusters[:3]):
-            sizes = torch.bincount(new.labels[head], minlength=k)
-            print(f"reduced: label update of {IMAGES} generated images, head {head}: {k} classes, "
-                  f"{int((sizes > 0).sum())} in use, sizes {int(sizes.min())} to "
-                  f"{int(sizes.max())}; violation {report.heads[head].violation:.1e}")  # fmt: skip
-        if len(config.clusters) > 3:
-            print(f"reduced: ... and {len(config.clusters) - 3} more heads")
 
-    print(f"\nthe full run: {source}")
-    print(_memory(config, n, total, network.dim, held / batch))
-    print(_time(config, n, per_image, per_step, {k: s / IMAGES for k, s in shares.items()}))
-    print("This was a dry run: nothing was trained or written.")
+def _try_update(
+    config: Config, network: Network, images: TensorImages, labels: Labels
+) -> dict[str, float]:
+    """Return the seconds an image of each part of a label update."""
+    new, report = label_step(network, images, config, labels, 0, World())
+    shown = 3
+    for head, k in enumerate(config.clusters[:shown]):
+        sizes = torch.bincount(new.labels[head], minlength=k)
+        violation = next(r.violation for r in report.heads if r.head == head)
+        print(
+            f"reduced: label update of {IMAGES} generated images, head {head}: {k} classes, "
+            f"{int((sizes > 0).sum())} in use, sizes {int(sizes.min())} to {int(sizes.max())}; "
+            f"violation {violation:.1e}"
+        )
+    if len(config.clusters) > shown:
+        print(f"reduced: ... and {len(config.clusters) - shown} more heads")
+    return {part: seconds / IMAGES for part, seconds in report.seconds.items()}
 
 
 def generated(config: Config) -> TensorImages:
@@ -166,15 +184,14 @@ def _memory(config: Config, n: int, parameters: int, dim: int, per_image: float)
     )
 
 
-def _time(
-    config: Config, n: int, per_image: float, per_step: float, label: dict[str, float]
-) -> str:
+def _time(config: Config, n: int, cost: Cost, label: dict[str, float]) -> str:
     hours = 3600
     updates = config.updates if config.labelling not in ("fixed", "none") else 0
-    turn = len(config.clusters) if config.heads_per_update == "one" else 1
-    steps = config.epochs * n * (per_image + per_step / config.batch_size)
-    forward = updates * n * label["forward"] * config.label_views * config.head_groups
-    solves = updates * n * (label["logits"] + label["transport"]) / max(turn, 1)
+    turn = max(len(config.clusters), 1) if config.heads_per_update == "one" else 1
+    steps = config.epochs * n * (cost.seconds_per_image + cost.seconds_per_step / config.batch_size)
+    # the small update saw all heads, and each group of them its views
+    forward = updates * n * label.get("forward", 0.0)
+    solves = updates * n * sum(label.get(part, 0.0) for part in ("logits", "transport")) / turn
     whole = steps + forward + solves
     return (
         f"time, scaled from these few steps on this machine: {whole / hours:,.1f} hours "

@@ -253,9 +253,9 @@ class Trainer:
                 x = next(views)
             with self.clock("network"):
                 self.train_step(x, index)
-            if self.at.step % self.steps_per_epoch and self._overdue():
+            if self.at.step % self.steps_per_epoch and self._overdue() and not self.diverged:
                 self.save()
-        self._check_loss()
+        self.refuse_divergence()
 
     def train_step(self, views: Tensor, index: Tensor) -> None:
         """Take a step on the views of the images at `index`."""
@@ -276,7 +276,7 @@ class Trainer:
             return
         if self.at.step * self.batch_size < self.times[self.at.updates] - 1e-6:
             return
-        self._check_loss()
+        self.refuse_divergence()
         with self.clock("relabel"):
             self.world.agree(self.network)
             self.labels, report = label_step(
@@ -307,7 +307,6 @@ class Trainer:
 
     def save(self) -> None:
         """Write a checkpoint."""
-        self._check_loss()
         self.saved = time.monotonic()
         if self.world.first:
             steps = self.at.step - self.epoch * self.steps_per_epoch
@@ -338,14 +337,19 @@ class Trainer:
         self.clock.seconds = dict(state["seconds"])
         self.saved = time.monotonic()
 
-    def _check_loss(self) -> None:
-        """Stop a run that has diverged while its last checkpoints are still good."""
-        weights = all(bool(p.isfinite().all()) for p in self.network.parameters())
-        if not (weights and bool(self.loss.isfinite())):
+    @property
+    def diverged(self) -> bool:
+        """Whether loss or weights are no numbers any more; the same in all processes."""
+        numbers = (self.loss, *self.network.parameters())
+        return not all(bool(x.isfinite().all()) for x in numbers)
+
+    def refuse_divergence(self) -> None:
+        """Stop a run that has diverged, in all processes, while its checkpoints are still good."""
+        if self.diverged:
             raise RunError(
-                f"the loss is {float(self.loss)} at step {self.at.step} of {self.steps}: training "
-                f"has diverged. The checkpoints of {self.run} are from before; start anew with a "
-                "smaller --lr"
+                f"loss or weights are not finite after step {self.at.step} of {self.steps}: "
+                f"training has diverged. The checkpoints of {self.run} are from before; start anew "
+                "with a smaller --lr"
             )
 
     def _overdue(self) -> bool:

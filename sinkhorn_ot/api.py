@@ -311,7 +311,7 @@ def _solve(logits: Array, options: Options) -> SinkhornResult:
         raise explain_bad_row(problem, error.row) from None
     except EmptyColumn as error:
         raise explain_empty_column(error.column) from None
-    if checked.tol > 0 and not result.converged and not stopped and shard.rank == 0:
+    if checked.tol > 0 and not result.converged and not stopped:
         where = "" if options.head is None else f" (head {options.head})"
         warnings.warn(
             f"sinkhorn{where} stopped after {result.n_iter} iterations with marginal_violation "

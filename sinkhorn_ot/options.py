@@ -25,6 +25,7 @@ from sinkhorn_ot.arrays import (
     may_look,
     namespace,
     normalised,
+    on_host,
 )
 from sinkhorn_ot.backends import BACKENDS, Backend
 from sinkhorn_ot.problem import Problem
@@ -114,6 +115,7 @@ def agreed(peers: Peers, logits: Array, options: Options) -> tuple[Checked, Shar
             "the number of columns of logits": mine.logits.shape[1],
             "the dtype of logits": dtype_name(mine.logits),
             "the library of logits": namespace(mine.logits).__name__,
+            "the kind of device of logits": "cpu" if on_host(mine.logits) else "cuda",
             "whether there is an a": mine.a is not None,
             "b": _summary(options.b, mine.b),
             "g_init": _summary(options.g_init, mine.g),
@@ -147,6 +149,7 @@ def room_for_sketch(checked: Checked, problem: Problem) -> int:
         return 0
     needs = checked.backend.needs(checked.logits, problem.n)
     words = sketch_words(checked.logits, problem.n, limit, needs)
+    words = problem.shard.min(words)  # GPUs of several kinds have room for other numbers of blocks
     if method == "newton" and not words:
         raise ValueError(
             f"method='newton' has no room for a sketch of logits of shape ({problem.n}, {k}) in "

@@ -139,12 +139,13 @@ class Shard:
         none = total == 0
         return xp.where(none, -math.inf, xp.log(xp.where(none, 1.0, total))) + shift
 
+    def min(self, x: int) -> int:
+        """Return the least of the numbers of all processes."""
+        return x if self.peers is None else int(self.peers.reduce(np.array([x]), "MIN")[0])
+
     def least(self, row: int | None) -> int | None:
         """Return the least row that a process passed."""
-        if self.peers is None:
-            return row
-        found = np.array([self.total if row is None else row])
-        least = int(self.peers.reduce(found, "MIN")[0])
+        least = self.min(self.total if row is None else row)
         return least if least < self.total else None
 
     def raise_least(self, row: int | None) -> None:

@@ -125,10 +125,10 @@ def test_a_callback_stops_all_or_raises_in_all(groups):
         assert not last["stopped"].startswith("(50,")
 
 
-def test_only_rank_0_warns(groups):
+def test_every_process_warns(groups):  # made an error, it must be one in all, or some would wait
     for parts in groups:
         warned = [part["misuse"]["warned"] for part in parts]
-        assert warned == ["'SinkhornResult' 1"] + ["'SinkhornResult' 0"] * (len(parts) - 1)
+        assert warned == ["'SinkhornResult' 1"] * len(parts)
 
 
 @pytest.mark.parametrize("group", [3, "gloo", -100])

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from scipy.io import loadmat
 from scipy.io.matlab import MatReadError
 from sklearn.datasets import load_digits
+from torch import Tensor
 
 from selfsup.data.folders import split
 from selfsup.data.images import DataError, Splits, TensorImages
@@ -167,8 +168,16 @@ def _unpickle(path: Path, *keys: str) -> list[Any]:
         raise DataError(f"{path}: not a readable batch of CIFAR images ({error!r})") from error
 
 
-#: What scipy raises for files that are not SVHN's.
-NOT_SVHN = (MatReadError, LookupError, ValueError, TypeError, NotImplementedError, zlib.error)
+#: What scipy's reader raises on torn files: it checks little before it reads on.
+TORN_MAT = (
+    OSError,
+    MatReadError,
+    ValueError,
+    IndexError,
+    TypeError,
+    NotImplementedError,
+    zlib.error,
+)
 
 
 def svhn_images(place: Path) -> Splits | None:
@@ -178,22 +187,28 @@ def svhn_images(place: Path) -> Splits | None:
         return None
     sets = []
     for part, file in zip(("train", "test"), files, strict=True):
-        try:
-            with file.open("rb") as stream:
-                content = loadmat(stream)
-            images = np.ascontiguousarray(content["X"].transpose(3, 2, 0, 1))
-            targets = torch.from_numpy(content["y"].astype(np.int64)[:, 0] % 10)  # 10 means 0
-        except FileNotFoundError as error:
-            raise DataError(f"{file} is missing beside the other part of SVHN") from error
-        except (*NOT_SVHN, OSError) as error:
-            raise DataError(f"{file}: not a readable file of SVHN ({error!r})") from error
-        if images.dtype != np.uint8 or images.shape != (len(targets), 3, 32, 32):
-            raise DataError(f"{file}: X must be (32, 32, 3, N) bytes, with N labels y")
+        images, targets = _read_mat(file)
         names = tuple(map(str, range(10)))
         sets.append(
             TensorImages(torch.from_numpy(images), targets, names, _names(part, len(images)))
         )
     return Splits(*sets)
+
+
+def _read_mat(file: Path) -> tuple[NDArray[np.uint8], Tensor]:
+    """Read images (N, 3, 32, 32) and their digits from a file of SVHN."""
+    try:
+        with file.open("rb") as stream:
+            content = loadmat(stream)
+    except FileNotFoundError as error:
+        raise DataError(f"{file} is missing beside the other part of SVHN") from error
+    except TORN_MAT as error:
+        raise DataError(f"{file}: not a readable file of SVHN ({error!r})") from error
+    pixels, digits = np.asarray(content.get("X")), np.asarray(content.get("y"))
+    if pixels.dtype != np.uint8 or pixels.shape != (32, 32, 3, len(np.ravel(digits))):
+        raise DataError(f"{file}: X must be (32, 32, 3, N) bytes, with N labels y")
+    images = np.ascontiguousarray(pixels.transpose(3, 2, 0, 1))
+    return images, torch.from_numpy(digits.ravel().astype(np.int64) % 10)  # 10 means 0
 
 
 def _names(part: str, n: int) -> tuple[str, ...]:

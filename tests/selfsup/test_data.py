@@ -218,9 +218,15 @@ def test_svhn_from_its_mat_files(tmp_path):
     assert splits.train.targets.tolist() == [1, 2, 3, 4, 5, 6, 7, 8, 9, 0, 1, 2]
     assert splits.test.images[3, 1, 5, 7] == images["test"][5, 7, 1, 3]
     assert np.array_equal(splits.train.images.numpy(), images["train"].transpose(3, 2, 0, 1))
-    (tmp_path / "test_32x32.mat").write_bytes(b"MATLAB, but torn")
-    with pytest.raises(DataError, match=r"test_32x32\.mat: not a readable"):
-        load("svhn", tmp_path)
+    whole = (tmp_path / "test_32x32.mat").read_bytes()
+    for torn in (b"MATLAB, but torn", whole[:100], whole[:300], whole[:-5]):
+        (tmp_path / "test_32x32.mat").write_bytes(torn)
+        with pytest.raises(DataError, match=r"test_32x32\.mat: not a readable"):
+            load("svhn", tmp_path)
+    for other in ({"X": images["test"]}, {"y": labels}, {"X": images["test"][:8], "y": labels}):
+        savemat(tmp_path / "test_32x32.mat", other)
+        with pytest.raises(DataError, match=r"test_32x32\.mat: X must be"):
+            load("svhn", tmp_path)
     (tmp_path / "test_32x32.mat").unlink()
     with pytest.raises(DataError, match=r"test_32x32\.mat is missing"):
         load("svhn", tmp_path)

@@ -9,6 +9,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from solvers import sela_original
 
 from selfsup.config import Config
 from selfsup.data import TensorImages, load_data
@@ -190,26 +191,13 @@ def test_without_the_constraint_constant_labels_are_perfect(images):
     assert torch.bincount(labels, minlength=10).min() > 0.75 * len(images) / 10
 
 
-def authors_recurrence(probabilities, lam, tolerance, most=200_000):
-    """The published iteration (Asano et al. 2020, algorithm of section 3), in float64."""
-    n, k = probabilities.shape
-    kernel = probabilities.T**lam
-    r, c = np.full(k, 1 / k), np.full(n, 1 / n)
-    for i in range(most):
-        r = (1 / k) / (kernel @ c)
-        new = (1 / n) / (r @ kernel)
-        error = np.abs(c / new - 1).sum()
-        c = new
-        if i % 10 == 0 and error < tolerance:
-            return (r[:, None] * kernel).argmax(0)
-    raise AssertionError(f"{error} after {most} iterations")
-
-
 @pytest.mark.parametrize("lam", [10, 25])
 def test_labels_are_those_of_the_authors_recurrence(trained, images, lam):
     # Two implementations of one maths, on the logits of a real run: 99.9% of labels are equal.
-    logits = logits_of(trained, images).double()
-    theirs = authors_recurrence(logits.softmax(1).numpy(), lam, 1e-7)
+    logits = logits_of(trained, images)
+    answer = sela_original(logits.numpy(), 1e-10, epsilon=1 / lam)
+    assert answer.curve[-1][1] <= 1e-10  # it got there
+    theirs = answer.labels
     config = replace(CONFIG, epsilon=1 / lam, tol=1e-9, max_iter=100_000)
     labels, report = step(trained, images, config)
     ours = labels.labels[0].numpy()

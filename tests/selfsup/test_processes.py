@@ -12,28 +12,15 @@ from dataclasses import replace
 
 import pytest
 import torch
-from comparing import assert_same_run
+from tiny_run import TINY, assert_same_run
 
-from selfsup.config import AugmentConfig, Config
 from selfsup.data import load_data
 from selfsup.runs import checkpoints, create_run, load_checkpoint, read_log
 from selfsup.sela import label_step
 from selfsup.train import Trainer
 from selfsup.world import World
 
-PAIR = Config(
-    preset="pair",
-    dataset="digits",
-    image_size=8,
-    width=4,
-    clusters=(10, 6),
-    epsilon=0.1,
-    updates=9,
-    epochs=3,
-    batch_size=100,
-    checkpoint_minutes=0.0,
-    augment=AugmentConfig(rotate=10, shift=0.1),
-)
+PAIR = replace(TINY, updates=9, epochs=3, batch_size=100, checkpoint_minutes=0.0)
 CALLS = 100_000  # function calls of about two steps
 ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "TORCH_NUM_THREADS": "1"}
 

@@ -15,8 +15,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from comparing import assert_same_run, same, timeless
 from PIL import Image
+from tiny_run import TINY, assert_same_run, same, timeless
 
 import selfsup.train as train_module
 from selfsup.config import LEVELS, AugmentConfig, Config, ConfigError
@@ -38,19 +38,6 @@ from selfsup.sela import extract_features
 from selfsup.train import Trainer, gradient_step, learning_rate, new_network
 from selfsup.trained import Trained
 
-TINY = Config(
-    preset="tiny",
-    dataset="digits",
-    image_size=8,
-    width=4,
-    clusters=(10, 6),
-    epsilon=0.1,
-    updates=7,
-    epochs=4,
-    batch_size=200,
-    supervised_epochs=1,
-    augment=AugmentConfig(rotate=10, shift=0.1, erase=0.2),
-)
 STEPS = 7  # of an epoch
 
 

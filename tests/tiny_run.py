@@ -1,11 +1,26 @@
-"""When two runs are the same, to the bit."""
+"""A tiny run, and when two runs are the same, to the bit."""
 
 from __future__ import annotations
 
 import numpy as np
 import torch
 
+from selfsup.config import AugmentConfig, Config
 from selfsup.runs import load_checkpoint, read_log
+
+TINY = Config(
+    preset="tiny",
+    dataset="digits",
+    image_size=8,
+    width=4,
+    clusters=(10, 6),
+    epsilon=0.1,
+    updates=7,
+    epochs=4,
+    batch_size=200,
+    supervised_epochs=1,
+    augment=AugmentConfig(rotate=10, shift=0.1, erase=0.2),
+)
 
 
 def same(a, b):

@@ -1,0 +1,48 @@
+"""A digest of the first labels of a preset: the same from one process and from several.
+
+python benchmarks/first_labels.py cifar10-small --data DIR
+torchrun --nproc-per-node 2 benchmarks/first_labels.py cifar10-small --data DIR
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+from dataclasses import replace
+
+import numpy as np
+
+from selfsup.data import load_data
+from selfsup.presets import PRESETS
+from selfsup.sela import Labels, label_step
+from selfsup.train import new_network
+from selfsup.world import joined
+
+
+def main() -> None:
+    """Label the images by the untrained network; print digests of labels and potentials."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("preset", choices=PRESETS)
+    parser.add_argument("--data")
+    options = parser.parse_args()
+    config = replace(PRESETS[options.preset], data=options.data)
+    with joined(config.device) as (world, device):
+        images = load_data(config).train
+        network = new_network(config, images, device)
+        start = Labels.at_random(len(images), config)
+        labels, _ = label_step(network, images, config, start, 0, world)
+        if world.first:
+            potentials = np.concatenate([g for g in labels.potentials if g is not None])
+            print(
+                f"{world.size} process(es), {len(images):,} images: labels "
+                f"{digest(labels.labels.numpy())}, g {digest(potentials)}"
+            )
+
+
+def digest(x: np.ndarray) -> str:
+    """Return a digest of the bits of an array."""
+    return hashlib.sha256(np.ascontiguousarray(x).tobytes()).hexdigest()[:16]
+
+
+if __name__ == "__main__":
+    main()
