@@ -110,7 +110,7 @@ def sinkhorn(
     -----
     SinkhornWarning
         When `tol` was not reached; the result of the least violation seen is still returned.
-        In a group only the process of rank 0 warns.
+        In a group every process warns: made an error, it is one in all.
 
     Raises
     ------
