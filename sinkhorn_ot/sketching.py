@@ -43,9 +43,9 @@ LONGEST = 6.0
 NEWTON_STEPS, CG_STEPS, BACKTRACKS = 15, 40, 8
 #: A device is asked whether conjugate gradients are done every so many steps only.
 CG_PATIENCE = 8
-#: Of the bytes of the input, what a solve may add by default, and what it may always add.
-DEFAULT_LIMIT, ALWAYS = 0.55, 1 << 20
-SMALLEST_SKETCH, LARGEST_SKETCH = 1 << 20, 1 << 25
+#: Of the bytes of the input, what a solve may add by default.
+DEFAULT_LIMIT = 0.55
+LARGEST_SKETCH = 1 << 25
 
 
 def sketch_words(logits: Array, n: int, memory_limit: int | None, needs: Needs) -> int:
@@ -54,11 +54,11 @@ def sketch_words(logits: Array, n: int, memory_limit: int | None, needs: Needs) 
     Of all `n` rows, whichever of them are held here.
     """
     entries = n * logits.shape[1]
-    default = max(int(DEFAULT_LIMIT * entries * logits.itemsize), ALWAYS)
+    default = max(int(DEFAULT_LIMIT * entries * logits.itemsize), needs.always)
     limit = default if memory_limit is None else memory_limit
     # the allocator's pages and the threads' stacks are within the limit too
     room = int(0.95 * limit - needs.besides) // 4
-    wanted = max(min(max(entries // 16, SMALLEST_SKETCH), LARGEST_SKETCH), needs.least)
+    wanted = max(min(max(entries // 16, needs.small), LARGEST_SKETCH), needs.least)
     words = min(room, wanted, needs.everything)
     return words if words >= min(needs.least, needs.everything) else 0
 

@@ -85,11 +85,11 @@ def test_the_log_domain_and_bad_rows(kernels):
     assert ours.first_bad_row() == 7
 
 
-@pytest.mark.parametrize("k", [21, 300])
-def test_a_sketch_equals_plain_arrays(kernels, k):
-    logits, (g, delta, v) = normal(12, k, dtype=torch.float32), normal(3, k, seed=1)
+@pytest.mark.parametrize(("n", "k"), [(12, 21), (12, 300), (2, 9001)])
+def test_a_sketch_equals_plain_arrays(kernels, n, k):
+    logits, (g, delta, v) = normal(n, k, dtype=torch.float32), normal(3, k, seed=1)
     ours, _ = both(kernels, logits)
-    sketch = ours.sketch(12 * k * WORDS_PER_ENTRY)
+    sketch = ours.sketch(n * k * WORDS_PER_ENTRY)
     sketch.expect(torch.zeros(k, dtype=torch.float64), 40.0)
     ours.read(g, sketch=sketch)
     p = torch.softmax((logits.double() + g) / 0.3 + delta, 1)

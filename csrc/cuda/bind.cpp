@@ -46,11 +46,14 @@ PYBIND11_MODULE(SINKHORN_MODULE, m, py::mod_gil_not_used()) {
       .def_readonly("threads", &Tile::threads)
       .def_readonly("chunks", &Tile::chunks);
   py::class_<SketchRows> sketch(m, "SketchRows", local);
-  sketch.def(py::init<>());
+  sketch.def(py::init<>())
+      .def_readwrite("pieces", &SketchRows::pieces)
+      .def_readwrite("step", &SketchRows::step);
   address_field(sketch, "hold", &SketchRows::hold);
   address_field(sketch, "cut", &SketchRows::cut);
   address_field(sketch, "count", &SketchRows::count);
   address_field(sketch, "top", &SketchRows::top);
+  address_field(sketch, "chunk_top", &SketchRows::chunk_top);
   address_field(sketch, "begin", &SketchRows::begin);
   address_field(sketch, "end", &SketchRows::end);
   address_field(sketch, "entry", &SketchRows::entry);

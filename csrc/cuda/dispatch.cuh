@@ -20,8 +20,12 @@ void queue_read(const RowPass& p, Mode mode, dim3 grid, cudaStream_t stream) {
   if (mode == Mode::whole) return run(read_rows_kernel<T, E, C, Mode::whole, false>);
   if (mode == Mode::fill) return run(read_rows_kernel<T, E, C, Mode::fill, false>);
   if constexpr (C::kSpan == kWarp && C::kPer == (sizeof(E) == 8 ? kExactPer : kLargePer)) {
-    if (mode == Mode::stats) return run(read_rows_kernel<T, E, C, Mode::stats, false>);
-    return run(read_rows_kernel<T, E, C, Mode::apply, false>);
+    const bool stats = mode == Mode::stats;
+    if (p.sketch.count)
+      return stats ? run(read_rows_kernel<T, E, C, Mode::stats, true>)
+                   : run(read_rows_kernel<T, E, C, Mode::apply, true>);
+    return stats ? run(read_rows_kernel<T, E, C, Mode::stats, false>)
+                 : run(read_rows_kernel<T, E, C, Mode::apply, false>);
   }
   throw std::logic_error("short rows are not read in chunks");
 }

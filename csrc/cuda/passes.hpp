@@ -27,12 +27,16 @@ struct Tile {
   int64_t chunks;
 };
 
-// What a read finds out for a sketch, and how a second one fills it; per row of the sample.
+// What a read finds out for a sketch, and how a second one fills it. Rows are counted in `pieces`,
+// the shortest chunks that any kernel cuts them into; a chunk is `step` of them, and counts for the
+// first.
 struct SketchRows {
   const float *hold, *cut;     // per column, padded: exp(-move), exp(-reach - move)
-  int32_t* count;              // entries that matter; null: no sketch
-  float* top;                  // the largest probability when all have moved down
-  const int64_t *begin, *end;  // where its entries go; nowhere if begin == end
+  float* top;                  // per row: the largest probability when all have moved down
+  double* chunk_top;           // (count, chunks) of Mode::stats: log2 of that, not yet divided
+  int64_t pieces, step;        // of a row, and of a chunk
+  int32_t* count;              // per piece: entries that matter; null: no sketch
+  const int64_t *begin, *end;  // per piece: where its entries go; nowhere if begin == end
   float* entry;                // per entry: its probability, column and row
   int32_t *column, *row;
 };

@@ -58,20 +58,27 @@ __device__ unsigned matter(const SketchRows& to, float top, Held<C> held,
   return bits;
 }
 
+// The largest weight of a group when all have moved down.
 template <class C, class E>
-__device__ void count_row(const RowPass& p, int64_t j, bool writes, const RowSum& found,
-                          Held<C> held, Boards& boards, const E (&weight)[C::kPer]) {
+__device__ float moved_top(const SketchRows& to, Held<C> held, Boards& boards,
+                           const E (&weight)[C::kPer]) {
   float top = 0;
 #pragma unroll
-  for (int e = 0; e < C::kPer; ++e)
-    top = fmaxf(top, float(weight[e]) * p.sketch.hold[held.column(e)]);
-  top = reduce<C::kSpan>(top, held.lanes, boards, Larger());
+  for (int e = 0; e < C::kPer; ++e) top = fmaxf(top, float(weight[e]) * to.hold[held.column(e)]);
+  return reduce<C::kSpan>(top, held.lanes, boards, Larger());
+}
+
+// Which piece of a row the block holds, or begins with.
+__device__ inline int64_t piece(const SketchRows& to, int64_t j) {
+  return j * to.pieces + blockIdx.y * to.step;
+}
+
+template <class C, class E>
+__device__ void count_row(const SketchRows& to, int64_t j, bool writes, float top, Held<C> held,
+                          Boards& boards, const E (&weight)[C::kPer]) {
   const int count =
-      reduce<C::kSpan>(__popc(matter(p.sketch, top, held, weight)), held.lanes, boards, Sum());
-  if (!writes) return;
-  p.sketch.count[j] = count;
-  p.sketch.top[j] = top / float(found.total);
-  p.log_sum[j] = found.offset + log2(found.total);
+      reduce<C::kSpan>(__popc(matter(to, top, held, weight)), held.lanes, boards, Sum());
+  if (writes) to.count[piece(to, j)] = count;
 }
 
 // Writes as many entries of a row as were counted: probabilities, their columns and their row.
@@ -81,7 +88,8 @@ __device__ void fill_row(const RowPass& p, int64_t j, bool active, int member, H
   const SketchRows& to = p.sketch;
   const unsigned bits = matter(to, to.top[j], held, weight);
   int total;
-  const int64_t end = active ? to.end[j] : 0, begin = active ? to.begin[j] : 0;
+  const int64_t at_row = piece(to, j);
+  const int64_t end = active ? to.end[at_row] : 0, begin = active ? to.begin[at_row] : 0;
   int64_t at = begin + scan<C::kSpan>(__popc(bits), held.lanes, boards, &total);
 #pragma unroll
   for (int e = 0; e < C::kPer; ++e)
@@ -151,7 +159,8 @@ constexpr int registers(bool rare, int per) { return rare ? 128 : per <= 8 ? 64 
 
 // A block takes rows_per_block neighbours of the sample, its groups one row each at a time.
 //
-// kFull: labels, f or counts for a sketch may be asked for. E: the type of the exponentials.
+// kFull: labels, f or counts for a sketch may be asked for, of chunks the counts only. E: the type
+// of the exponentials.
 template <class T, class E, class C, Mode kMode, bool kFull>
 __global__ void __maxnreg__((registers(kFull || kMode == Mode::fill || sizeof(E) == 8, C::kPer)))
     read_rows_kernel(const __grid_constant__ RowPass p) {
@@ -175,7 +184,8 @@ __global__ void __maxnreg__((registers(kFull || kMode == Mode::fill || sizeof(E)
     const bool active = turn + group < rows;  // others keep the barriers company
     const int64_t j = first + turn + (active ? group : 0);
     if constexpr (kMode == Mode::fill) {
-      bool wanted = p.sketch.begin[j] < p.sketch.end[j];
+      const int64_t at = piece(p.sketch, j);
+      bool wanted = p.sketch.begin[at] < p.sketch.end[at];
       if (lanes <= kWarp) wanted = __any_sync(kAllLanes, wanted);
       if (!wanted) continue;
     }
@@ -199,6 +209,8 @@ __global__ void __maxnreg__((registers(kFull || kMode == Mode::fill || sizeof(E)
 #pragma unroll
       for (int e = 0; e < C::kPer; ++e) weight[e] *= scale;
       scale = row_weight;
+      if constexpr (kFull)
+        count_row(p.sketch, j, active && leader, p.sketch.top[j], held, boards, weight);
       if constexpr (kMode == Mode::fill) fill_row(p, j, active, member, held, boards, weight);
     } else {
       const RowSum found = sum_row(p, held, x, boards, weight);
@@ -207,6 +219,10 @@ __global__ void __maxnreg__((registers(kFull || kMode == Mode::fill || sizeof(E)
         const int64_t at = j * gridDim.y + blockIdx.y;
         if (active && leader) p.log_sum[at] = found.offset + log2(found.total);
         if (p.odd && found.bad && found.total != 0) report(p, i);
+        if constexpr (kFull) {
+          const float top = moved_top(p.sketch, held, boards, weight);
+          if (active && leader) p.sketch.chunk_top[at] = found.offset + log2(double(top));
+        }
         if (p.best) {
           const Best best = decide(p, row, held, boards, weight);
           if (active && leader) p.best[at] = best.value, p.best_column[at] = best.column;
@@ -214,8 +230,15 @@ __global__ void __maxnreg__((registers(kFull || kMode == Mode::fill || sizeof(E)
       } else if (found.bad && leader) {
         report(p, i);
       }
-      if constexpr (kFull) {
-        if (p.sketch.count) count_row(p, j, active && leader, found, held, boards, weight);
+      if constexpr (kFull && kMode == Mode::whole) {
+        if (p.sketch.count) {
+          const float top = moved_top(p.sketch, held, boards, weight);
+          count_row(p.sketch, j, active && leader, top, held, boards, weight);
+          if (active && leader) {
+            p.sketch.top[j] = top / float(found.total);
+            p.log_sum[j] = found.offset + log2(found.total);
+          }
+        }
         if (p.labels) {
           const Best best = decide(p, row, held, boards, weight);
           if (active && leader) p.labels[i] = found.bad ? -1 : best.column;

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from sinkhorn_ot.arrays import Array, Needs, dtype_name, is_torch
 from sinkhorn_ot.backends import device
 from sinkhorn_ot.backends.device import DevicePasses
-from sinkhorn_ot.backends.launches import Read, Segments, Tile
+from sinkhorn_ot.backends.launches import SKETCH_TENSORS, Read, Segments, Tile
 from sinkhorn_ot.backends.sharded import sharded
 from sinkhorn_ot.problem import Problem
 
@@ -145,7 +145,8 @@ class CudaKernels:
         p.tile = read.tile.launch
         if read.sketch is not None:
             rows = self.module.SketchRows()
-            for name in vars(read.sketch):
+            rows.pieces, rows.step = read.sketch.pieces, read.sketch.step(read.tile)
+            for name in SKETCH_TENSORS:
                 setattr(rows, name, self.address(getattr(read.sketch, name)))
             p.sketch = rows
         return p

@@ -13,7 +13,7 @@ from dataclasses import replace
 from typing import Any
 
 from sinkhorn_ot.arrays import Array, Needs, Reading, dtype_name, is_torch, may_look, namespace
-from sinkhorn_ot.backends.device_sketch import WORDS_PER_ENTRY, DeviceSketch
+from sinkhorn_ot.backends.device_sketch import BYTES_PER_PIECE, WORDS_PER_ENTRY, DeviceSketch
 from sinkhorn_ot.backends.launches import (
     Kernels,
     Read,
@@ -25,17 +25,23 @@ from sinkhorn_ot.backends.launches import (
 )
 from sinkhorn_ot.problem import Problem
 
+#: A matrix of as many entries is small for a GPU: a sketch may hold all of it.
+SMALL = 1 << 20
+
 
 def needs(logits: Array, n: int, kernels: Kernels) -> Needs:
     """What a sketch takes: its entries, and per row what tells which of them to keep."""
     k = logits.shape[1]
     tiles = [kernels.tile(k, exact, logits.device) for exact in (False, True)]
     blocks = sum(min(tile.blocks, n // least_rows(tile) + 1) for tile in tiles)
-    held = all(tile.chunks == 1 for tile in tiles)  # rows in chunks are not counted
+    pieces = max(tile.chunks for tile in tiles)
     return Needs(
-        besides=64 * n + 8 * (k + 65) * blocks,  # the sums of a block, also in the log domain
+        # the sums of a block, also in the log domain
+        besides=BYTES_PER_PIECE * n * pieces + 8 * (k + 65) * blocks,
         least=4 * WORDS_PER_ENTRY * k,
-        everything=WORDS_PER_ENTRY * n * k if held else 0,
+        everything=WORDS_PER_ENTRY * n * k,
+        small=WORDS_PER_ENTRY * SMALL,
+        always=64 << 20,
     )
 
 
@@ -142,7 +148,8 @@ class DevicePasses:
         high, low = self._empty((2, padded), torch.float32)
         padded_g = self._empty(padded)
         self.kernels.prepare(g, problem.epsilon, padded_g, high, low)
-        rows = None if sketch is None else sketch.rows_of(count, padded)
+        finest = max(tiles, key=lambda tile: tile.chunks)
+        rows = None if sketch is None else sketch.rows_of(count, padded, finest)
         log_sum = None if rows is None else self._empty(count)
         return Read(
             problem.logits, self.vectors, self.n, self.k, self.a, problem.epsilon, padded_g, high,
@@ -172,9 +179,15 @@ class DevicePasses:
         column: Array = None
         if read.labels is not None:
             best, column = self._full(shape, 0.0), self._full(shape, 0, torch.int64)
+        chunk_top: Array = None
+        sketch = read.sketch
+        if sketch is not None:
+            chunk_top = self._full(shape, 0.0)
+            sketch = replace(sketch, chunk_top=chunk_top)
         self.kernels.read_rows(
-            replace(read, mode="stats", log_sum=log_sums, best=best, best_column=column)
-        )
+            replace(read, mode="stats", log_sum=log_sums, best=best, best_column=column,
+                    sketch=sketch)
+        )  # fmt: skip
         log_sum = torch.logsumexp(log_sums * math.log(2), 1) / math.log(2)
         rows = sampled_rows(torch, read.count, read.stride, self.device)
         bad = ~log_sum.isfinite()
@@ -183,9 +196,13 @@ class DevicePasses:
         else:
             torch.bitwise_or(read.odd, bad.any().to(torch.int32), out=read.odd)
 
-        def put(into: Array, values: Array) -> None:
-            into[rows] = values if read.gate is None else values.where(read.gate > 0, into[rows])
+        def put(into: Array, values: Array, at: Array = rows) -> None:
+            into[at] = values if read.gate is None else values.where(read.gate > 0, into[at])
 
+        if sketch is not None:
+            every = slice(None)
+            put(read.log_sum, log_sum, every)
+            put(sketch.top, (chunk_top.amax(1) - log_sum).exp2().to(torch.float32), every)
         if read.labels is not None:
             put(read.labels, column.gather(1, best.argmax(1, keepdim=True))[:, 0].where(~bad, -1))
         if read.f is not None:

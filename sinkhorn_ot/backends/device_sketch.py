@@ -7,7 +7,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from sinkhorn_ot.arrays import Array
-from sinkhorn_ot.backends.launches import Read, Segments, SketchRows, sampled_rows
+from sinkhorn_ot.backends.launches import Read, Segments, SketchRows, Tile, sampled_rows
 
 if TYPE_CHECKING:
     from sinkhorn_ot.backends.device import DevicePasses
@@ -15,6 +15,8 @@ if TYPE_CHECKING:
 #: Words of 4 bytes that an entry of a sketch takes: value, column and row (3), value and row in the
 #: order of columns (2), and what sorting takes (7).
 WORDS_PER_ENTRY = 12
+#: What choosing rows takes for each, and again for each chunk of long ones.
+BYTES_PER_PIECE = 64
 
 
 class DeviceSketch:
@@ -57,16 +59,18 @@ class DeviceSketch:
             self._held = int((self.count > 0).sum()), int(self.count.sum())
         return self._held
 
-    def rows_of(self, count: int, padded: int) -> SketchRows | None:
+    def rows_of(self, count: int, padded: int, finest: Tile) -> SketchRows:
         """Return room for what a read of that many rows finds out."""
-        torch, empty = self.passes.torch, self.passes._empty
+        torch, passes = self.passes.torch, self.passes
         pad = torch.nn.functional.pad
-        extra = padded - self.passes.k
+        extra = padded - passes.k
         return SketchRows(
+            finest.width,
+            finest.chunks,
             pad(self.hold, (0, extra)),
             pad(self.cut, (0, extra), value=math.inf),
-            empty(count, torch.int32),
-            empty(count, torch.float32),
+            passes._full((count, finest.chunks), 0, torch.int32),
+            passes._empty(count, torch.float32),
         )
 
     def fill(self, read: Read, odd: Array | None) -> None:
@@ -75,19 +79,21 @@ class DeviceSketch:
         self.by_row = self.by_column = self.none  # what it held makes room
         seen = read.sketch
         assert seen is not None
-        total = seen.count.sum()
+        entries = seen.count.sum(1)
+        total = entries.sum()
         part = (0.95 * self.room / total).clamp(max=1.0)
         turn = torch.arange(read.count + 1, dtype=torch.float64, device=passes.device) * part
         chosen = turn[1:].floor() > turn[:-1].floor()
         chosen |= total <= self.room
-        count = torch.where(chosen, seen.count, 0).to(torch.int64)
-        end = count.cumsum(0)
-        count = torch.where(end <= self.room, count, 0)  # uneven rows may take more than expected
-        end = count.cumsum(0)
+        count = torch.where(chosen, entries, 0)
+        # uneven rows may take more than expected
+        count = torch.where(count.cumsum(0) <= self.room, count, 0)
+        parts = torch.where(count[:, None] > 0, seen.count, 0).to(torch.int64)
+        end = parts.flatten().cumsum(0).view(parts.shape)
         entry = passes._full(self.room, 0.0, torch.float32)
         column = passes._full(self.room, passes.k, torch.int32)
         row = passes._full(self.room, 0, torch.int32)
-        begin = end - count
+        begin = end - parts
         filled = replace(seen, begin=begin, end=end, entry=entry, column=column, row=row)
         read = replace(read, mode="fill", sketch=filled, f=None, labels=None)
         for exact in (False, True) if odd is not None else (True,):
@@ -99,7 +105,8 @@ class DeviceSketch:
 
         order = torch.sort(column, stable=True)
         edges = torch.arange(passes.k, dtype=torch.int32, device=passes.device)
-        self.by_row = Segments(begin, end, entry, column, long=False)
+        first, last = begin[:, 0].contiguous(), end[:, -1].contiguous()
+        self.by_row = Segments(first, last, entry, column, long=False)
         self.by_column = Segments(
             torch.searchsorted(order.values, edges),
             torch.searchsorted(order.values, edges, right=True),

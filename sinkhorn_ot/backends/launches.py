@@ -26,17 +26,32 @@ class Tile:
 
 @dataclass(frozen=True)
 class SketchRows:
-    """What a read finds out for a sketch, and how a second read fills it."""
+    """What a read finds out for a sketch, and how a second read fills it.
 
+    Rows are counted in pieces, the shortest chunks into which any kernel cuts them.
+    """
+
+    width: int  # of a piece, and how many a row has
+    pieces: int
     hold: Array  # (padded columns) float32
     cut: Array
-    count: Array  # (rows) int32, entries that matter
+    count: Array  # (rows, pieces) int32, entries that matter
     top: Array  # (rows) float32
-    begin: Array | None = None  # (rows) int64
+    chunk_top: Array | None = None  # (rows, chunks) float64, in the mode "stats"
+    begin: Array | None = None  # (rows, pieces) int64
     end: Array | None = None
     entry: Array | None = None  # (entries) float32
     column: Array | None = None  # int32
     row: Array | None = None  # int32
+
+    def step(self, tile: Tile) -> int:
+        """Return how many pieces a chunk of a tile is."""
+        return max(tile.width // self.width, 1)
+
+
+#: The fields of `SketchRows` that are tensors.
+SKETCH_TENSORS = ("hold", "cut", "count", "top", "chunk_top", "begin", "end", "entry", "column",
+                  "row")  # fmt: skip
 
 
 @dataclass(frozen=True)

@@ -17,6 +17,7 @@ from sinkhorn_ot.arrays import Array, Needs, dtype_name, is_torch
 from sinkhorn_ot.backends import device
 from sinkhorn_ot.backends.device import DevicePasses
 from sinkhorn_ot.backends.launches import (
+    SKETCH_TENSORS,
     Read,
     Segments,
     Tile,
@@ -47,11 +48,10 @@ TURNS = 256
 
 #: Arguments that `read_rows` does without in each mode.
 LEFT_OUT = {
-    "whole": "best best_column begin end entry column row",
-    "stats": "a sums bad_row f labels hold cut entries tops begin end entry column row",
-    "apply": "odd bad_row f labels best best_column hold cut entries tops begin end entry column "
-    "row",
-    "fill": "a sums odd bad_row f labels best best_column hold entries",
+    "whole": "best best_column chunk_top begin end entry column row",
+    "stats": "a sums bad_row f labels cut entries tops begin end entry column row",
+    "apply": "odd bad_row f labels best best_column hold chunk_top begin end entry column row",
+    "fill": "a sums odd bad_row f labels best best_column hold chunk_top entries",
 }
 
 
@@ -168,19 +168,15 @@ class TritonKernels:
                 "log_sum", "best", "best_column",
             )
         }  # fmt: skip
-        tensors |= {
-            "hold": None, "cut": None, "entries": None, "tops": None, "begin": None, "end": None,
-            "entry": None, "column": None, "row": None,
-        }  # fmt: skip
-        if sketch is not None:
-            tensors |= vars(sketch)
-            tensors["entries"], tensors["tops"] = tensors.pop("count"), tensors.pop("top")
+        tensors |= {name: getattr(sketch, name, None) for name in SKETCH_TENSORS}
+        tensors["entries"], tensors["tops"] = tensors.pop("count"), tensors.pop("top")
         tensors |= dict.fromkeys(LEFT_OUT[read.mode].split())
         rate = rounded_rate(read.epsilon)
         self._queue(
             "read_rows", (read.blocks, tile.chunks), read.x, tile.launch.warps, **tensors,
             n=float(read.n), epsilon=read.epsilon, share=-read.epsilon * math.log(read.n),
             rate=rate, exact_rate=exact_rate(read.epsilon) if read.exact else rate,
+            pieces=sketch.pieces if sketch else 1, step=sketch.step(tile) if sketch else 1,
             **self._rows(read, row_stride // vector),
             MODE=read.mode, EXACT=read.exact, VECTOR=vector, ROWS=tile.rows, WIDTH=tile.width,
             TURNS=tile.launch.turns,
@@ -343,11 +339,10 @@ def variants(k: int, dtype: Any, *, aligned: bool = True, weighted: bool = False
     passes = DevicePasses(Problem(logits, a, b, 0.05), recorder)
     for exact, assign in product((False, True), repeat=2):
         passes.read(b, exact=exact, assign=assign)
-    if passes.tile(True).chunks == 1:
-        sketch = passes.sketch(1 << 20)
-        passes.read(b, sketch=sketch)
-        recorder.add_segments(sketch.by_row, b, None, b, None)
-        recorder.add_segments(sketch.by_column, b, b, b, b)
+    sketch = passes.sketch(1 << 20)
+    passes.read(b, sketch=sketch)
+    recorder.add_segments(sketch.by_row, b, None, b, None)
+    recorder.add_segments(sketch.by_column, b, b, b, b)
     return recorder.variants
 
 

@@ -27,6 +27,7 @@ NO_ROW = tl.constexpr(1 << 62)
 
 #: Sizes and strides, of which a kernel must not be compiled for each value.
 SIZES = ("row_stride", "col_stride", "stride", "count", "rows_per_block")
+PIECES = ("pieces", "step")
 
 
 @triton.jit
@@ -69,7 +70,20 @@ def _decide(value, columns):
     return top, tl.min(tl.where(value == top[:, None], columns[None, :], 1 << 30), axis=1)
 
 
-@triton.jit(do_not_specialize=SIZES)
+@triton.jit
+def _moved_top(weight, hold, columns):
+    """The largest weight of each row when all have moved down."""
+    return tl.max(weight.to(tl.float32) * tl.load(hold + columns[None, :]), axis=1)
+
+
+@triton.jit
+def _matters(weight, cut, tops, columns):
+    """Which entries may come within reach of the largest of their row."""
+    least = tl.maximum(tl.load(cut + columns[None, :]) * tops[:, None], SMALLEST)
+    return weight.to(tl.float32) >= least
+
+
+@triton.jit(do_not_specialize=SIZES + PIECES)
 def read_rows(
     x,
     a,
@@ -89,6 +103,7 @@ def read_rows(
     cut,
     entries,
     tops,
+    chunk_top,
     begin,
     end,
     entry,
@@ -104,6 +119,8 @@ def read_rows(
     stride: tl.int64,
     count: tl.int64,
     rows_per_block: tl.int64,
+    pieces: tl.int64,
+    step: tl.int64,
     K: tl.constexpr,
     MODE: tl.constexpr,
     EXACT: tl.constexpr,
@@ -149,9 +166,10 @@ def read_rows(
         for turn in range(run, tl.minimum(run + ROWS * TURNS, stop), ROWS):
             j = (turn + tl.arange(0, ROWS)).to(tl.int64)
             inside = j < stop
+            piece = j * pieces + chunk * step
             if MODE == "fill":
-                begins = tl.load(begin + j, mask=inside, other=0)
-                ends = tl.load(end + j, mask=inside, other=0)
+                begins = tl.load(begin + piece, mask=inside, other=0)
+                ends = tl.load(end + piece, mask=inside, other=0)
                 inside = inside & (begins < ends)
             i = _sampled(j, stride, SAMPLED)
             address = x + (i * row_stride * VECTOR)[:, None] + at
@@ -173,6 +191,11 @@ def read_rows(
                     weight = tl.exp2(_exponents(values, rate, high_part, low_part, top))
                     weight = weight * tl.exp2((top - log_total).to(tl.float32))[:, None]
                 scale = row_weight.to(FLOAT)
+                if entries is not None:
+                    matter = _matters(
+                        weight, cut, tl.load(tops + j, mask=inside, other=0.0), columns
+                    )
+                    tl.store(entries + piece, tl.sum(matter.to(tl.int32), axis=1), mask=inside)
             else:
                 if labels is not None or best is not None:
                     best_value, best_at = _decide(value, columns)
@@ -185,7 +208,7 @@ def read_rows(
                     weight = tl.exp2((value - shift[:, None]) * exact_rate)
                     total = tl.sum(weight, axis=1)
                     bad = bad | (total == 0) | (total != total)
-                    log_total = shift * exact_rate + tl.log2(total)
+                    offset = shift * exact_rate
                 else:
                     top = tl.max(tl.fma(values, rate, high_part), axis=1)
                     top = tl.where(top == -INFINITY, 0.0, _on_grid(top))
@@ -193,7 +216,8 @@ def read_rows(
                     total = tl.sum(weight, axis=1)
                     # NaN compares as false
                     bad = ((total > 0) & (tl.abs(top) <= FAST_RANGE)) == 0
-                    log_total = top.to(tl.float64) + tl.log2(total.to(tl.float64))
+                    offset = top.to(tl.float64)
+                log_total = offset + tl.log2(total.to(tl.float64))
                 scale = row_weight.to(FLOAT) / total
 
                 bad = bad & inside
@@ -201,6 +225,9 @@ def read_rows(
                     spot = j * tl.num_programs(1) + chunk
                     tl.store(log_sum + spot, log_total, mask=inside)
                     bad = bad & (total != 0)
+                    if chunk_top is not None:
+                        moved = _moved_top(weight, hold, columns).to(tl.float64)
+                        tl.store(chunk_top + spot, offset + tl.log2(moved), mask=inside)
                 if MODE == "whole" or odd is not None:
                     first_bad = tl.minimum(first_bad, tl.where(bad, i, NO_ROW))
                 if labels is not None or best is not None:
@@ -215,17 +242,15 @@ def read_rows(
                         potential += tl.log(row_weight) * epsilon
                     tl.store(f + i, potential, mask=inside)
                 if entries is not None:
-                    moved = tl.max(weight.to(tl.float32) * tl.load(hold + columns[None, :]), axis=1)
-                    least = tl.maximum(tl.load(cut + columns[None, :]) * moved[:, None], SMALLEST)
-                    matter = (weight.to(tl.float32) >= least).to(tl.int32)
-                    tl.store(entries + j, tl.sum(matter, axis=1), mask=inside)
+                    moved = _moved_top(weight, hold, columns)
+                    matter = _matters(weight, cut, moved, columns)
+                    tl.store(entries + piece, tl.sum(matter.to(tl.int32), axis=1), mask=inside)
                     tl.store(tops + j, moved / total.to(tl.float32), mask=inside)
                     tl.store(log_sum + j, log_total, mask=inside)
 
             if MODE == "fill":
                 moved = tl.load(tops + j, mask=inside, other=0.0)
-                least = tl.maximum(tl.load(cut + columns[None, :]) * moved[:, None], SMALLEST)
-                matters = weight.to(tl.float32) >= least
+                matters = _matters(weight, cut, moved, columns)
                 upto = tl.cumsum(matters.to(tl.int32), axis=1)
                 before = upto - matters.to(tl.int32)
                 held = tl.sum(matters.to(tl.int32), axis=1)

@@ -84,8 +84,9 @@ void read(const Problem& problem, int lanes, int chunks) {
   const auto bad_row = array<long long>(1, n);
   const auto hold = array<float>(padded, 1.f), cut = array<float>(padded, 1e-3f),
              top = array<float>(n);
-  const auto count = array<int32_t>(n);
-  const auto begin = array<int64_t>(n), end = array<int64_t>(n);
+  const auto chunk_top = array<double>(n * chunks);
+  const auto count = array<int32_t>(n * chunks);
+  const auto begin = array<int64_t>(n * chunks), end = array<int64_t>(n * chunks);
 
   RowPass p{};
   p.x = problem.x.get();
@@ -109,32 +110,42 @@ void read(const Problem& problem, int lanes, int chunks) {
     launch(kernel, grid, dim3(unsigned(threads)), shared, nullptr, p);
   };
 
+  p.sketch.pieces = chunks, p.sketch.step = 1;
+  auto count_entries = [&] {
+    p.sketch.hold = hold.get(), p.sketch.cut = cut.get();
+    p.sketch.count = count.get(), p.sketch.top = top.get();
+    p.sketch.chunk_top = chunk_top.get();
+  };
   if (chunks > 1) {
+    count_entries();
     p.log_sum = log_sum.get(), p.best = best.get(), p.best_column = best_column.get();
-    run(read_rows_kernel<float, E, C, Mode::stats, false>);
+    run(read_rows_kernel<float, E, C, Mode::stats, true>);
     for (int64_t i = 0; i < n; ++i) {
-      double total = 0;
+      double total = 0, most = -INFINITY;
       int64_t winner = i * chunks;
       for (int64_t at = i * chunks; at < (i + 1) * chunks; ++at) {
         total += exp2(log_sum[size_t(at)]);
+        most = std::max(most, chunk_top[size_t(at)]);
         if (best[size_t(at)] > best[size_t(winner)]) winner = at;
       }
       row_sum[size_t(i)] = log2(total);
+      top[size_t(i)] = float(exp2(most - row_sum[size_t(i)]));
       labels[size_t(i)] = best_column[size_t(winner)];
     }
     p.log_sum = row_sum.get();
-    run(read_rows_kernel<float, E, C, Mode::apply, false>);
+    run(read_rows_kernel<float, E, C, Mode::apply, true>);
   } else {
     run(read_rows_kernel<float, E, C, Mode::whole, false>);
     for (int64_t j = 0; j < blocks * (k + 1); ++j) sums[size_t(j)] = 0;
     p.f = f.get(), p.labels = labels.get(), p.log_sum = row_sum.get();
-    p.sketch.hold = hold.get(), p.sketch.cut = cut.get();
-    p.sketch.count = count.get(), p.sketch.top = top.get();
+    count_entries();
     run(read_rows_kernel<float, E, C, Mode::whole, true>);
+  }
+  {
     int64_t entries = 0;
-    for (int64_t i = 0; i < n; ++i) {
+    for (int64_t i = 0; i < n * chunks; ++i) {
       begin[size_t(i)] = entries;
-      if (i % 3) entries += count[size_t(i)];  // some rows are passed over
+      if (i / chunks % 3) entries += count[size_t(i)];  // some rows are passed over
       end[size_t(i)] = entries;
     }
     const auto entry = array<float>(entries);
@@ -144,13 +155,16 @@ void read(const Problem& problem, int lanes, int chunks) {
     p.f = nullptr, p.labels = nullptr;
     run(read_rows_kernel<float, E, C, Mode::fill, false>);
 
-    const auto totals = array<double>(n), ones = array<double>(k, 1.);
-    launch(add_segments_kernel, dim3(unsigned(n + 7) / 8), dim3(kSegmentThreads),
-           size_t(Boards::kBytes), nullptr, begin.get(), end.get(), n, entry.get(), column.get(),
-           ones.get(), ones.get(), totals.get(), log_sum.get(), 32);
-    for (int64_t i = 0; i < n; ++i)
-      expect(i % 3 ? totals[size_t(i)] > 0.5 && totals[size_t(i)] < 1.00001 : !totals[size_t(i)],
-             "sum of a sketch's row", k);
+    const int64_t pieces = n * chunks;
+    const auto totals = array<double>(pieces), ones = array<double>(k, 1.);
+    launch(add_segments_kernel, dim3(unsigned(pieces + 7) / 8), dim3(kSegmentThreads),
+           size_t(Boards::kBytes), nullptr, begin.get(), end.get(), pieces, entry.get(),
+           column.get(), ones.get(), ones.get(), totals.get(), log_sum.get(), 32);
+    for (int64_t i = 0; i < n; ++i) {
+      double total = 0;
+      for (int64_t at = i * chunks; at < (i + 1) * chunks; ++at) total += totals[size_t(at)];
+      expect(i % 3 ? total > 0.5 && total < 1.00001 : !total, "sum of a sketch's row", k);
+    }
     launch(add_segments_kernel, dim3(2), dim3(kSegmentThreads), size_t(Boards::kBytes), nullptr,
            begin.get(), end.get(), int64_t(2), entry.get(), column.get(), ones.get(),
            static_cast<double*>(nullptr), log_sum.get(), static_cast<double*>(nullptr), 256);
