@@ -63,12 +63,12 @@ class Launch:
     turns: int
     columns: int  # of a program of the kernels that go column by column
     slabs: int  # that it adds at a time, or rows
-    segments: int  # of a program, if they are short
+    segments: tuple[int, int]  # of a program, if they are short and if they are long
 
 
-GPU = Launch(warps=LEAST_WARPS, turns=TURNS, columns=32, slabs=32, segments=16)
+GPU = Launch(warps=LEAST_WARPS, turns=TURNS, columns=32, slabs=32, segments=(16, 1))
 #: What costs in the interpreter is the number of tiles: they are large, and sums change over soon.
-INTERPRETED = Launch(warps=LEAST_WARPS, turns=2, columns=1024, slabs=64, segments=1024)
+INTERPRETED = Launch(warps=LEAST_WARPS, turns=2, columns=1024, slabs=64, segments=(1024, 1024))
 INTERPRETED_ENTRIES, INTERPRETED_ROWS, INTERPRETED_BLOCKS = 1 << 16, 256, 2
 
 
@@ -225,7 +225,8 @@ class TritonKernels:
     ) -> None:
         """Sum ``value * p[index]`` over each segment, and ``value**2 * q[index]``."""
         count = len(segments.begin)
-        each, lanes = (1, 1024) if segments.long else (self._cut(p).segments, 32)
+        each = self._cut(p).segments[segments.long]
+        lanes = 1024 if each == 1 else 32
         self._queue(
             "add_segments", (-(-count // each),), p, begin=segments.begin, end=segments.end,
             value=segments.value, index=segments.index, p=p, q=q, first=first, second=second,
