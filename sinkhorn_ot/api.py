@@ -80,7 +80,7 @@ def sinkhorn(
         "auto" is "newton" where there is room for a sketch and `tol` > 0.
     memory_limit : int, optional
         Bytes that the call may add to the input and the returned arrays; by default 0.55 of the
-        input, or 1 MB (on a GPU 64 MB) if that is more; of large inputs it takes about 0.05.  A
+        input, or 1 MB (on a GPU 134 MB) if that is more; of large inputs it takes about 0.05.  A
         sketch takes 4 or 8 bytes an entry and 12 a row; without room for a useful one the original
         rows are all there is, as with ``method="sinkhorn"``, which adds about 2 KB for each
         cluster.  On a GPU it is 48 bytes an entry and 64 a row (for each chunk of long rows).

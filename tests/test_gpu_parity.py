@@ -13,9 +13,11 @@ import torch
 
 import sinkhorn_ot.options
 from sinkhorn_ot import sinkhorn
+from sinkhorn_ot.backends import triton
 from sinkhorn_ot.backends.device_sketch import WORDS_PER_ENTRY
 from sinkhorn_ot.backends.reference import ReferencePasses
 from sinkhorn_ot.problem import Problem
+from sinkhorn_ot.sketching import sketch_words
 
 DTYPES = [torch.float64, torch.float32, torch.float16, torch.bfloat16]
 # around the widths of tiles (32, 128, 256, 8192 columns), odd ones that no vector fits, and rows
@@ -378,6 +380,14 @@ def test_rows_in_chunks_are_solved_with_a_sketch(solve, make):
     assert result.converged
     assert result.n_iter < textbook.n_iter / 3
     torch.testing.assert_close(result.g.cpu(), reference.g, rtol=0, atol=1e-3)
+
+
+@pytest.mark.parametrize(("n", "k"), [(1_000_000, 10), (2000, 1000), (1_000_000, 10_000)])
+def test_there_is_room_for_a_sketch(n, k):
+    """By default: of many short rows, of all of a small matrix, of long rows."""
+    logits = torch.empty((n, k), dtype=torch.float32, device="meta")
+    words = sketch_words(logits, n, None, triton.needs(logits, n))
+    assert words >= WORDS_PER_ENTRY * min(n * k // 2, 1 << 20)
 
 
 def test_a_sample_of_rows_in_chunks(machine, make):

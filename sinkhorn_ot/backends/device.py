@@ -27,6 +27,8 @@ from sinkhorn_ot.problem import Problem
 
 #: A matrix of as many entries is small for a GPU: a sketch may hold all of it.
 SMALL = 1 << 20
+#: Bytes that a call may add however small the matrix: what a sketch of a million short rows takes.
+ALWAYS = 128 << 20
 
 
 def needs(logits: Array, n: int, kernels: Kernels) -> Needs:
@@ -41,7 +43,7 @@ def needs(logits: Array, n: int, kernels: Kernels) -> Needs:
         least=4 * WORDS_PER_ENTRY * k,
         everything=WORDS_PER_ENTRY * n * k,
         small=WORDS_PER_ENTRY * SMALL,
-        always=64 << 20,
+        always=ALWAYS,
     )
 
 
