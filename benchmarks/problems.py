@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
+from threadpoolctl import threadpool_limits
 
 EPSILON = 0.04
 #: family -> standard deviation of the logits in units of epsilon
@@ -41,7 +42,8 @@ def make_logits(family: str, n: int, k: int, seed: int = 0) -> NDArray[np.float3
         features = rng.standard_normal((len(block), DIM), dtype=np.float32)
         features = centres[centre] + 0.7 * features
         features /= np.linalg.norm(features, axis=1, keepdims=True)
-        np.matmul(features, prototypes, out=block)
+        with threadpool_limits(1):  # the bits depend on the threads
+            np.matmul(features, prototypes, out=block)
         block += bias
         block *= CLUSTERED[family] * EPSILON / np.sqrt(1 + 0.3**2)
     return logits
