@@ -20,9 +20,9 @@ from case import yardstick
 from problems import EPSILON, FAMILIES, make_logits
 
 from sinkhorn_ot import sinkhorn
-from sinkhorn_ot.backends.cpu import CpuPasses, needs
+from sinkhorn_ot.backends.cpu import CpuPasses, CpuSketch, needs
 from sinkhorn_ot.problem import Problem
-from sinkhorn_ot.sketching import CpuSketch, sketch_words
+from sinkhorn_ot.sketching import sketch_words
 
 
 def main() -> None:
