@@ -34,8 +34,9 @@ PARTIAL, COMPLETE = 1 / 64, 1 / 512
 ROUGH = 0.2
 #: A delta may not exceed this, or float32 entries could overflow.
 RADIUS = 30.0
-#: A sample is solved to this multiple of its own noise.
-NOISE = 1.2
+#: A sample is solved to this multiple of its own noise, and until no g_k is off by more than so
+#: many nats (in linear approximation) and beyond the noise.
+NOISE, NEAR = 1.2, 2.0
 #: A violation below this is not seen in a sketch in float32.
 SINGLE_ENDS = 1e-6
 #: Longest Newton step in any delta.
@@ -176,10 +177,8 @@ class Sketched:
         residual = target - m
         violation = float(abs(residual).sum())
         for _ in range(NEWTON_STEPS):
-            goal = tol
-            if goal is None:
-                goal = NOISE * expected_violation(self._deviation(target, m, s))
-            if violation <= goal:
+            done = self._is_noise(target, m, s) if tol is None else violation <= tol
+            if done:
                 break
             direction = self._direction(m, s, residual, min(0.3, math.sqrt(violation)))
             size = min(1.0, LONGEST / max(float(abs(direction).max()), 1e-300))
@@ -210,9 +209,24 @@ class Sketched:
         variance = self.xp.where(m < target / 2, target, s - m * m)
         return self.xp.sqrt(variance.clip(0.0) / max(self.sketch.rows, 1))
 
+    def _is_noise(self, target: Array, m: Array, s: Array) -> bool:
+        """Whether a sample like this one would give such masses at the true g."""
+        wrong, deviation = abs(target - m), self._deviation(target, m, s)
+        if float(wrong.sum()) > NOISE * expected_violation(deviation):
+            return False
+        return not bool(((wrong > MARGIN * deviation) & (wrong > NEAR * (m - s))).any())
+
     def _direction(self, m: Array, s: Array, residual: Array, forcing: float) -> Array:
-        """Solve ``(diag(m) - sum_i a_i p_i p_i') x = residual`` by conjugate gradients."""
+        """Return the damped Newton step, by conjugate gradients.
+
+        It solves ``(diag(m + |residual| / LONGEST) - sum_i a_i p_i p_i') x = residual``. Rows of
+        the undamped matrix sum to 0 and only its diagonal is positive, so where x is largest
+        ``|residual| / LONGEST * x <= residual``: no entry exceeds LONGEST, however far a column is
+        from its marginal. The damping goes with the residual, and convergence stays quadratic
+        (Levenberg-Marquardt; Yamashita and Fukushima, 2001).
+        """
         xp = self.xp
+        m = m + abs(residual) / LONGEST
         diagonal = m - s + 1e-3 * m
         inverse = xp.where(diagonal > 0, 1.0 / xp.where(diagonal > 0, diagonal, 1.0), 0.0)
         x = xp.zeros_like(m)
