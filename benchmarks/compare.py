@@ -22,6 +22,8 @@ from pathlib import Path
 
 from problems import FAMILIES, REAL
 
+from sinkhorn_ot.backends.cpu import simd_level
+
 HERE = Path(__file__).parent
 CSV = HERE / "results" / "comparison.csv"
 CURVES = HERE / "results" / "curves.json"
@@ -150,12 +152,12 @@ def keep_curve(name: str, curve: list[list[float]]) -> None:
 
 
 def machine() -> str:
-    """Return processor and cores."""
+    """Return processor, its vectors and cores."""
     name = platform.processor()
     if Path("/proc/cpuinfo").exists():
         text = Path("/proc/cpuinfo").read_text().splitlines()
         name = next(t.split(":")[1].strip() for t in text if t.startswith("model name"))
-    return f"{name}, {len(os.sched_getaffinity(0))} cores"
+    return f"{name} with {simd_level()}, {len(os.sched_getaffinity(0))} cores"
 
 
 def versions() -> str:

@@ -200,7 +200,7 @@ class Sketched:
             delta, m, s = new, new_m, new_s
             residual, violation = target - m, left
         deviation = self._deviation(target, m, s)
-        self.noise = expected_violation(deviation)
+        self.noise = float(expected_violation(deviation))
         self.move = (MARGIN * deviation / (m - s).clip(1e-300)).clip(None, FAR)
         return delta
 
@@ -212,18 +212,17 @@ class Sketched:
     def _is_noise(self, target: Array, m: Array, s: Array) -> bool:
         """Whether a sample like this one would give such masses at the true g."""
         wrong, deviation = abs(target - m), self._deviation(target, m, s)
-        if float(wrong.sum()) > NOISE * expected_violation(deviation):
-            return False
-        return not bool(((wrong > MARGIN * deviation) & (wrong > NEAR * (m - s))).any())
+        far = (wrong > MARGIN * deviation) & (wrong > NEAR * (m - s))
+        return bool((wrong.sum() <= NOISE * expected_violation(deviation)) & ~far.any())
 
     def _direction(self, m: Array, s: Array, residual: Array, forcing: float) -> Array:
         """Return the damped Newton step, by conjugate gradients.
 
         It solves ``(diag(m + |residual| / LONGEST) - sum_i a_i p_i p_i') x = residual``. Rows of
         the undamped matrix sum to 0 and only its diagonal is positive, so where x is largest
-        ``|residual| / LONGEST * x <= residual``: no entry exceeds LONGEST, however far a column is
-        from its marginal. The damping goes with the residual, and convergence stays quadratic
-        (Levenberg-Marquardt; Yamashita and Fukushima, 2001).
+        ``|residual| / LONGEST * x <= residual``: no entry exceeds LONGEST (but for what conjugate
+        gradients leave), however far a column is from its marginal. Damping that goes with the
+        residual does not slow the end down (Li, Fukushima, Qi and Yamashita, 2004).
         """
         xp = self.xp
         m = m + abs(residual) / LONGEST
@@ -257,9 +256,9 @@ class Sketched:
         return xp.where((x != 0).any(), x, z)
 
 
-def expected_violation(deviation: Array) -> float:
+def expected_violation(deviation: Array) -> Array:
     """Return the expected 1-norm of independent normal errors."""
-    return math.sqrt(2 / math.pi) * float(deviation.sum())
+    return math.sqrt(2 / math.pi) * deviation.sum()
 
 
 def sample_strides(n: int, k: int) -> list[int]:

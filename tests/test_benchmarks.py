@@ -1,5 +1,6 @@
-"""The benchmarks' own commands still run after every change; their figures are made elsewhere."""
+"""The benchmarks that take seconds at small sizes still run; their figures are made elsewhere."""
 
+import json
 import re
 import subprocess
 import sys
@@ -9,15 +10,11 @@ import pytest
 COMMANDS = {
     "passes.py --n 3000 --k 50 --runs 1": r"(?s)(\| late \| \d.*){2}256 x 64 peaked",
     "gpu.py --device cpu --size 2000x50 --runs 1": r"\| sinkhorn_ot \| [\d.e-]+ s",
-    "case.py sinkhorn_ot --family late --n 2000 --k 50": r'"violation"',
-    "case.py sela_original --family flat --n 2000 --k 50": r'"violation"',
-    "case.py torch_two_matvec --family flat --n 2000 --k 50": r'"violation"',
     "compare.py table": r"\| sinkhorn_ot ",
 }
 
 
-@pytest.mark.parametrize("command", COMMANDS)
-def test_a_benchmark_prints_its_figures(command):
+def run(command):
     done = subprocess.run(
         [sys.executable, *command.split()],
         capture_output=True,
@@ -26,4 +23,17 @@ def test_a_benchmark_prints_its_figures(command):
         cwd="benchmarks",
     )
     assert done.returncode == 0, done.stderr
-    assert re.search(COMMANDS[command], done.stdout), done.stdout
+    return done.stdout
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_a_benchmark_prints_its_figures(command):
+    printed = run(command)
+    assert re.search(COMMANDS[command], printed), printed
+
+
+@pytest.mark.parametrize("solver", ["sinkhorn_ot", "textbook", "sela_original", "torch_two_matvec"])
+def test_a_case_reaches_its_violation(solver):
+    """Recomputed in float64 from the g that a solver returns, within the 5% that are allowed."""
+    case = json.loads(run(f"case.py {solver} --family flat --n 2000 --k 50 --tol 1e-3"))
+    assert case["violation"] <= 1.05e-3

@@ -79,6 +79,7 @@ template <class T>
 BadRow fast_block(const Rows& x, const Point& at, const Scaled& g, const Sample& sample,
                   const Extras& extras, const Scratch& scratch, Block& block) {
   constexpr int64_t run = 64, stretch = 64 * kLanes;  // rows, columns that are summed in float
+  constexpr int64_t line = 64 / sizeof(T);            // entries of a cache line
   const int64_t k = x.k, padded = (k + kPad - 1) / kPad * kPad;
   const double n = double(x.n), log_n = __builtin_log(n);
   const float near = __builtin_exp2f(-kNearTop);
@@ -140,11 +141,12 @@ BadRow fast_block(const Rows& x, const Point& at, const Scaled& g, const Sample&
       V part[kRows];
       for (int r = 0; r < kRows; ++r) part[r] = all(0);
       int64_t j = j0;
-      for (; j + kLanes <= j1; j += kLanes) {
-        if (sizeof(T) * kLanes == 64 || j % (64 / int64_t(sizeof(T))) == 0)
-          for (int r = 0; r < kRows; ++r) __builtin_prefetch(far[r] + j, 0, 2);
-        step(j, std::true_type(), kLanes, part);
+      for (; j + line <= j1; j += line) {
+        for (int r = 0; r < kRows; ++r) __builtin_prefetch(far[r] + j, 0, 2);
+#pragma GCC unroll 4
+        for (int64_t v = 0; v < line; v += kLanes) step(j + v, std::true_type(), kLanes, part);
       }
+      for (; j + kLanes <= j1; j += kLanes) step(j, std::true_type(), kLanes, part);
       if (j < j1) step(j, std::false_type(), j1 - j, part);
       for (int r = 0; r < kRows; ++r) total[r] += sum(part[r]);
     }

@@ -16,8 +16,9 @@ enum class Dtype { f64, f32, f16, bf16 };
 enum class Kind { quick, exact };
 
 // whole: rows that one group of threads can hold. Longer ones are read twice, chunk by chunk:
-// `stats` finds the log of each chunk's sum, `apply` adds the masses.
-// fill: the entries of a sketch, whose sizes a read in Mode::whole has counted.
+// `stats` finds the log of each chunk's sum, `apply` adds the masses. `whole` and `apply` count
+// what a sketch would keep.
+// fill: the entries of a sketch, of which a read has counted how many there are.
 enum class Mode { whole, stats, apply, fill };
 
 // How a row is held: by `lanes` threads with `per` entries each, in blocks of `threads`; rows that
@@ -65,7 +66,7 @@ struct RowPass {
   const int* gate;       // or null; the kernel does nothing where this is zero
   double* f;             // n, or null
   int64_t* labels;       // n, or null
-  double* log_sum;       // (count, chunks) of Mode::stats, (count) of Mode::apply: log2
+  double* log_sum;       // log2 of the sums: (count, chunks) of Mode::stats, else (count); or null
   double* best;          // (count, chunks) of Mode::stats: the largest logits + g, and its
   int64_t* best_column;  // column; or null
   SketchRows sketch;

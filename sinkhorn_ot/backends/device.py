@@ -25,24 +25,26 @@ from sinkhorn_ot.backends.launches import (
 )
 from sinkhorn_ot.problem import Problem
 
-#: A matrix of as many entries is small for a GPU: a sketch may hold all of it.
-SMALL = 1 << 20
+#: So many entries are worth keeping in a sketch, even if they are all that the matrix has.
+WORTH_IT = 1 << 20
 #: Bytes that a call may add however small the matrix: what a sketch of a million short rows takes.
 ALWAYS = 128 << 20
+#: Vectors of K numbers that a solve holds at a time, rounded up.
+VECTORS = 32
 
 
 def needs(logits: Array, n: int, kernels: Kernels) -> Needs:
     """What a sketch takes: its entries, and per row what tells which of them to keep."""
     k = logits.shape[1]
     tiles = [kernels.tile(k, exact, logits.device) for exact in (False, True)]
-    blocks = sum(min(tile.blocks, n // least_rows(tile) + 1) for tile in tiles)
+    slabs = sum(min(tile.slabs, n // least_rows(tile) + 1) for tile in tiles)
     pieces = max(tile.chunks for tile in tiles)
     return Needs(
-        # the sums of a block, also in the log domain
-        besides=BYTES_PER_PIECE * n * pieces + 8 * (k + 65) * blocks,
+        # of slabs also those of the log domain
+        besides=BYTES_PER_PIECE * n * pieces + 8 * (k + 65) * (slabs + VECTORS),
         least=4 * WORDS_PER_ENTRY * k,
         everything=WORDS_PER_ENTRY * n * k,
-        small=WORDS_PER_ENTRY * SMALL,
+        small=WORDS_PER_ENTRY * WORTH_IT,
         always=ALWAYS,
     )
 
@@ -161,15 +163,14 @@ class DevicePasses:
 
     def _sums(self, read: Read) -> Array:
         """Queue one read; return its slabs."""
-        read = replace(read, tile=self.tile(read.exact))
-        if read.tile.chunks == 1:
-            read = read.spread(read.tile.blocks)
+        tile = self.tile(read.exact)
+        read = replace(read, tile=tile).spread(tile.slabs)
+        if tile.chunks == 1:
             read = replace(read, sums=self._empty((read.blocks, self.k + 1)))
             self.kernels.read_rows(read)
-            return read.sums
-        read = read.spread(-(-read.tile.blocks // read.tile.chunks))
-        read = replace(read, sums=self._full((read.blocks, self.k + 1), 0.0))
-        self._in_chunks(read)
+        else:
+            read = replace(read, sums=self._full((read.blocks, self.k + 1), 0.0))
+            self._in_chunks(read)
         return read.sums
 
     def _in_chunks(self, read: Read) -> None:

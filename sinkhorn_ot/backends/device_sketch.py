@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 #: order of columns (2), and what sorting takes (7).
 WORDS_PER_ENTRY = 12
 #: What choosing rows takes for each, and again for each chunk of long ones.
-BYTES_PER_PIECE = 64
+BYTES_PER_PIECE = 60
 
 
 class DeviceSketch:
@@ -30,12 +30,14 @@ class DeviceSketch:
         self.passes = passes
         self.room = max(words // WORDS_PER_ENTRY, 1)
         self.hold = self.cut = passes._full(0, 0.0, passes.torch.float32)
-        self.scalings = self.curvature = self.weight = self.count = passes._full(0, 0.0)
-        none = self.scalings
-        self.none = Segments(none, none, none, none, long=False)
-        self.by_row = self.by_column = self.none
-        self._held: tuple[int, int] | None = None
+        self._held: tuple[int, int] | None = 0, 0  # rows and entries; None: ask the device
+        self._clear()
         self.expect(passes._full(passes.k, 0.0), math.inf)
+
+    def _clear(self) -> None:
+        none = self.passes._full(0, 0.0)
+        self.scalings = self.curvature = self.weight = none
+        self.by_row = self.by_column = Segments(none, none, none, none, long=False)
 
     def expect(self, move: Array, reach: float) -> None:
         """Say what matters; see `Sketch`."""
@@ -56,7 +58,8 @@ class DeviceSketch:
     def _counts(self) -> tuple[int, int]:
         """Kept rows and their entries; waits for the device, once for each read."""
         if self._held is None:
-            self._held = int((self.count > 0).sum()), int(self.count.sum())
+            rows, entries = self._kept.tolist()
+            self._held = rows, entries
         return self._held
 
     def rows_of(self, count: int, padded: int, finest: Tile) -> SketchRows:
@@ -76,37 +79,31 @@ class DeviceSketch:
     def fill(self, read: Read, odd: Array | None) -> None:
         """Choose rows, evenly and as many as there is room for, and read their entries."""
         passes, torch = self.passes, self.passes.torch
-        self.by_row = self.by_column = self.none  # what it held makes room
+        self._clear()  # what it held makes room
         seen = read.sketch
         assert seen is not None
-        entries = seen.count.sum(1)
-        total = entries.sum()
-        part = (0.95 * self.room / total).clamp(max=1.0)
-        turn = torch.arange(read.count + 1, dtype=torch.float64, device=passes.device) * part
-        chosen = turn[1:].floor() > turn[:-1].floor()
-        chosen |= total <= self.room
-        count = torch.where(chosen, entries, 0)
-        # uneven rows may take more than expected
-        count = torch.where(count.cumsum(0) <= self.room, count, 0)
-        parts = torch.where(count[:, None] > 0, seen.count, 0).to(torch.int64)
+        parts = self._chosen(seen.count)
+        kept = parts.sum(1) > 0
+        self._kept, self._held = torch.stack((kept.sum(), parts.sum())), None
         end = parts.flatten().cumsum(0).view(parts.shape)
         entry = passes._full(self.room, 0.0, torch.float32)
         column = passes._full(self.room, passes.k, torch.int32)
         row = passes._full(self.room, 0, torch.int32)
         begin = end - parts
+        del parts
         filled = replace(seen, begin=begin, end=end, entry=entry, column=column, row=row)
         read = replace(read, mode="fill", sketch=filled, f=None, labels=None)
         for exact in (False, True) if odd is not None else (True,):
             gate = odd if exact else None
             once = replace(read, exact=exact, gate=gate, tile=passes.tile(exact))
             passes.kernels.read_rows(once.spread(once.tile.blocks))
-        passes.gated += (count > 0).sum() / (read.count * read.stride)
+        passes.gated += self._kept[0] / (read.count * read.stride)
         passes.seen = None
 
         order = torch.sort(column, stable=True)
         edges = torch.arange(passes.k, dtype=torch.int32, device=passes.device)
         first, last = begin[:, 0].contiguous(), end[:, -1].contiguous()
-        self.by_row = Segments(first, last, entry, column, long=False)
+        self.by_row = Segments(first, last, entry, column, long=seen.pieces > 1)
         self.by_column = Segments(
             torch.searchsorted(order.values, edges),
             torch.searchsorted(order.values, edges, right=True),
@@ -114,16 +111,30 @@ class DeviceSketch:
             row[order.indices],
             long=True,
         )
-        rows = sampled_rows(torch, read.count, read.stride, passes.device)
-        mass = 1.0 if passes.a is None else passes.a[rows] * passes.n
-        self.count = count
-        self.weight = torch.where(count > 0, mass, 0.0).to(torch.float64)
-        self._held = None
+        self.weight = kept.to(torch.float64)
+        if passes.a is not None:
+            rows = sampled_rows(torch, read.count, read.stride, passes.device)
+            self.weight *= passes.n * (passes.a if read.stride == 1 else passes.a[rows])
+
+    def _chosen(self, count: Array) -> Array:
+        """Return the entries of each piece, zero where its row is passed over."""
+        passes, torch = self.passes, self.passes.torch
+        entries = count.sum(1)
+        total = entries.sum()
+        part = (0.95 * self.room / total).clamp(max=1.0)
+        turn = torch.arange(len(count) + 1, dtype=torch.float64, device=passes.device)
+        turn = turn.mul_(part).floor_()
+        chosen = (turn[1:] > turn[:-1]) | (total <= self.room)
+        del turn
+        entries *= chosen
+        # uneven rows may take more than expected
+        entries *= entries.cumsum(0) <= self.room
+        return torch.where(entries[:, None] > 0, count, 0).to(torch.int64)
 
     def mass(self, delta: Array, *, exact: bool = False) -> tuple[Array, Array]:
         """Return masses and second moments; see `Sketch`. They are always float64 sums."""
         torch, weight = self.passes.torch, self.weight
-        self.scalings = delta.exp()
+        self.scalings, self.curvature = delta.exp(), delta[:0]
         total = self._times(self.by_row, self.scalings)
         kept = (weight > 0) & (total > 0)
         c = torch.where(kept, weight / total, 0.0)

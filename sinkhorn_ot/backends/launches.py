@@ -23,6 +23,11 @@ class Tile:
     blocks: int  # that fill the device
     launch: Any = None  # what else the kernels want to know
 
+    @property
+    def slabs(self) -> int:
+        """Into how many parts the rows are shared out; each has a block for every chunk."""
+        return -(-self.blocks // self.chunks)
+
 
 @dataclass(frozen=True)
 class SketchRows:
@@ -31,8 +36,8 @@ class SketchRows:
     Rows are counted in pieces, the shortest chunks into which any kernel cuts them.
     """
 
-    width: int  # of a piece, and how many a row has
-    pieces: int
+    width: int  # of a piece
+    pieces: int  # of a row
     hold: Array  # (padded columns) float32
     cut: Array
     count: Array  # (rows, pieces) int32, entries that matter

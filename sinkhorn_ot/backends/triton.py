@@ -63,12 +63,15 @@ class Launch:
     turns: int
     columns: int  # of a program of the kernels that go column by column
     slabs: int  # that it adds at a time, or rows
-    segments: tuple[int, int]  # of a program, if they are short and if they are long
+    short: tuple[int, int]  # segments of a program, and entries of each at a time
+    long: tuple[int, int]
 
 
-GPU = Launch(warps=LEAST_WARPS, turns=TURNS, columns=32, slabs=32, segments=(16, 1))
+GPU = Launch(warps=LEAST_WARPS, turns=TURNS, columns=32, slabs=32, short=(16, 32), long=(1, 1024))
 #: What costs in the interpreter is the number of tiles: they are large, and sums change over soon.
-INTERPRETED = Launch(warps=LEAST_WARPS, turns=2, columns=1024, slabs=64, segments=(1024, 1024))
+INTERPRETED = Launch(
+    warps=LEAST_WARPS, turns=2, columns=1024, slabs=64, short=(1024, 32), long=(1024, 32)
+)
 INTERPRETED_ENTRIES, INTERPRETED_ROWS, INTERPRETED_BLOCKS = 1 << 16, 256, 2
 
 
@@ -224,9 +227,8 @@ class TritonKernels:
         self, segments: Segments, p: Array, q: Array | None, first: Array, second: Array | None
     ) -> None:
         """Sum ``value * p[index]`` over each segment, and ``value**2 * q[index]``."""
-        count = len(segments.begin)
-        each = self._cut(p).segments[segments.long]
-        lanes = 1024 if each == 1 else 32
+        count, cut = len(segments.begin), self._cut(p)
+        each, lanes = cut.long if segments.long else cut.short
         self._queue(
             "add_segments", (-(-count // each),), p, begin=segments.begin, end=segments.end,
             value=segments.value, index=segments.index, p=p, q=q, first=first, second=second,
