@@ -11,6 +11,10 @@ from selfsup.models.alexnet import AlexNet, initialise
 from selfsup.models.network import Network, Trunk
 from selfsup.models.resnet import PreActResNet, ResNet, SmallResNet
 
+#: With up to four channels, oneDNN's 1 x 1 convolutions of stride 2 write past their memory where
+#: they are channels_last and the processor has AVX2 but not AVX-512 (PyTorch 2.14.1).
+LEAST_CHANNELS_LAST = 8
+
 
 def build_trunk(config: Config, channels: int) -> Trunk:
     """Return a new trunk, whose weights come from torch's global generator.
@@ -52,7 +56,9 @@ def build_network(config: Config, mean: Tensor, std: Tensor) -> Network:
         (C,) statistics of the training images in [0, 1].
     """
     trunk = build_trunk(config, len(mean))
-    network = Network(trunk, config.clusters, mean, std, config.rotation, config.channels_last)
+    narrow = config.arch == "small-resnet" and config.width < LEAST_CHANNELS_LAST
+    channels_last = config.channels_last and not narrow
+    network = Network(trunk, config.clusters, mean, std, config.rotation, channels_last)
     if isinstance(trunk, AlexNet):
         network.heads.apply(initialise)
         if network.rotation_head is not None:

@@ -269,6 +269,12 @@ def test_memory_format_changes_no_result():
     torch.testing.assert_close(last.features(x), first.features(x), atol=1e-5, rtol=1e-5)
 
 
+def test_narrow_networks_are_contiguous():
+    """Of four channels, channels_last ones make oneDNN corrupt memory on processors with AVX2."""
+    formats = [network(width=width).memory_format for width in (4, 8)]
+    assert formats == [torch.contiguous_format, torch.channels_last]
+
+
 def test_one_head_equals_its_part_of_all():
     heads = MultiHead(6, (3, 5, 2))
     features = torch.randn(4, 6)
