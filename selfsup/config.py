@@ -119,7 +119,7 @@ class Config:
     final_norm: bool = True
     """preact-resnet: normalise before the pooling, which the authors' code leaves out."""
     channels_last: bool = True
-    """Memory format of images and weights; not of networks with a `width` below 8."""
+    """Memory format of images and weights; not of a small-resnet with a `width` below 8."""
 
     clusters: tuple[int, ...] = (10,)
     """K of each head."""

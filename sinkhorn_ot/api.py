@@ -83,7 +83,7 @@ def sinkhorn(
         input, or 1 MB (on a GPU 134 MB) if that is more; of large inputs it takes about 0.05.  A
         sketch takes 4 or 8 bytes an entry and 12 a row; without room for a useful one the original
         rows are all there is, as with ``method="sinkhorn"``, which adds about 2 KB for each
-        cluster.  On a GPU it is 48 bytes an entry and 64 a row (for each chunk of long rows).
+        cluster.  On a GPU it is 48 bytes an entry and 60 a row (for each chunk of long rows).
     backend : {"auto", "cuda", "triton", "cpu", "reference"}
         "auto" takes the first of `available_backends` that can run on the device of the logits.
         A named one runs or raises.

@@ -34,8 +34,8 @@ PARTIAL, COMPLETE = 1 / 64, 1 / 512
 ROUGH = 0.2
 #: A delta may not exceed this, or float32 entries could overflow.
 RADIUS = 30.0
-#: A sample is solved to this multiple of its own noise, and until no g_k is off by more than so
-#: many nats (in linear approximation) and beyond the noise.
+#: A sample is solved to this multiple of its own noise, and until no mass is off, beyond the noise,
+#: by what would take more than so many nats of its g_k (in linear approximation).
 NOISE, NEAR = 1.2, 2.0
 #: A violation below this is not seen in a sketch in float32.
 SINGLE_ENDS = 1e-6
@@ -212,20 +212,21 @@ class Sketched:
     def _is_noise(self, target: Array, m: Array, s: Array) -> bool:
         """Whether a sample like this one would give such masses at the true g."""
         wrong, deviation = abs(target - m), self._deviation(target, m, s)
-        far = (wrong > MARGIN * deviation) & (wrong > NEAR * (m - s))
+        far = (m > 0) & (wrong > MARGIN * deviation) & (wrong > NEAR * (m - s))
         return bool((wrong.sum() <= NOISE * expected_violation(deviation)) & ~far.any())
 
     def _direction(self, m: Array, s: Array, residual: Array, forcing: float) -> Array:
         """Return the damped Newton step, by conjugate gradients.
 
-        It solves ``(diag(m + |residual| / LONGEST) - sum_i a_i p_i p_i') x = residual``. Rows of
-        the undamped matrix sum to 0 and only its diagonal is positive, so where x is largest
-        ``|residual| / LONGEST * x <= residual``: no entry exceeds LONGEST (but for what conjugate
-        gradients leave), however far a column is from its marginal. Damping that goes with the
-        residual does not slow the end down (Li, Fukushima, Qi and Yamashita, 2004).
+        It solves ``(diag(m + |residual| / LONGEST) - sum_i a_i p_i p_i') x = residual``, with 0 for
+        columns that the sketch does not have. Rows of the undamped matrix sum to 0 and only its
+        diagonal is positive, so where x is largest ``|residual| / LONGEST * x <= residual``: no
+        entry exceeds LONGEST (but for what conjugate gradients leave), however far a column is from
+        its marginal. Damping that goes with the residual does not slow the end down (Li, Fukushima,
+        Qi and Yamashita, 2004).
         """
         xp = self.xp
-        m = m + abs(residual) / LONGEST
+        m = m + xp.where(m > 0, abs(residual) / LONGEST, 0.0)
         diagonal = m - s + 1e-3 * m
         inverse = xp.where(diagonal > 0, 1.0 / xp.where(diagonal > 0, diagonal, 1.0), 0.0)
         x = xp.zeros_like(m)

@@ -1,5 +1,6 @@
 """The accelerated solve: as right as the textbook iteration, and cheaper where that crawls."""
 
+import math
 import subprocess
 import sys
 import textwrap
@@ -13,7 +14,7 @@ from problems import EPSILON, FAMILIES, make_logits, true_violation
 from sinkhorn_ot import SinkhornWarning, equipartition_labels, sinkhorn
 from sinkhorn_ot.backends.cpu import CpuPasses, needs
 from sinkhorn_ot.problem import Problem
-from sinkhorn_ot.sketching import sketch_words
+from sinkhorn_ot.sketching import Sketched, sketch_words
 
 N, K = 20_000, 100
 
@@ -125,6 +126,22 @@ def test_rows_in_order_of_their_class():
     assert result.converged
     expected = sinkhorn(logits, tol=1e-8)
     assert (result.labels == expected.labels[order]).mean() >= 0.999
+
+
+def test_a_column_that_the_sketch_does_not_have_takes_a_textbook_step(normal):
+    """And no other: on the sketch it has no mass, however far its g goes."""
+    logits = normal(3000, 20, std=4.0)
+    logits[:, 7] = -4
+    b = np.full(20, 1 / 20)
+    passes = CpuPasses(Problem(logits, None, b, 1.0))
+    sketched = Sketched(passes.problem, passes, 3000 * 20)
+    sketched.move, sketched.reach = np.zeros(20), 1.0
+    reading = sketched.renew(np.zeros(20), exact=False, assign=False)
+    missing = sketched.sketch.mass(np.zeros(20))[0] == 0
+    assert missing.nonzero()[0].tolist() == [7]
+    g = sketched.step(np.zeros(20), reading, tol=1e-9)
+    plain = math.log(1 / 20) - reading.log_mass[7]
+    assert g[7] == pytest.approx(plain, abs=0.2)  # targets are scaled to sum to 1
 
 
 def test_a_rare_cluster_is_filled():

@@ -40,7 +40,7 @@ def needs(logits: Array, n: int, kernels: Kernels) -> Needs:
     slabs = sum(min(tile.slabs, n // least_rows(tile) + 1) for tile in tiles)
     pieces = max(tile.chunks for tile in tiles)
     return Needs(
-        # of slabs also those of the log domain
+        # (slabs of the log domain take the place of the others)
         besides=BYTES_PER_PIECE * n * pieces + 8 * (k + 65) * (slabs + VECTORS),
         least=4 * WORDS_PER_ENTRY * k,
         everything=WORDS_PER_ENTRY * n * k,

@@ -15,6 +15,8 @@ if TYPE_CHECKING:
 #: Words of 4 bytes that an entry of a sketch takes: value, column and row (3), value and row in the
 #: order of columns (2), and what sorting takes (7).
 WORDS_PER_ENTRY = 12
+#: Fewer long rows than this have a block of threads each: a warp each would not fill a device.
+FEW_ROWS = 1 << 14
 #: What choosing rows takes for each, and again for each chunk of long ones.
 BYTES_PER_PIECE = 60
 
@@ -30,7 +32,8 @@ class DeviceSketch:
         self.passes = passes
         self.room = max(words // WORDS_PER_ENTRY, 1)
         self.hold = self.cut = passes._full(0, 0.0, passes.torch.float32)
-        self._held: tuple[int, int] | None = 0, 0  # rows and entries; None: ask the device
+        self._held: tuple[int, int] | None = 0, 0  # kept rows and entries; None: ask the device
+        self._kept = passes._full(2, 0, passes.torch.int64)
         self._clear()
         self.expect(passes._full(passes.k, 0.0), math.inf)
 
@@ -103,7 +106,8 @@ class DeviceSketch:
         order = torch.sort(column, stable=True)
         edges = torch.arange(passes.k, dtype=torch.int32, device=passes.device)
         first, last = begin[:, 0].contiguous(), end[:, -1].contiguous()
-        self.by_row = Segments(first, last, entry, column, long=seen.pieces > 1)
+        few = seen.pieces > 1 and read.count < FEW_ROWS
+        self.by_row = Segments(first, last, entry, column, long=few)
         self.by_column = Segments(
             torch.searchsorted(order.values, edges),
             torch.searchsorted(order.values, edges, right=True),
@@ -112,9 +116,11 @@ class DeviceSketch:
             long=True,
         )
         self.weight = kept.to(torch.float64)
-        if passes.a is not None:
+        if passes.a is not None and read.stride == 1:
+            self.weight *= passes.n * passes.a
+        elif passes.a is not None:
             rows = sampled_rows(torch, read.count, read.stride, passes.device)
-            self.weight *= passes.n * (passes.a if read.stride == 1 else passes.a[rows])
+            self.weight *= passes.n * passes.a[rows]
 
     def _chosen(self, count: Array) -> Array:
         """Return the entries of each piece, zero where its row is passed over."""
@@ -134,7 +140,8 @@ class DeviceSketch:
     def mass(self, delta: Array, *, exact: bool = False) -> tuple[Array, Array]:
         """Return masses and second moments; see `Sketch`. They are always float64 sums."""
         torch, weight = self.passes.torch, self.weight
-        self.scalings, self.curvature = delta.exp(), delta[:0]
+        self.scalings = delta.exp()
+        self.curvature = weight[:0]  # makes room
         total = self._times(self.by_row, self.scalings)
         kept = (weight > 0) & (total > 0)
         c = torch.where(kept, weight / total, 0.0)

@@ -169,7 +169,7 @@ void read(const Problem& problem, int lanes, int chunks) {
            begin.get() + chunks, end.get() + chunks, int64_t(2), entry.get(), column.get(),
            ones.get(), static_cast<double*>(nullptr), log_sum.get(), static_cast<double*>(nullptr),
            256);
-    for (int64_t i = 0; i < 2; ++i)  // of the first rows that were kept
+    for (int64_t i = 0; i < 2; ++i)  // of a row that was kept
       expect(std::fabs(log_sum[size_t(i)] - totals[size_t(chunks + i)]) < 1e-12, "long segment", k);
   }
   for (int64_t i = 0; i < n; ++i) {
