@@ -13,10 +13,12 @@ from __future__ import annotations
 import argparse
 import csv
 import json
+import operator
 import os
 import platform
 import subprocess
 import sys
+from collections import Counter
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
@@ -71,7 +73,10 @@ def main() -> None:
 
 def size(text: str) -> tuple[int, int]:
     """Parse NxK."""
-    n, k = map(int, text.split("x"))
+    try:
+        n, k = map(int, text.split("x"))
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r} is not NxK, such as 10000x100") from None
     return n, k
 
 
@@ -172,15 +177,16 @@ def versions() -> str:
 
 
 def table() -> None:
-    """Print the rows as Markdown, and what they were measured on."""
+    """Print the rows as Markdown, and what they were measured on; only within that, ratios."""
     found = rows()
+    problem = operator.itemgetter("n", "k", "family", "tol", "machine")
     print(
         "| size | family | tol | solver | seconds (min-max) | reads R | R, GB/s | x ours | ", end=""
     )
     print("iterations | violation | added memory |")
     print("|---" * 11 + "|")
     ours = {
-        (r["n"], r["k"], r["family"], r["tol"]): float(r["seconds"])
+        problem(r): float(r["seconds"])
         for r in found
         if r["solver"] == "sinkhorn_ot" and r["seconds"] and not r["memory_limit"]
     }
@@ -192,7 +198,7 @@ def table() -> None:
             print(f"{r['status']} | | | | | | |")
             continue
         seconds = float(r["seconds"])
-        base = ours.get((r["n"], r["k"], r["family"], r["tol"]))
+        base = ours.get(problem(r))
         note = "" if r["status"] == "ok" else f" **{r['status']}**"
         print(
             f"{seconds:.3g} ({float(r['min']):.3g}-{float(r['max']):.3g}){note} | "
@@ -200,8 +206,10 @@ def table() -> None:
             f"{'-' if base is None else f'{seconds / base:.1f}'} | {r['n_iter']} | "
             f"{float(r['violation']):.1e} | {float(r['added']):.3f} |"
         )
-    if found:
-        print(f"\n{found[-1]['machine']}; {found[-1]['versions']}")
+    measured = Counter((r["machine"], r["versions"], r["solver"]) for r in found)
+    print()
+    for (where, what, solver), count in measured.items():
+        print(f"- {solver}, {count} rows: {where}; {what}")
 
 
 def plot() -> None:

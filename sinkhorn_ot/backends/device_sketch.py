@@ -31,7 +31,6 @@ class DeviceSketch:
     def __init__(self, passes: DevicePasses, words: int) -> None:
         self.passes = passes
         self.room = max(words // WORDS_PER_ENTRY, 1)
-        self.hold = self.cut = passes._full(0, 0.0, passes.torch.float32)
         self._held: tuple[int, int] | None = 0, 0  # kept rows and entries; None: ask the device
         self._kept = passes._full(2, 0, passes.torch.int64)
         self._clear()
