@@ -8,6 +8,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -140,22 +141,28 @@ def ott(logits: Logits, tol: float) -> Answer:
     Rows are updated last, as everywhere here; its error is then that of the columns.
     """
     import jax.numpy as jnp
+
+    out = ott_solve(jnp.asarray(logits), tol, MAX_ITER)
+    g = np.asarray(out.f, np.float64)
+    labels = np.asarray((jnp.asarray(logits) + out.f[None, :]).argmax(1))
+    return Answer(labels, g, int(out.n_iters))
+
+
+def ott_solve(logits: Any, tol: float, max_iter: int) -> Any:
+    """Return what OTT makes of logits that JAX has, on their device."""
     from ott.geometry import geometry
     from ott.problems.linear import linear_problem
     from ott.solvers.linear import acceleration, sinkhorn
 
     # transposed, so that the marginal it leaves inexact is the clusters'
-    geom = geometry.Geometry(cost_matrix=-jnp.asarray(logits).T, epsilon=EPSILON)
+    geom = geometry.Geometry(cost_matrix=-logits.T, epsilon=EPSILON)
     solver = sinkhorn.Sinkhorn(
         threshold=tol,
-        max_iterations=MAX_ITER,
+        max_iterations=max_iter,
         lse_mode=True,
         momentum=acceleration.Momentum(value=1.5),
     )
-    out = solver(linear_problem.LinearProblem(geom))
-    g = np.asarray(out.f, np.float64)
-    labels = np.asarray((jnp.asarray(logits) + out.f[None, :]).argmax(1))
-    return Answer(labels, g, int(out.n_iters))
+    return solver(linear_problem.LinearProblem(geom))
 
 
 SOLVERS: dict[str, Callable[[Logits, float], Answer]] = {
