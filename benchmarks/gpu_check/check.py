@@ -31,8 +31,6 @@ NEEDED = ("facts", "build")
 GRACE = 5.0
 #: Bytes that are kept of a log: its beginning and its end.
 LOG_BYTES = 200_000
-#: Version of the layout of results.json.
-FORMAT = 1
 
 
 def why_no_gpu() -> str | None:
@@ -48,7 +46,7 @@ def run(out: Path, seconds: float, device: str, only: list[str] | None) -> int:
     (out / "logs").mkdir(parents=True, exist_ok=True)
     stages = [s for s in STAGES if not only or s.name in only or s.name in NEEDED]
     results: dict[str, Any] = {
-        "format": FORMAT,
+        "format": page.FORMAT,
         "device": device,
         "seconds": seconds,
         "started": time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime(started)),

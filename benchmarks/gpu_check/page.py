@@ -21,6 +21,8 @@ Made by `python benchmarks/gpu_check --page docs/gpu_results.md RESULTS.json ...
 `python benchmarks/gpu_check --out DIR` found on each machine.
 """
 Record = dict[str, Any]
+#: Version of the layout of results.json.
+FORMAT = 1
 #: Failures and refusals that the page shows of a stage; results.json has more.
 SHOWN = 8
 
@@ -31,10 +33,12 @@ def write(target: Path, sources: list[Path]) -> int:
     for source in sources:
         try:
             results = json.loads(source.read_text())
+            if not isinstance(results, dict) or results.get("format") != FORMAT:
+                raise ValueError(f"it has no format {FORMAT}")
             found.append((results["started"], results))
-        except (OSError, ValueError, KeyError, TypeError) as error:
+        except (OSError, ValueError) as error:
             print(
-                f"{source}: not the results.json of a check ({error!r}); nothing is written",
+                f"{source}: not the results.json of a check ({error}); nothing is written",
                 file=sys.stderr,
             )
             return 2
