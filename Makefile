@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 CORE := $(wildcard csrc/*/*) setup.py pyproject.toml
 DEMO := runs/demo
 
-.PHONY: demo test test-gpu gpu-table bench bench-million dry-runs lint format clean
+.PHONY: demo test test-kernels test-gpu gpu-table bench bench-million dry-runs lint format clean
 
 $(VENV)/installed: $(CORE)
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
@@ -15,9 +15,9 @@ $(VENV)/installed: $(CORE)
 		{ echo "The C++ core did not build; $(BIN)/pip install -v -e . tells why."; exit 1; }
 	touch $@
 
-# the CUDA kernels too, by an nvcc that is there or PyPI's: the tests look at what it makes of them
+# the CUDA kernels too, by an nvcc that is there or PyPI's: their tests look at what it makes of them
 $(VENV)/cuda: $(VENV)/installed
-	$(BIN)/pip install --quiet --group cuda
+	$(BIN)/pip install --quiet --group kernels
 	SINKHORN_OT_CUDA=1 $(BIN)/pip install --quiet --editable .
 	touch $@
 
@@ -35,14 +35,20 @@ demo: $(VENV)/installed
 	$(BIN)/python -m selfsup train digits --out $(DEMO)
 	$(BIN)/python -m selfsup evaluate $(DEMO)
 
-# Triton's interpreter has a process of its own: one that interprets kernels cannot compile them
-test: $(VENV)/cuda
-	$(BIN)/python -m pytest
-	TRITON_INTERPRET=1 SINKHORN_OT_MACHINES=interpreter $(BIN)/python -m pytest tests/test_gpu_parity.py
+# what a user runs on a CPU: the core and SeLa
+test: $(VENV)/installed
+	$(BIN)/python -m pytest tests/core tests/selfsup
+
+# the GPU kernels, without a GPU; Triton reads TRITON_INTERPRET when a kernel is defined, and a
+# process that interprets kernels cannot compile them
+test-kernels: $(VENV)/cuda
+	$(BIN)/python -m pytest tests/kernels
+	TRITON_INTERPRET=1 SINKHORN_OT_MACHINES=interpreter \
+		$(BIN)/python -m pytest tests/kernels/test_gpu_parity.py
 
 # on a machine with a GPU
 test-gpu: $(VENV)/cuda
-	SINKHORN_OT_MACHINES=cuda,triton $(BIN)/python -m pytest tests/test_gpu_parity.py tests/gpu
+	SINKHORN_OT_MACHINES=cuda,triton $(BIN)/python -m pytest tests/kernels/test_gpu_parity.py tests/gpu
 
 # the page about the GPU kernels
 gpu-table: $(VENV)/cuda
@@ -74,12 +80,12 @@ lint: $(VENV)/linters
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
-	$(BIN)/clang-format --dry-run --Werror csrc/*/* tests/cuda_host/*
+	$(BIN)/clang-format --dry-run --Werror csrc/*/* tests/kernels/cuda_host/*
 
 format: $(VENV)/linters
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
-	$(BIN)/clang-format -i csrc/*/* tests/cuda_host/*
+	$(BIN)/clang-format -i csrc/*/* tests/kernels/cuda_host/*
 
 clean:
 	rm -rf $(VENV) build *.egg-info sinkhorn_ot/*.so

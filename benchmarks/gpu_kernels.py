@@ -3,7 +3,7 @@
     python benchmarks/gpu_kernels.py docs/gpu_kernels.md
 
 Registers, spills and the width of loads come from the machine code that nvcc and Triton made; bytes
-and instructions are counted while the PTX is executed by tests/ptx. There is no GPU in this.
+and instructions are counted while the PTX is executed by tests/kernels/ptx. There is no GPU in this.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from typing import Any
 
 import torch
 
-sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
+sys.path.insert(0, str(Path(__file__).parents[1] / "tests" / "kernels"))
 
 import gpu_code
 import machines

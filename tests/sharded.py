@@ -1,26 +1,20 @@
-"""What the tests of process groups run, in every process of a group and in one alone."""
+"""Problems, how their rows are cut, and what the processes of a group do with them."""
 
 import datetime
-import math
-import os
 import pickle
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
-import machines
 import ml_dtypes
 import numpy as np
 import torch
 import torch.distributed as dist
 from problems import make_logits
 
-from sinkhorn_ot import equipartition_labels, options, sinkhorn
-from sinkhorn_ot.backends.cuda import CudaKernels
+from sinkhorn_ot import equipartition_labels, sinkhorn
 
-#: Environment variable that tells the processes where the CUDA kernels for the host are.
-LIBRARY = "SINKHORN_OT_HOST_LIBRARY"
 LIMIT = datetime.timedelta(seconds=100)  # a process that waits for others in vain
 
 
@@ -265,30 +259,3 @@ def everything(rank: int, size: int, group) -> dict:
             equipartition_labels(logits, process_group=group, **options),
         ],
     }
-
-
-DEVICE_CASES = {
-    "marginals": family(
-        "late", 3000, 30, cuts=(0.37, 0.71), torch_dtype=torch.float32,
-        options={"a": torch.tensor(masses(3000)), "tol": 1e-6, "epsilon": 0.1},
-    ),
-    "a column underflows": peculiar(
-        sink_column, n=3000, k=30, torch_dtype=torch.float32, options={"tol": 1e-6, "epsilon": 0.1}
-    ),
-    "first is empty": family(
-        "peaked", 3000, 30, cuts=(0.0, 0.5), torch_dtype=torch.bfloat16, options={"epsilon": 0.1}
-    ),
-}  # fmt: skip
-
-
-def on_a_device(rank: int, size: int, group) -> dict:
-    """The GPU kernels, compiled for the host."""
-    backend = machines.host_of(CudaKernels(machines.load(Path(os.environ[LIBRARY])))).backend
-    options.BACKENDS = (backend,)
-    found = {}
-    for name, case in DEVICE_CASES.items():
-        logits, rest = own_rows(case, case.input(), rank, size)
-        found[name] = sinkhorn(logits, backend="host", process_group=group, **rest)
-    logits = torch.full((700, 5), math.nan if rank else 0.0)
-    found["nan"] = outcome(lambda: sinkhorn(logits, backend="host", process_group=group))
-    return found

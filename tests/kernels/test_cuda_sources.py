@@ -1,6 +1,6 @@
 """The .cu sources under sanitizers: no race, no step out of bounds; and planted ones are found.
 
-tests/cuda_host/driver.cpp runs every kernel and compares with plain loops. Threads are fibers that
+tests/kernels/cuda_host/driver.cpp runs every kernel and compares with plain loops. Threads are fibers that
 the harness switches in several orders; what one does without synchronisation, the thread sanitizer
 sees as a race.
 """

@@ -2,6 +2,7 @@
 
 import multiprocessing
 import os
+import re
 import subprocess
 import sys
 import textwrap
@@ -126,7 +127,8 @@ def test_available_backends():
     assert list(sinkhorn_ot.available_backends()) == ["cuda", "triton", "cpu", "reference"]
     for found in (sinkhorn_ot.available_backends(), sinkhorn_ot.available_backends(np.eye(2))):
         assert found["cpu"] == found["reference"] == "ok"
-    assert "CUDA" in found["triton"]  # why it cannot read these logits
+    # why it cannot read these logits, or why it cannot read any
+    assert re.search("CUDA tensor|not installed", found["triton"])
     assert found["cuda"] != "ok"
 
 

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import sinkhorn_ot.api
 
-README = Path(__file__).parent.parent / "README.md"
+README = Path(__file__).parents[2] / "README.md"
 
 
 def test_readme_examples():

@@ -2,7 +2,7 @@
 
 Only the kernels are replaced: the launches are those of csrc/cuda, built for the host, which hand
 the name of a kernel, its grid and the bytes of its arguments to a stand-in. It looks the kernel up
-in the PTX and interprets it (tests/ptx).
+in the PTX and interprets it (tests/kernels/ptx).
 """
 
 import ctypes

@@ -1,9 +1,7 @@
 """Shared fixtures: seeded problems, and the SIMD levels this machine can run."""
 
 from collections.abc import Callable
-from pathlib import Path
 
-import machines
 import numpy as np
 import pytest
 
@@ -19,12 +17,6 @@ def simd(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str
         pytest.skip(f"this processor has no {request.param}: its kernels cannot run here")
     monkeypatch.setenv("SINKHORN_OT_SIMD", request.param)
     return request.param
-
-
-@pytest.fixture(scope="session")
-def host_library(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The CUDA extension, compiled for the host."""
-    return machines.build_module(tmp_path_factory.mktemp("host_library"), machines.SOURCES)
 
 
 @pytest.fixture

@@ -1,6 +1,6 @@
 """The machines that can run the GPU kernels, the real one and those that stand in for it.
 
-host         the .cu sources, compiled by g++ and run by tests/cuda_host
+host         the .cu sources, compiled by g++ and run by tests/kernels/cuda_host
 interpreter  the Triton kernels, run by Triton's interpreter (only with TRITON_INTERPRET=1)
 cuda, triton what a user gets on a GPU
 
@@ -23,9 +23,9 @@ from sinkhorn_ot.backends import BACKENDS, Backend, device
 from sinkhorn_ot.backends.cuda import CudaKernels
 from sinkhorn_ot.backends.sharded import sharded
 
-TESTS = Path(__file__).parent
-SOURCES = TESTS.parent / "csrc" / "cuda"
-HARNESS = TESTS / "cuda_host"
+HERE = Path(__file__).parent
+SOURCES = HERE.parents[1] / "csrc" / "cuda"
+HARNESS = HERE / "cuda_host"
 UNITS = ("rows_f64", "rows_f32", "rows_f16", "rows_bf16", "passes")
 
 #: Compiles a host build of a .cu source; the engine and the bindings are plain C++.
