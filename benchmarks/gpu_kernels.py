@@ -50,6 +50,7 @@ class Gpu:
 GPUS = (
     Gpu("A100 SXM 80 GB", 80, 2.04e12, 108, 1.41e9, 32),
     Gpu("H100 SXM", 90, 3.35e12, 132, 1.75e9, 64),
+    Gpu("H200 SXM", 90, 4.8e12, 132, 1.75e9, 64),
     Gpu("B200", 100, 8.0e12, 148, 1.85e9, 64),
 )
 DOUBLE_OPERATIONS = ("add", "sub", "mul", "fma", "max", "min", "set", "cvt")

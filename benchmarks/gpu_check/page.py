@@ -20,6 +20,11 @@ HEADER = """\
 Made by `python benchmarks/gpu_check --page docs/gpu_results.md RESULTS.json ...` of what
 `python benchmarks/gpu_check --out DIR` found on each machine.
 """
+#: Of a read's time.
+BESIDE = (
+    "; in parentheses its bytes a second over those of a device-to-device copy, which reads and "
+    "writes {:.2f} TB/s in all"
+)
 Record = dict[str, Any]
 #: Version of the layout of results.json.
 FORMAT = 1
@@ -132,7 +137,11 @@ def build(records: list[Record], _: bool) -> Iterator[str]:
 def parity(records: list[Record], _: bool) -> Iterator[str]:
     """Tabulate the outcomes of the tests."""
     runs = [record for record in records if "run" in record]
-    yield "Tests against the float64 reference (those of the choice are not repeated in `all`):"
+    yield (
+        "Tests of the kernels. *Choice* is a test of each thing that a solve is made of, against "
+        "the float64 reference; *all* are the other tests of that kind; *device* are those of what "
+        "only a GPU shows: streams, graphs, memory."
+    )
     yield ""
     yield from table(
         ["tests", "passed", "failed", "skipped", "ended early"],
@@ -155,9 +164,8 @@ def reads(records: list[Record], rehearsal: bool) -> Iterator[str]:
     copies = [r["bytes_per_second"] for r in records if "bytes_per_second" in r]
     copy = copies[0] if copies else float("nan")
     yield (
-        f"One read: milliseconds, and in parentheses its bytes a second over those of a "
-        f"device-to-device copy ({copy / 1e12:.2f} TB/s read and written). *Host* is the time of "
-        "queueing a read, *model* that of [gpu_kernels.md](gpu_kernels.md)."
+        f"One read in milliseconds{'' if rehearsal else BESIDE.format(copy / 1e12)}. *Host* is "
+        "the time of queueing a read, *model* that of [gpu_kernels.md](gpu_kernels.md)."
     )
     yield ""
     kinds = ("masses", "labels", "sketch", "log domain")

@@ -18,7 +18,7 @@ from gpu_check.stage import Stage
 
 LARGE, SMALL = (1_000_000, 1_000), (3_000, 60)
 #: Minibatches of self-supervised learning: prototypes as in SwAV, and as in DINOv2.
-BATCHES, SMALL_BATCHES = ((4_096, 3_000), (2_048, 65_536)), ((64, 300), (16, 5_000))
+BATCHES, SMALL_BATCHES = ((4_096, 3_000), (2_048, 65_536)), ((64, 300), (8, 600))
 TOLS = (1e-3, 1e-6)
 #: Runs that count, after one that compiles; a peer that took longer than SLOW is run once.
 RUNS, SLOW = 3, 1.0
