@@ -13,6 +13,8 @@ from dataclasses import dataclass, replace
 from itertools import product
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from sinkhorn_ot.arrays import Array, Needs, dtype_name, is_torch
 from sinkhorn_ot.backends import device
 from sinkhorn_ot.backends.device import DevicePasses
@@ -99,9 +101,6 @@ def why_not(logits: Array | None) -> str | None:
     cuda = importlib.import_module("torch").cuda
     if not cuda.is_available():
         return "torch sees no GPU"
-    kinds = {parameter.name: parameter.annotation_type for parameter in kernel_of("finish").params}
-    if kinds["n"] != "fp64":
-        return "this Triton would round float64 arguments to float32; pip install -U triton"
     compilers = (os.environ.get("CC", ""), "cc", "gcc", "clang")
     if not any(shutil.which(name) for name in compilers if name):
         return "Triton finds no C compiler for its launchers; install gcc or set CC"
@@ -177,8 +176,9 @@ class TritonKernels:
         rate = rounded_rate(read.epsilon)
         self._queue(
             "read_rows", (read.blocks, tile.chunks), read.x, tile.launch.warps, **tensors,
-            n=float(read.n), epsilon=read.epsilon, share=-read.epsilon * math.log(read.n),
-            rate=rate, exact_rate=exact_rate(read.epsilon) if read.exact else rate,
+            n=read.n, epsilon_bits=bits(read.epsilon),
+            share_bits=bits(-read.epsilon * math.log(read.n)),
+            exact_rate_bits=bits(exact_rate(read.epsilon) if read.exact else rate), rate=rate,
             pieces=sketch.pieces if sketch else 1, step=sketch.step(tile) if sketch else 1,
             **self._rows(read, row_stride // vector),
             MODE=read.mode, EXACT=read.exact, VECTOR=vector, ROWS=tile.rows, WIDTH=tile.width,
@@ -199,7 +199,7 @@ class TritonKernels:
         cut = self._cut(g)
         self._queue(
             "finish", (-(-len(out) // cut.columns),), g, quick=quick, exact=exact, odd=odd, g=g,
-            out=out, low_mass=low_mass, n=float(n), quick_slabs=len(quick),
+            out=out, low_mass=low_mass, n=n, quick_slabs=len(quick),
             exact_slabs=len(exact), k=len(g), SLABS=cut.slabs, COLUMNS=cut.columns,
         )  # fmt: skip
 
@@ -210,7 +210,7 @@ class TritonKernels:
         self._queue(
             "read_log", (read.blocks, -(-read.k // columns)), read.x, x=read.x, g=read.g,
             f=read.f, gate=read.gate, tops=tops, totals=totals,
-            exact_rate=exact_rate(read.epsilon), **self._rows(read, read.x.stride()[0]),
+            exact_rate_bits=bits(exact_rate(read.epsilon)), **self._rows(read, read.x.stride()[0]),
             ROWS=cut.slabs, COLUMNS=columns,
         )  # fmt: skip
 
@@ -220,7 +220,7 @@ class TritonKernels:
         slabs, k = tops.shape
         self._queue(
             "finish_log", (-(-k // cut.columns),), out, tops=tops, totals=totals, gate=gate,
-            out=out, n=float(n), slabs=slabs, k=k, SLABS=cut.slabs, COLUMNS=cut.columns,
+            out=out, n=n, slabs=slabs, k=k, SLABS=cut.slabs, COLUMNS=cut.columns,
         )  # fmt: skip
 
     def add_segments(
@@ -304,7 +304,10 @@ def variant_of(name: str, warps: int, arguments: dict[str, Any]) -> Variant:
             if value.storage_offset() * value.element_size() % 16 == 0:
                 aligned.append(place)
         else:
-            signature[parameter.name] = parameter.annotation_type
+            # the type that is annotated; Triton before 3.4 knows only those of integers
+            signature[parameter.name] = (
+                "fp32" if isinstance(value, float) else parameter.annotation_type
+            )
     return Variant(name, kernel, signature, constants, tuple(aligned), warps)
 
 
@@ -352,6 +355,11 @@ def variants(k: int, dtype: Any, *, aligned: bool = True, weighted: bool = False
 def kernel_of(name: str) -> Any:
     """Return a kernel: only now is Triton imported."""
     return getattr(importlib.import_module("sinkhorn_ot.backends.triton_kernels"), name)
+
+
+def bits(number: float) -> int:
+    """Return the bits of a float64 number: as an argument they stay what they are."""
+    return int(np.float64(number).view(np.int64))
 
 
 def power_of_two(k: int) -> int:
