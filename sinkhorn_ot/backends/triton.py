@@ -1,4 +1,9 @@
-"""The passes as Triton kernels, which are compiled when they are first used: no toolkit needed."""
+"""The passes as Triton kernels, which are compiled when they are first used: no toolkit needed.
+
+Supported are Linux, NVIDIA GPUs of compute capability 8.0 or later, and the Triton of every torch
+from 2.6 on: 3.2 to 3.9, or for GPUs of compute capability 10.0 or later 3.3 to 3.9. AMD's are
+refused: the kernels are compiled for them in the tests, but none has run them.
+"""
 
 from __future__ import annotations
 
@@ -32,6 +37,8 @@ from sinkhorn_ot.problem import Problem
 if TYPE_CHECKING:
     from sinkhorn_ot.backends import Passes
 
+#: The Triton of torch 2.6.
+OLDEST = (3, 2)
 #: Columns that a program holds at most; longer rows go in chunks, in float32 and in float64. (With
 #: 8192 columns registers spill where there are labels.)
 MOST_WIDTH, QUICK_CHUNK, EXACT_CHUNK = 4096, 2048, 1024
@@ -91,20 +98,49 @@ class Variant:
 
 def why_not(logits: Array | None) -> str | None:
     """None, or why the kernels cannot run."""
-    for name in ("triton", "torch"):
-        if importlib.util.find_spec(name) is None:
-            return f"{name} is not installed; pip install {name}"
+    if sys.platform != "linux":
+        return f"the Triton kernels are supported on Linux, not on {sys.platform}"
+    if importlib.util.find_spec("torch") is None:
+        return "torch is not installed; pip install torch"
+    if importlib.util.find_spec("triton") is None:
+        return "Triton is not installed; torch brings it on Linux, unless it is built for CPUs only"
     if logits is not None and not is_torch(logits):
         return "the logits are not a CUDA tensor"
+    torch, triton = map(importlib.import_module, ("torch", "triton"))
+    version = release(triton.__version__)
+    if version < OLDEST:
+        return f"Triton {triton.__version__} is too old; torch 2.6 brings 3.2, which works"
     if interpreted():
+        if version < (3, 7) and release(np.__version__) >= (2, 4):
+            return (
+                f"the interpreter of Triton {triton.__version__} fails with NumPy "
+                f"{np.__version__}; pip install 'numpy<2.4', or use a later Triton"
+            )
         return None
-    cuda = importlib.import_module("torch").cuda
-    if not cuda.is_available():
-        return "torch sees no GPU"
+    if torch.version.hip:
+        return "torch is built for AMD GPUs; the kernels compile for them, but none has run them"
+    if not torch.cuda.is_available():
+        return "torch sees no CUDA GPU"
     compilers = (os.environ.get("CC", ""), "cc", "gcc", "clang")
     if not any(shutil.which(name) for name in compilers if name):
         return "Triton finds no C compiler for its launchers; install gcc or set CC"
-    return None if logits is None else device.not_on_gpu(logits)
+    if logits is None:
+        return None
+    reason = device.not_on_gpu(logits)
+    if reason:
+        return reason
+    major, minor = torch.cuda.get_device_capability(logits.device)
+    if major >= 10 and version < (3, 3):
+        return (
+            f"Triton {triton.__version__} knows no GPU of compute capability {major}.{minor}; "
+            "torch 2.7 brings 3.3, which does"
+        )
+    return None
+
+
+def release(version: str) -> tuple[int, ...]:
+    """Return the first two numbers of a version."""
+    return tuple(map(int, version.split(".")[:2]))
 
 
 def interpreted() -> bool:

@@ -3,15 +3,17 @@
 An argument that is None is left out of the kernel, with all that it would do; arguments in capitals
 are constants. See triton.py for who launches them, and csrc/cuda/passes.hpp for what they do.
 
-They run in every Triton from 3.2 on, and in its interpreter. Hence three rules:
+They run in every Triton from 3.2 on, compiled and interpreted. Hence these rules:
 
 - A float64 argument comes as the int64 of its bits, and `_float64` makes the number of it: Triton
   before 3.4 hands every Python float over as a float32.
 - A float32 argument is a plain Python number in the interpreter: assigning it to a name would round
   it, or widen it.
-- What only one lane does is in an ``if``, and a scalar condition is never broadcast to a mask:
-  interpreters drop a scalar mask that is false (3.2), and make integers of broadcast ones, which
-  they then refuse (3.9).
+- A scalar condition is neither a mask nor part of one: it stands in an ``if``, or chooses a number
+  that columns are compared with. The interpreter of 3.2 forgets a scalar mask that is false, and
+  that of 3.9 refuses a mask that a scalar was broadcast into.
+- An ``and`` with a condition that is known at compile time is two ``if``, and no three conditions
+  are chained: 3.2 evaluates both sides, and takes no chains.
 """
 
 # mypy: disable-error-code="import-untyped,import-not-found,no-untyped-def,untyped-decorator"
@@ -161,7 +163,7 @@ def read_rows(
     `share` is what the mass 1/n adds to f. `row_stride` counts vectors, of VECTOR neighbours: that
     rows start at multiples of them is then seen by the compiler.
     """
-    if gate is not None:
+    if gate is not None:  # noqa: SIM102
         if tl.load(gate) == 0:
             return
     FLOAT: tl.constexpr = tl.float64 if EXACT else tl.float32
@@ -371,7 +373,7 @@ def finish(
     columns = tl.program_id(0).to(tl.int64) * COLUMNS + tl.arange(0, COLUMNS)
     c = columns[None, :]
     sums, slabs = quick, quick_slabs
-    if odd is not None:
+    if odd is not None:  # noqa: SIM102
         if tl.load(odd) != 0:
             sums, slabs = exact, exact_slabs
     total = _sum_of_slabs(sums, slabs, k + 1, c, c <= k, SLABS, COLUMNS)
