@@ -5,7 +5,8 @@ BIN := $(VENV)/bin
 CORE := $(wildcard csrc/*/*) setup.py pyproject.toml
 DEMO := runs/demo
 
-.PHONY: demo test test-kernels test-gpu gpu-table bench bench-million dry-runs lint format clean
+.PHONY: demo test test-kernels test-triton-versions test-gpu gpu-table bench bench-million dry-runs \
+	lint format clean
 
 $(VENV)/installed: $(CORE)
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
@@ -45,6 +46,29 @@ test-kernels: $(VENV)/cuda
 	$(BIN)/python -m pytest tests/kernels
 	TRITON_INTERPRET=1 SINKHORN_OT_MACHINES=interpreter \
 		$(BIN)/python -m pytest tests/kernels/test_gpu_parity.py
+
+# Tritons beside torch's own: the oldest that is supported, one between, the newest. Interpreters
+# before 3.7 fail with NumPy 2.4.
+TRITONS := 3.2.0 3.6.0 3.9.0
+$(VENV)/triton-%/installed: | $(VENV)/installed
+	rm -rf $(@D)
+	$(BIN)/pip install --quiet --no-deps --target $(@D) triton==$* \
+		$(if $(filter 3.2.0 3.6.0,$*),"numpy==2.3.*")
+	touch $@
+
+# With each: every kernel compiled ahead of time for one or two GPUs of NVIDIA and one of AMD, and in
+# the interpreter all single reads and sketches of the parity suite, in all dtypes and layouts; whole
+# solves are left to `test-kernels`, which runs this too.
+test-triton-versions: $(TRITONS:%=$(VENV)/triton-%/installed)
+	for version in $(TRITONS); do \
+		export PYTHONPATH=$(CURDIR)/$(VENV)/triton-$$version && \
+		$(BIN)/python -c "import triton; assert triton.__version__ == '$$version', triton" && \
+		$(BIN)/python -m pytest tests/kernels/test_triton_versions.py \
+			tests/kernels/test_compiled_triton.py \
+			-k "versions or 80 and float64 or 90 and float32 or 90 and bfloat16 or amd and float16 or other" && \
+		TRITON_INTERPRET=1 SINKHORN_OT_MACHINES=interpreter $(BIN)/python -m pytest \
+			tests/kernels/test_gpu_parity.py -k "not solve and not bad_input and not is_named and not longest" \
+		|| exit 1; done
 
 # on a machine with a GPU
 test-gpu: $(VENV)/cuda

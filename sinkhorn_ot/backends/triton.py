@@ -1,4 +1,9 @@
-"""The passes as Triton kernels, which are compiled when they are first used: no toolkit needed."""
+"""The passes as Triton kernels, which are compiled when they are first used: no toolkit needed.
+
+Supported are Linux, NVIDIA GPUs of compute capability 8.0 or later, and the Triton of every torch
+from 2.6 on: 3.2 to 3.9, or for GPUs of compute capability 10.0 or later 3.3 to 3.9. AMD's are
+refused: the kernels are compiled for them in the tests, but none has run them.
+"""
 
 from __future__ import annotations
 
@@ -12,6 +17,8 @@ import warnings
 from dataclasses import dataclass, replace
 from itertools import product
 from typing import TYPE_CHECKING, Any
+
+import numpy as np
 
 from sinkhorn_ot.arrays import Array, Needs, dtype_name, is_torch
 from sinkhorn_ot.backends import device
@@ -30,6 +37,8 @@ from sinkhorn_ot.problem import Problem
 if TYPE_CHECKING:
     from sinkhorn_ot.backends import Passes
 
+#: The Triton of torch 2.6.
+OLDEST = (3, 2)
 #: Columns that a program holds at most; longer rows go in chunks, in float32 and in float64. (With
 #: 8192 columns registers spill where there are labels.)
 MOST_WIDTH, QUICK_CHUNK, EXACT_CHUNK = 4096, 2048, 1024
@@ -89,23 +98,49 @@ class Variant:
 
 def why_not(logits: Array | None) -> str | None:
     """None, or why the kernels cannot run."""
-    for name in ("triton", "torch"):
-        if importlib.util.find_spec(name) is None:
-            return f"{name} is not installed; pip install {name}"
+    if sys.platform != "linux":
+        return f"the Triton kernels are supported on Linux, not on {sys.platform}"
+    if importlib.util.find_spec("torch") is None:
+        return "torch is not installed; pip install torch"
+    if importlib.util.find_spec("triton") is None:
+        return "Triton is not installed; torch brings it on Linux, unless it is built for CPUs only"
     if logits is not None and not is_torch(logits):
         return "the logits are not a CUDA tensor"
+    torch, triton = map(importlib.import_module, ("torch", "triton"))
+    version = release(triton.__version__)
+    if version < OLDEST:
+        return f"Triton {triton.__version__} is too old; torch 2.6 brings 3.2, which works"
     if interpreted():
+        if version < (3, 7) and release(np.__version__) >= (2, 4):
+            return (
+                f"the interpreter of Triton {triton.__version__} fails with NumPy "
+                f"{np.__version__}; pip install 'numpy<2.4', or use a later Triton"
+            )
         return None
-    cuda = importlib.import_module("torch").cuda
-    if not cuda.is_available():
-        return "torch sees no GPU"
-    kinds = {parameter.name: parameter.annotation_type for parameter in kernel_of("finish").params}
-    if kinds["n"] != "fp64":
-        return "this Triton would round float64 arguments to float32; pip install -U triton"
+    if torch.version.hip:
+        return "torch is built for AMD GPUs; the kernels compile for them, but none has run them"
+    if not torch.cuda.is_available():
+        return "torch sees no CUDA GPU"
     compilers = (os.environ.get("CC", ""), "cc", "gcc", "clang")
     if not any(shutil.which(name) for name in compilers if name):
         return "Triton finds no C compiler for its launchers; install gcc or set CC"
-    return None if logits is None else device.not_on_gpu(logits)
+    if logits is None:
+        return None
+    reason = device.not_on_gpu(logits)
+    if reason:
+        return reason
+    major, minor = torch.cuda.get_device_capability(logits.device)
+    if major >= 10 and version < (3, 3):
+        return (
+            f"Triton {triton.__version__} knows no GPU of compute capability {major}.{minor}; "
+            "torch 2.7 brings 3.3, which does"
+        )
+    return None
+
+
+def release(version: str) -> tuple[int, ...]:
+    """Return the first two numbers of a version."""
+    return tuple(map(int, version.split(".")[:2]))
 
 
 def interpreted() -> bool:
@@ -177,8 +212,9 @@ class TritonKernels:
         rate = rounded_rate(read.epsilon)
         self._queue(
             "read_rows", (read.blocks, tile.chunks), read.x, tile.launch.warps, **tensors,
-            n=float(read.n), epsilon=read.epsilon, share=-read.epsilon * math.log(read.n),
-            rate=rate, exact_rate=exact_rate(read.epsilon) if read.exact else rate,
+            n=read.n, epsilon_bits=bits(read.epsilon),
+            share_bits=bits(-read.epsilon * math.log(read.n)),
+            exact_rate_bits=bits(exact_rate(read.epsilon) if read.exact else rate), rate=rate,
             pieces=sketch.pieces if sketch else 1, step=sketch.step(tile) if sketch else 1,
             **self._rows(read, row_stride // vector),
             MODE=read.mode, EXACT=read.exact, VECTOR=vector, ROWS=tile.rows, WIDTH=tile.width,
@@ -199,7 +235,7 @@ class TritonKernels:
         cut = self._cut(g)
         self._queue(
             "finish", (-(-len(out) // cut.columns),), g, quick=quick, exact=exact, odd=odd, g=g,
-            out=out, low_mass=low_mass, n=float(n), quick_slabs=len(quick),
+            out=out, low_mass=low_mass, n=n, quick_slabs=len(quick),
             exact_slabs=len(exact), k=len(g), SLABS=cut.slabs, COLUMNS=cut.columns,
         )  # fmt: skip
 
@@ -210,7 +246,7 @@ class TritonKernels:
         self._queue(
             "read_log", (read.blocks, -(-read.k // columns)), read.x, x=read.x, g=read.g,
             f=read.f, gate=read.gate, tops=tops, totals=totals,
-            exact_rate=exact_rate(read.epsilon), **self._rows(read, read.x.stride()[0]),
+            exact_rate_bits=bits(exact_rate(read.epsilon)), **self._rows(read, read.x.stride()[0]),
             ROWS=cut.slabs, COLUMNS=columns,
         )  # fmt: skip
 
@@ -220,7 +256,7 @@ class TritonKernels:
         slabs, k = tops.shape
         self._queue(
             "finish_log", (-(-k // cut.columns),), out, tops=tops, totals=totals, gate=gate,
-            out=out, n=float(n), slabs=slabs, k=k, SLABS=cut.slabs, COLUMNS=cut.columns,
+            out=out, n=n, slabs=slabs, k=k, SLABS=cut.slabs, COLUMNS=cut.columns,
         )  # fmt: skip
 
     def add_segments(
@@ -304,7 +340,10 @@ def variant_of(name: str, warps: int, arguments: dict[str, Any]) -> Variant:
             if value.storage_offset() * value.element_size() % 16 == 0:
                 aligned.append(place)
         else:
-            signature[parameter.name] = parameter.annotation_type
+            # the type that is annotated; Triton before 3.4 knows only those of integers
+            signature[parameter.name] = (
+                "fp32" if isinstance(value, float) else parameter.annotation_type
+            )
     return Variant(name, kernel, signature, constants, tuple(aligned), warps)
 
 
@@ -352,6 +391,11 @@ def variants(k: int, dtype: Any, *, aligned: bool = True, weighted: bool = False
 def kernel_of(name: str) -> Any:
     """Return a kernel: only now is Triton imported."""
     return getattr(importlib.import_module("sinkhorn_ot.backends.triton_kernels"), name)
+
+
+def bits(number: float) -> int:
+    """Return the bits of a float64 number: as an argument they stay what they are."""
+    return int(np.float64(number).view(np.int64))
 
 
 def power_of_two(k: int) -> int:

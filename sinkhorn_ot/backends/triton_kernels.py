@@ -3,8 +3,17 @@
 An argument that is None is left out of the kernel, with all that it would do; arguments in capitals
 are constants. See triton.py for who launches them, and csrc/cuda/passes.hpp for what they do.
 
-They run in Triton's interpreter too, where numbers are plain Python ones: they must not be assigned
-to a name, which would round them to float32.
+They run in every Triton from 3.2 on, compiled and interpreted. Hence these rules:
+
+- A float64 argument comes as the int64 of its bits, and `_float64` makes the number of it: Triton
+  before 3.4 hands every Python float over as a float32.
+- A float32 argument is a plain Python number in the interpreter: assigning it to a name would round
+  it, or widen it.
+- A scalar condition is neither a mask nor part of one: it stands in an ``if``, or chooses a number
+  that columns are compared with. The interpreter of 3.2 forgets a scalar mask that is false, and
+  that of 3.9 refuses a mask that a scalar was broadcast into.
+- An ``and`` with a condition that is known at compile time is two ``if``, and no three conditions
+  are chained: 3.2 evaluates both sides, and takes no chains.
 """
 
 # mypy: disable-error-code="import-untyped,import-not-found,no-untyped-def,untyped-decorator"
@@ -28,6 +37,14 @@ NO_ROW = tl.constexpr(1 << 62)
 #: Sizes and strides, of which a kernel must not be compiled for each value.
 SIZES = ("row_stride", "col_stride", "stride", "count", "rows_per_block")
 PIECES = ("pieces", "step")
+#: Numbers of a solve, for which the same is true.
+NUMBERS = ("n", "epsilon_bits", "share_bits", "exact_rate_bits")
+
+
+@triton.jit
+def _float64(bits):
+    """The float64 number that has these bits."""
+    return bits.to(tl.int64).to(tl.float64, bitcast=True)
 
 
 @triton.jit
@@ -83,7 +100,17 @@ def _matters(weight, cut, tops, columns):
     return weight.to(tl.float32) >= least
 
 
-@triton.jit(do_not_specialize=SIZES + PIECES)
+@triton.jit
+def _count(matters):
+    """How many entries of each row matter.
+
+    The sum that 3.2's interpreter calls int32 has 64 bits, and would be stored over what lies
+    behind: it is cast forth and back, which compiled kernels do nothing for.
+    """
+    return tl.sum(matters.to(tl.int32), axis=1).to(tl.int64).to(tl.int32)
+
+
+@triton.jit(do_not_specialize=NUMBERS + SIZES + PIECES)
 def read_rows(
     x,
     a,
@@ -109,11 +136,11 @@ def read_rows(
     entry,
     column,
     row,
-    n: tl.float64,
-    epsilon: tl.float64,
-    share: tl.float64,
+    n: tl.int64,
+    epsilon_bits: tl.int64,
+    share_bits: tl.int64,
+    exact_rate_bits: tl.int64,
     rate: tl.float32,
-    exact_rate: tl.float64,
     row_stride: tl.int64,
     col_stride: tl.int64,
     stride: tl.int64,
@@ -136,11 +163,14 @@ def read_rows(
     `share` is what the mass 1/n adds to f. `row_stride` counts vectors, of VECTOR neighbours: that
     rows start at multiples of them is then seen by the compiler.
     """
-    if gate is not None and tl.load(gate) == 0:
-        return
+    if gate is not None:  # noqa: SIM102
+        if tl.load(gate) == 0:
+            return
     FLOAT: tl.constexpr = tl.float64 if EXACT else tl.float32
     SUMS: tl.constexpr = MODE == "whole" or MODE == "apply"
     KNOWN: tl.constexpr = MODE == "apply" or MODE == "fill"  # the sum of the row
+    CHOOSE: tl.constexpr = labels is not None or best is not None
+    exact_rate = _float64(exact_rate_bits)
 
     block = tl.program_id(0).to(tl.int64)
     chunk = tl.program_id(1)
@@ -177,9 +207,9 @@ def read_rows(
             values = tl.where(real[None, :], _widen(values), -INFINITY)
             row_weight = tl.where(inside, 1.0, 0.0).to(tl.float64)
             if a is not None:
-                row_weight = tl.load(a + i, mask=inside, other=0.0) * n
+                row_weight = tl.load(a + i, mask=inside, other=0.0) * n.to(tl.float64)
 
-            if EXACT or labels is not None or best is not None:
+            if EXACT or CHOOSE:
                 value = values.to(tl.float64) + tl.load(g + columns[None, :])
             if KNOWN:
                 log_total = tl.load(log_sum + j, mask=inside, other=0.0)
@@ -195,9 +225,9 @@ def read_rows(
                     matter = _matters(
                         weight, cut, tl.load(tops + j, mask=inside, other=0.0), columns
                     )
-                    tl.store(entries + piece, tl.sum(matter.to(tl.int32), axis=1), mask=inside)
+                    tl.store(entries + piece, _count(matter), mask=inside)
             else:
-                if labels is not None or best is not None:
+                if CHOOSE:
                     best_value, best_at = _decide(value, columns)
                 if EXACT:
                     wrong = (values == INFINITY) | (values != values)
@@ -230,21 +260,21 @@ def read_rows(
                         tl.store(chunk_top + spot, offset + tl.log2(moved), mask=inside)
                 if MODE == "whole" or odd is not None:
                     first_bad = tl.minimum(first_bad, tl.where(bad, i, NO_ROW))
-                if labels is not None or best is not None:
+                if CHOOSE:
                     if labels is not None:
                         tl.store(labels + i, tl.where(bad, -1, best_at).to(tl.int64), mask=inside)
                     else:
                         tl.store(best + spot, best_value, mask=inside)
                         tl.store(best_column + spot, best_at.to(tl.int64), mask=inside)
                 if f is not None:
-                    potential = share - log_total / exact_rate
+                    potential = _float64(share_bits) - log_total / exact_rate
                     if a is not None:
-                        potential += tl.log(row_weight) * epsilon
+                        potential += tl.log(row_weight) * _float64(epsilon_bits)
                     tl.store(f + i, potential, mask=inside)
                 if entries is not None:
                     moved = _moved_top(weight, hold, columns)
                     matter = _matters(weight, cut, moved, columns)
-                    tl.store(entries + piece, tl.sum(matter.to(tl.int32), axis=1), mask=inside)
+                    tl.store(entries + piece, _count(matter), mask=inside)
                     tl.store(tops + j, moved / total.to(tl.float32), mask=inside)
                     tl.store(log_sum + j, log_total, mask=inside)
 
@@ -253,7 +283,7 @@ def read_rows(
                 matters = _matters(weight, cut, moved, columns)
                 upto = tl.cumsum(matters.to(tl.int32), axis=1)
                 before = upto - matters.to(tl.int32)
-                held = tl.sum(matters.to(tl.int32), axis=1)
+                held = _count(matters)
                 # others come behind: an entry on the very edge may have been counted, with another
                 # rounding, and not be found again
                 rank = tl.where(matters, before, held[:, None] + columns[None, :] - before)
@@ -267,23 +297,25 @@ def read_rows(
                 row_weights += row_weight
         if SUMS:
             part = tl.sum(mass.to(tl.float64), axis=0)
-            written = real & (run > start)  # by this program, in the run before
-            if MODE == "apply":
-                written = real
+            written = real
+            if MODE != "apply":  # by this program, in the run before
+                written = columns < tl.where(run > start, K, 0)
             tl.debug_barrier()
             so_far = tl.load(slab + columns, mask=written, other=0.0)
             tl.store(slab + columns, so_far + part, mask=real)
     if SUMS:
         weights = tl.sum(row_weights, axis=0)
-        if MODE == "apply":
-            weights += tl.load(slab + K, mask=chunk == 0, other=0.0)
-        tl.store(slab + K, weights, mask=chunk == 0)
+        if chunk == 0:
+            if MODE == "apply":
+                weights += tl.load(slab + K)
+            tl.store(slab + K, weights)
     if MODE == "whole" or odd is not None:
         least_bad = tl.min(first_bad, axis=0)
-        if odd is not None:
-            tl.atomic_or(odd, 1, mask=least_bad < NO_ROW)
-        else:
-            tl.atomic_min(bad_row, least_bad, mask=least_bad < NO_ROW)
+        if least_bad < NO_ROW:
+            if odd is not None:
+                tl.atomic_or(odd, 1)
+            else:
+                tl.atomic_min(bad_row, least_bad)
 
 
 @triton.jit(do_not_specialize=("k", "padded"))
@@ -292,7 +324,7 @@ def prepare(
     padded_g,
     high,
     low,
-    rate: tl.float64,
+    rate: tl.float32,
     k: tl.int64,
     padded: tl.int64,
     WIDTH: tl.constexpr,
@@ -322,7 +354,7 @@ def _sum_of_slabs(sums, slabs, width, column, mask, SLABS: tl.constexpr, COLUMNS
     return tl.sum(total, axis=0)
 
 
-@triton.jit(do_not_specialize=("quick_slabs", "exact_slabs", "k"))
+@triton.jit(do_not_specialize=("n", "quick_slabs", "exact_slabs", "k"))
 def finish(
     quick,
     exact,
@@ -330,7 +362,7 @@ def finish(
     g,
     out,
     low_mass,
-    n: tl.float64,
+    n: tl.int64,
     quick_slabs: tl.int64,
     exact_slabs: tl.int64,
     k: tl.int64,
@@ -341,8 +373,9 @@ def finish(
     columns = tl.program_id(0).to(tl.int64) * COLUMNS + tl.arange(0, COLUMNS)
     c = columns[None, :]
     sums, slabs = quick, quick_slabs
-    if odd is not None and tl.load(odd) != 0:
-        sums, slabs = exact, exact_slabs
+    if odd is not None:  # noqa: SIM102
+        if tl.load(odd) != 0:
+            sums, slabs = exact, exact_slabs
     total = _sum_of_slabs(sums, slabs, k + 1, c, c <= k, SLABS, COLUMNS)
     # the weight of all rows is in the last column: the same sum in every lane
     last = tl.zeros([1, COLUMNS], tl.int64) + k
@@ -350,8 +383,9 @@ def finish(
     mass = total / weight
     tl.store(out + columns, tl.where(columns < k, tl.log(mass), weight), mask=columns <= k)
     allowed = tl.load(g + columns, mask=columns < k, other=-INFINITY) > -INFINITY
-    low = allowed & (mass * n < UNDERFLOW)
-    tl.atomic_or(low_mass, 1, mask=tl.max(low.to(tl.int32), axis=0) > 0)
+    low = allowed & (mass * n.to(tl.float64) < UNDERFLOW)
+    if tl.max(low.to(tl.int32), axis=0) > 0:
+        tl.atomic_or(low_mass, 1)
 
 
 @triton.jit
@@ -371,7 +405,7 @@ def _fold_powers(top, total):
     return largest, tl.sum(total * tl.exp2(top - shift[None, :]), axis=0)
 
 
-@triton.jit(do_not_specialize=SIZES)
+@triton.jit(do_not_specialize=("exact_rate_bits", *SIZES))
 def read_log(
     x,
     g,
@@ -379,7 +413,7 @@ def read_log(
     gate,
     tops,
     totals,
-    exact_rate: tl.float64,
+    exact_rate_bits: tl.int64,
     row_stride: tl.int64,
     col_stride: tl.int64,
     stride: tl.int64,
@@ -413,7 +447,7 @@ def read_log(
         held = inside[:, None] & real[None, :]
         values = _widen(tl.load(address, mask=held, other=0.0)).to(tl.float64)
         own = tl.load(f + i, mask=inside, other=0.0)
-        terms = (values + potential[None, :] + own[:, None]) * exact_rate
+        terms = (values + potential[None, :] + own[:, None]) * _float64(exact_rate_bits)
         terms = tl.where(held, terms, -INFINITY)
         top, total = _add_powers(top, total, terms, 1.0)
     top, total = _fold_powers(top, total)
@@ -421,13 +455,13 @@ def read_log(
     tl.store(totals + block * K + columns, total, mask=real)
 
 
-@triton.jit(do_not_specialize=("slabs", "k"))
+@triton.jit(do_not_specialize=("n", "slabs", "k"))
 def finish_log(
     tops,
     totals,
     gate,
     out,
-    n: tl.float64,
+    n: tl.int64,
     slabs: tl.int64,
     k: tl.int64,
     SLABS: tl.constexpr,
@@ -447,7 +481,7 @@ def finish_log(
         factors = tl.load(totals + spot, mask=held, other=0.0)
         top, total = _add_powers(top, total, terms, factors)
     top, total = _fold_powers(top, total)
-    log_mass = tl.log(total) + top * LOG_2 - tl.log(tl.load(out + k) / n)
+    log_mass = tl.log(total) + top * LOG_2 - tl.log(tl.load(out + k) / n.to(tl.float64))
     tl.store(out + columns, log_mass, mask=columns < k)
 
 

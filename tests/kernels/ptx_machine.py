@@ -7,6 +7,7 @@ in the PTX and interprets it (tests/kernels/ptx).
 
 import ctypes
 import functools
+import inspect
 import os
 import shutil
 import subprocess
@@ -129,12 +130,23 @@ class PtxKernels(CudaKernels):
 
 def compile_variant(variant: Variant, target: GPUTarget) -> Any:
     """Compile a Triton kernel ahead of time."""
-    source = ASTSource(
-        fn=variant.kernel,
-        signature=variant.signature,
-        constexprs=variant.constants,
-        attrs={(place,): [["tt.divisibility", 16]] for place in variant.aligned},
-    )
+    if "constants" in inspect.signature(ASTSource).parameters:  # Triton 3.2
+        from triton.backends.compiler import AttrsDescriptor
+
+        aligned = {"tt.divisibility": list(variant.aligned)}
+        source = ASTSource(
+            fn=variant.kernel,
+            signature={n: kind for n, kind in variant.signature.items() if kind != "constexpr"},
+            constants=variant.constants,
+            attrs=AttrsDescriptor.from_dict({"arg_properties": aligned, "cls": "AttrsDescriptor"}),
+        )
+    else:
+        source = ASTSource(
+            fn=variant.kernel,
+            signature=variant.signature,
+            constexprs=variant.constants,
+            attrs={(place,): [["tt.divisibility", 16]] for place in variant.aligned},
+        )
     return triton.compile(source, target=target, options={"num_warps": variant.warps})
 
 
