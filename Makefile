@@ -6,7 +6,8 @@ CORE := $(wildcard csrc/*/*) setup.py pyproject.toml
 DEMO := runs/demo
 # a worker for each core, of at most four; their OpenMP threads do not burn the others' time by
 # spinning while they wait
-PYTEST := OMP_WAIT_POLICY=passive $(BIN)/python -m pytest -n logical --maxprocesses 4 --dist worksteal
+PYTEST := OMP_WAIT_POLICY=passive $(BIN)/python -m pytest \
+	-n logical --maxprocesses 4 --dist worksteal
 
 .PHONY: demo test test-kernels test-gpu gpu-table bench bench-million dry-runs lint format clean
 
@@ -18,7 +19,7 @@ $(VENV)/installed: $(CORE)
 		{ echo "The C++ core did not build; $(BIN)/pip install -v -e . tells why."; exit 1; }
 	touch $@
 
-# the CUDA kernels too, by an nvcc that is there or PyPI's: their tests look at what it makes of them
+# the CUDA kernels too, by an nvcc that is there or PyPI's, and what else their tests need
 $(VENV)/cuda: $(VENV)/installed
 	$(BIN)/pip install --quiet --group kernels
 	SINKHORN_OT_CUDA=1 $(BIN)/pip install --quiet --editable .
