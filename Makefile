@@ -4,6 +4,10 @@ VENV := .venv
 BIN := $(VENV)/bin
 CORE := $(wildcard csrc/*/*) setup.py pyproject.toml
 DEMO := runs/demo
+# a worker for each core, of at most four; their OpenMP threads do not burn the others' time by
+# spinning while they wait
+PYTEST := OMP_WAIT_POLICY=passive $(BIN)/python -m pytest \
+	-n logical --maxprocesses 4 --dist worksteal
 
 .PHONY: demo test test-kernels test-triton-versions test-gpu gpu-table bench bench-million dry-runs \
 	lint format clean
@@ -16,7 +20,7 @@ $(VENV)/installed: $(CORE)
 		{ echo "The C++ core did not build; $(BIN)/pip install -v -e . tells why."; exit 1; }
 	touch $@
 
-# the CUDA kernels too, by an nvcc that is there or PyPI's: their tests look at what it makes of them
+# the CUDA kernels too, by an nvcc that is there or PyPI's, and what else their tests need
 $(VENV)/cuda: $(VENV)/installed
 	$(BIN)/pip install --quiet --group kernels
 	SINKHORN_OT_CUDA=1 $(BIN)/pip install --quiet --editable .
@@ -38,14 +42,13 @@ demo: $(VENV)/installed
 
 # what a user runs on a CPU: the core and SeLa
 test: $(VENV)/installed
-	$(BIN)/python -m pytest tests/core tests/selfsup
+	$(PYTEST) tests/core tests/selfsup
 
 # the GPU kernels, without a GPU; Triton reads TRITON_INTERPRET when a kernel is defined, and a
 # process that interprets kernels cannot compile them
 test-kernels: $(VENV)/cuda
-	$(BIN)/python -m pytest tests/kernels
-	TRITON_INTERPRET=1 SINKHORN_OT_MACHINES=interpreter \
-		$(BIN)/python -m pytest tests/kernels/test_gpu_parity.py
+	$(PYTEST) tests/kernels
+	TRITON_INTERPRET=1 SINKHORN_OT_MACHINES=interpreter $(PYTEST) tests/kernels/test_gpu_parity.py
 
 # Tritons beside torch's own: the oldest that is supported, one between, the newest. Interpreters
 # before 3.7 fail with NumPy 2.4.

@@ -3,11 +3,12 @@
     python benchmarks/gpu_kernels.py docs/gpu_kernels.md
 
 Registers, spills and the width of loads come from the machine code that nvcc and Triton made; bytes
-and instructions are counted while the PTX is executed by tests/kernels/ptx. There is no GPU in this.
+and instructions are counted while tests/kernels/ptx executes the PTX. There is no GPU in this.
 """
 
 from __future__ import annotations
 
+import functools
 import sys
 import tempfile
 from collections.abc import Iterator
@@ -21,7 +22,8 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "tests" / "kernels"))
 
 import gpu_code
 import machines
-from ptx_machine import PtxKernels, TritonPtxKernels, find_nvcc
+from cuda_compiler import compile_ptx, find_nvcc
+from ptx_machine import PtxKernels, TritonPtxKernels
 
 from sinkhorn_ot.backends import cuda
 from sinkhorn_ot.backends.device import DevicePasses
@@ -118,7 +120,10 @@ def rows(folder: Path) -> Iterator[str]:
     for gpu in GPUS:
         codes = gpu_code.of_library(built, gpu.arch, loads=True)
         for dtype in DTYPES:
-            one = count(in_one_block(PtxKernels(library, nvcc, gpu.arch, folder)), dtype)
+            ptx = functools.partial(
+                compile_ptx, nvcc, arch=gpu.arch, folder=folder, sources=machines.SOURCES
+            )
+            one = count(in_one_block(PtxKernels(library, ptx)), dtype)
             tile = cuda.CudaKernels(cuda._cuda).tile(K, dtype == torch.float64, torch.device("cpu"))
             sums = 8 if dtype == torch.float64 else 4
             threads, lanes = tile.launch.threads, tile.launch.lanes

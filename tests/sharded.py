@@ -9,8 +9,10 @@ from pathlib import Path
 
 import ml_dtypes
 import numpy as np
+import pytest
 import torch
 import torch.distributed as dist
+from once import once
 from problems import make_logits
 
 from sinkhorn_ot import equipartition_labels, sinkhorn
@@ -151,8 +153,21 @@ def own_rows(case, logits, rank, size):
 
 def run(tmp_path: Path, size: int, work: Callable) -> list:
     """Return what `work` returns in each process of a group."""
-    torch.multiprocessing.spawn(_child, (size, str(tmp_path), work), nprocs=size)
-    return [pickle.loads((tmp_path / f"{rank}").read_bytes()) for rank in range(size)]
+    _start(tmp_path, size, work)
+    return _found(tmp_path, size)
+
+
+def run_once(factory: pytest.TempPathFactory, name: str, size: int, work: Callable) -> list:
+    """Do the same, once for all workers of pytest-xdist."""
+    return _found(once(factory, name, lambda folder: _start(folder, size, work)), size)
+
+
+def _start(folder: Path, size: int, work: Callable) -> None:
+    torch.multiprocessing.spawn(_child, (size, str(folder), work), nprocs=size)
+
+
+def _found(folder: Path, size: int) -> list:
+    return [pickle.loads((folder / f"{rank}").read_bytes()) for rank in range(size)]
 
 
 def _child(rank: int, size: int, folder: str, work: Callable) -> None:

@@ -24,7 +24,7 @@ NAMES = [
 def groups(tmp_path_factory):
     """What every process found, in a group of 2 and one of 3."""
     return [
-        sharded.run(tmp_path_factory.mktemp(f"group_of_{size}"), size, sharded.everything)
+        sharded.run_once(tmp_path_factory, f"group_of_{size}", size, sharded.everything)
         for size in (2, 3)
     ]
 

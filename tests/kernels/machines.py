@@ -26,6 +26,10 @@ from sinkhorn_ot.backends.sharded import sharded
 HERE = Path(__file__).parent
 SOURCES = HERE.parents[1] / "csrc" / "cuda"
 HARNESS = HERE / "cuda_host"
+#: What `build_module` makes.
+LIBRARY = "_cuda_host.so"
+#: Environment variable that says where such a build is, so that it is not made again.
+BUILT = "SINKHORN_OT_HOST_LIBRARY"
 UNITS = ("rows_f64", "rows_f32", "rows_f16", "rows_bf16", "passes")
 
 #: Compiles a host build of a .cu source; the engine and the bindings are plain C++.
@@ -61,7 +65,7 @@ def host_of(kernels: CudaKernels) -> Machine:
 
 
 def build_module(folder: Path, sources: Path, flags: Iterable[str] = ("-O2",)) -> Path:
-    """Compile the CUDA extension for the host."""
+    """Compile the CUDA extension for the host; return where it is in the folder."""
     include = subprocess.run(
         [sys.executable, "-c", "import sysconfig; print(sysconfig.get_path('include'))"],
         check=True, capture_output=True, text=True,
@@ -78,7 +82,7 @@ def build_module(folder: Path, sources: Path, flags: Iterable[str] = ("-O2",)) -
     commands.append([*common, "-c", str(HARNESS / "engine.cpp"), "-o", str(folder / "engine.o")])
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         list(pool.map(compile_one, commands))
-    target = folder / "_cuda_host.so"
+    target = folder / LIBRARY
     compile_one(["g++", "-shared", *flags, *map(str, folder.glob("*.o")), "-o", str(target)])
     return target
 

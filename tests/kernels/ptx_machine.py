@@ -6,19 +6,15 @@ in the PTX and interprets it (tests/kernels/ptx).
 """
 
 import ctypes
-import functools
 import inspect
-import os
-import shutil
-import subprocess
-import sysconfig
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 import triton
-from machines import SOURCES, load
+from machines import load
 from ptx import Machine as Interpreter
 from ptx import parse
 from triton.backends.compiler import GPUTarget
@@ -49,36 +45,15 @@ class Symbol(ctypes.Structure):
     ]
 
 
-def find_nvcc() -> str | None:
-    """Where setup.py looks, too."""
-    places = [os.environ.get("CUDA_HOME", ""), sysconfig.get_path("purelib") + "/nvidia/cu13"]
-    wheels = [f"{place}/bin/nvcc" for place in places if Path(place, "bin", "nvcc").is_file()]
-    return shutil.which("nvcc") or next(iter(wheels), None)
-
-
-def compile_ptx(nvcc: str, unit: str, arch: int, folder: Path, sources: Path) -> str:
-    """Return the PTX of a .cu source."""
-    out = folder / f"{unit}_{arch}.ptx"
-    subprocess.run(
-        [nvcc, "-O3", "-std=c++17", "-ptx", f"-arch=sm_{arch}", str(sources / f"{unit}.cu"),
-         "-o", str(out)],
-        check=True, capture_output=True, text=True,
-    )  # fmt: skip
-    return out.read_text()
-
-
 class PtxKernels(CudaKernels):
     """Launches whose kernels are interpreted; what they read and wrote is added up."""
 
-    def __init__(
-        self, library: Path, nvcc: str, arch: int, folder: Path, sources: Path = SOURCES
-    ) -> None:
+    def __init__(self, library: Path, ptx: Callable[[str], str]) -> None:
         super().__init__(load(library))
-        self.compile = functools.partial(
-            compile_ptx, nvcc, arch=arch, folder=folder, sources=sources
-        )
+        self.ptx = ptx  # the text of a unit of csrc/cuda
         self.units: dict[str, Any] = {}
-        self.interpreter = Interpreter()
+        self.programs: dict[int, Any] = {}
+        self.interpreter = Interpreter(self.programs)
         self.storages: dict[int, int] = {}
         self.keep: list[Any] = []
         self.launches: list[tuple[str, Interpreter, dict[int, int]]] = []
@@ -97,7 +72,7 @@ class PtxKernels(CudaKernels):
             super()._queue(function, *arguments, on=on)
         finally:
             self.set_stand_in(None)
-        self.interpreter, self.storages, self.keep = Interpreter(), {}, []
+        self.interpreter, self.storages, self.keep = Interpreter(self.programs), {}, []
         if self.error is not None:
             error, self.error = self.error, None
             raise error
@@ -124,8 +99,8 @@ class PtxKernels(CudaKernels):
         rows = next((u for t, u in types.items() if f"read_rows_kernel{t}" in name), None)
         unit = f"rows_{rows}" if rows else "passes"
         if unit not in self.units:
-            self.units[unit] = parse(self.compile(unit))
-        return self.units[unit].kernels[name]
+            self.units[unit] = parse(self.ptx(unit))
+        return self.units[unit].kernel(name)
 
 
 def compile_variant(variant: Variant, target: GPUTarget) -> Any:
@@ -156,6 +131,7 @@ class TritonPtxKernels(TritonKernels):
     def __init__(self, arch: int) -> None:
         self.target = GPUTarget("cuda", arch, 32)
         self.compiled: dict[Any, tuple[Any, Any]] = {}
+        self.programs: dict[int, Any] = {}
         self.launches: list[tuple[str, Interpreter, dict[int, int], Any]] = []
 
     def tile(self, k: int, exact: bool, on: Any) -> Any:
@@ -174,7 +150,7 @@ class TritonPtxKernels(TritonKernels):
             code = compile_variant(variant, self.target)
             self.compiled[key] = code, parse(code.asm["ptx"]).kernel(name)
         code, kernel = self.compiled[key]
-        interpreter, storages, keep = Interpreter(), {}, []
+        interpreter, storages, keep = Interpreter(self.programs), {}, []
         plain = []
         for parameter, kind in variant.signature.items():
             if kind == "constexpr":

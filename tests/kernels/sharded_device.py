@@ -11,9 +11,6 @@ from sharded import family, masses, outcome, own_rows, peculiar, sink_column
 from sinkhorn_ot import options, sinkhorn
 from sinkhorn_ot.backends.cuda import CudaKernels
 
-#: Environment variable that tells the processes where the CUDA kernels for the host are.
-LIBRARY = "SINKHORN_OT_HOST_LIBRARY"
-
 CASES = {
     "marginals": family(
         "late", 3000, 30, cuts=(0.37, 0.71), torch_dtype=torch.float32,
@@ -30,7 +27,7 @@ CASES = {
 
 def on_a_device(rank: int, size: int, group) -> dict:
     """The GPU kernels, compiled for the host."""
-    backend = machines.host_of(CudaKernels(machines.load(Path(os.environ[LIBRARY])))).backend
+    backend = machines.host_of(CudaKernels(machines.load(Path(os.environ[machines.BUILT])))).backend
     options.BACKENDS = (backend,)
     found = {}
     for name, case in CASES.items():

@@ -1,72 +1,35 @@
 """The harness that runs CUDA kernels on the CPU computes right, and sees what is wrong."""
 
-import os
-import platform
 import re
-import subprocess
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-
-HERE = Path(__file__).parent / "cuda_host"
-CXX = os.environ.get("CXX", "g++")
-WARNINGS = ["-Wall", "-Wextra", "-Werror"]
-SCHEDULES = ["random", "first-warp", "last-warp"]
-
-# TSan needs the engine without -fsanitize=thread: flags for the kernels, and for the engine.
-BUILDS = {
-    "plain": (["-O2"], ["-O2"]),
-    "tsan": (["-O1", "-g", "-fsanitize=thread"], ["-O2", "-DSINKHORN_HOST_TSAN"]),
-    "asan": (["-O1", "-g", "-fsanitize=address"], ["-O1", "-g", "-fsanitize=address"]),
-}
+from host_programs import SCHEDULES, compile_program, run
+from machines import HARNESS
+from once import once
 
 
-def compile_cpp(*arguments: str | Path) -> None:
-    command = [CXX, "-std=c++17", *WARNINGS, *map(str, arguments)]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
+def selftest(name: str, factory: pytest.TempPathFactory, engine: Callable[[str], Path]) -> Path:
+    def build(folder: Path) -> None:
+        compile_program(name, engine(name), folder / "selftest", HARNESS / "selftest.cpp")
 
-
-def build(name: str, folder: Path) -> Path:
-    kernel_flags, engine_flags = BUILDS[name]
-    engine, program = folder / "engine.o", folder / "selftest"
-    compile_cpp(*engine_flags, "-c", HERE / "engine.cpp", "-o", engine)
-    compile_cpp(*kernel_flags, HERE / "selftest.cpp", engine, "-o", program)
-    return program
-
-
-def run(program: Path, case: str, schedule: str = "random", seed: int = 1):
-    environment = {
-        **os.environ,
-        "SINKHORN_HOST_SCHEDULE": schedule,
-        "SINKHORN_HOST_SEED": str(seed),
-        "TSAN_OPTIONS": "history_size=7 halt_on_error=1",
-    }
-
-    def attempt(*command: str | Path) -> subprocess.CompletedProcess[str]:
-        return subprocess.run(
-            command, env=environment, capture_output=True, text=True, timeout=60, check=False
-        )
-
-    done = attempt(program, case)
-    if "unexpected memory mapping" in done.stderr:  # TSan, where addresses are very random
-        done = attempt("setarch", platform.machine(), "-R", program, case)
-    return done
+    return once(factory, f"selftest_{name}", build) / "selftest"
 
 
 @pytest.fixture(scope="session")
-def plain(tmp_path_factory) -> Path:
-    return build("plain", tmp_path_factory.mktemp("cuda_host_plain"))
+def plain(tmp_path_factory, engine) -> Path:
+    return selftest("plain", tmp_path_factory, engine)
 
 
 @pytest.fixture(scope="session")
-def tsan(tmp_path_factory) -> Path:
-    return build("tsan", tmp_path_factory.mktemp("cuda_host_tsan"))
+def tsan(tmp_path_factory, engine) -> Path:
+    return selftest("tsan", tmp_path_factory, engine)
 
 
 @pytest.fixture(scope="session")
-def asan(tmp_path_factory) -> Path:
-    return build("asan", tmp_path_factory.mktemp("cuda_host_asan"))
+def asan(tmp_path_factory, engine) -> Path:
+    return selftest("asan", tmp_path_factory, engine)
 
 
 @pytest.mark.parametrize("schedule", SCHEDULES)
@@ -76,7 +39,7 @@ def asan(tmp_path_factory) -> Path:
 )
 def test_kernels_compute_what_they_do_on_a_device(plain, case, schedule):
     """Else a right kernel would fail, or a wrong one pass, for the harness's sake."""
-    done = run(plain, case, schedule)
+    done = run(plain, case, schedule=schedule)
     assert (done.returncode, done.stderr) == (0, "")
 
 
@@ -95,7 +58,7 @@ def test_unwritten_shared_memory_is_nan(plain):
 
 def order(program: Path, schedule: str, seed: int) -> tuple[list[int], list[int]]:
     """The blocks in the order they ran, and the thread that began each."""
-    lines = run(program, "order", schedule, seed).stdout.splitlines()
+    lines = run(program, "order", schedule=schedule, seed=seed).stdout.splitlines()
     pairs = [tuple(map(int, line.split())) for line in lines]
     assert sorted(block for block, _ in pairs) == list(range(16))
     return [block for block, _ in pairs], [thread for _, thread in pairs]
@@ -114,7 +77,7 @@ def test_schedules_decide_who_runs_first(plain):
 
 def test_unknown_schedule_is_refused(plain):
     """A misspelt schedule would test less than it says."""
-    done = run(plain, "sums", "first_warp")
+    done = run(plain, "sums", schedule="first_warp")
     assert done.returncode == 1
     assert "SINKHORN_HOST_SCHEDULE is 'first_warp'" in done.stderr
 
@@ -139,7 +102,7 @@ def test_unknown_schedule_is_refused(plain):
 )
 def test_misuse_is_a_clear_error(plain, case, message, schedule):
     """What is undefined or hangs on a device must neither pass nor hang here, and say where."""
-    done = run(plain, case, schedule)
+    done = run(plain, case, schedule=schedule)
     assert (done.returncode, done.stderr) == (0, "")
     assert re.search(message.replace("{here}", r"\S*selftest\.cpp:\d+"), done.stdout), done.stdout
 
@@ -148,7 +111,7 @@ def test_misuse_is_a_clear_error(plain, case, message, schedule):
 @pytest.mark.parametrize("case", ["sums", "votes", "masks", "atomics"])
 def test_right_kernels_have_no_races(tsan, case, schedule):
     """Barriers, warp functions and atomics must order what they do on a device: no false alarm."""
-    done = run(tsan, case, schedule)
+    done = run(tsan, case, schedule=schedule)
     assert (done.returncode, done.stderr) == (0, "")
 
 
@@ -166,7 +129,7 @@ def test_right_kernels_have_no_races(tsan, case, schedule):
 )
 def test_races_are_reported(tsan, case, schedule):
     """The planted faults that give right results in most runs, here as on a device."""
-    done = run(tsan, case, schedule)
+    done = run(tsan, case, schedule=schedule)
     assert done.returncode == 66
     assert "WARNING: ThreadSanitizer: data race" in done.stderr
     assert "selftest.cpp:" in done.stderr

@@ -1,50 +1,51 @@
 """The .cu sources under sanitizers: no race, no step out of bounds; and planted ones are found.
 
-tests/kernels/cuda_host/driver.cpp runs every kernel and compares with plain loops. Threads are fibers that
-the harness switches in several orders; what one does without synchronisation, the thread sanitizer
-sees as a race.
+cuda_host/driver.cpp runs every kernel and compares with plain loops. Threads are fibers that the
+harness switches in several orders; what one does without synchronisation, the thread sanitizer sees
+as a race.
 """
 
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from machines import HARNESS, SOURCES, compile_one
-from test_cuda_host import BUILDS, SCHEDULES, run
+from host_programs import SCHEDULES, compile_program, run
+from machines import HARNESS, SOURCES
+from once import once
 
 
-def build(name: str, folder: Path, sources: Path = SOURCES) -> Path:
-    """Compile the driver, and the engine it needs, for one sanitizer."""
-    kernel_flags, engine_flags = BUILDS[name]
-    common = ["g++", "-std=c++17", "-Wall", "-Wextra", "-Wno-unknown-pragmas", f"-I{HARNESS}"]
-    engine, program = folder / f"{name}_engine.o", folder / f"{name}_driver"
-    if not engine.exists():
-        compile_one([*common, *engine_flags, "-c", str(HARNESS / "engine.cpp"), "-o", str(engine)])
-    compile_one(
-        [*common, *kernel_flags, "-DSINKHORN_HOST", f"-I{sources}", str(HARNESS / "driver.cpp"),
-         str(engine), "-o", str(program)]
-    )  # fmt: skip
-    return program
+def compile_driver(name: str, engine: Path, folder: Path, sources: Path = SOURCES) -> Path:
+    """Compile the driver for one sanitizer."""
+    target = folder / "driver"
+    kernels = ["-DSINKHORN_HOST", f"-I{sources}", HARNESS / "driver.cpp"]
+    compile_program(name, engine, target, *kernels)
+    return target
 
 
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory):
-    return tmp_path_factory.mktemp("cuda_sources")
+@pytest.fixture(scope="session")
+def driver(tmp_path_factory, engine) -> Callable[[str], Path]:
+    """The driver for a sanitizer."""
 
+    def of(name: str) -> Path:
+        folder = once(
+            tmp_path_factory,
+            f"driver_{name}",
+            lambda folder: compile_driver(name, engine(name), folder),
+        )
+        return folder / "driver"
 
-@pytest.fixture(scope="module")
-def tsan(folder):
-    return build("tsan", folder)
+    return of
 
 
 @pytest.mark.parametrize("schedule", SCHEDULES)
-def test_no_races(tsan, schedule):
-    done = run(tsan, "", schedule)
+def test_no_races(driver, schedule):
+    done = run(driver("tsan"), schedule=schedule)
     assert (done.returncode, done.stderr) == (0, "")
 
 
-def test_no_step_out_of_bounds(folder):
-    done = run(build("asan", folder), "")
+def test_no_step_out_of_bounds(driver):
+    done = run(driver("asan"))
     assert (done.returncode, done.stderr) == (0, "")
 
 
@@ -95,7 +96,7 @@ PLANTED = {
 
 
 @pytest.mark.parametrize("what", PLANTED)
-def test_a_planted_fault_is_found(what, folder, tmp_path):
+def test_a_planted_fault_is_found(what, engine, tmp_path):
     """In copies of the real sources: were they not found, the tests above would say nothing."""
     file, right, wrong, sanitizer, report = PLANTED[what]
     sources = tmp_path / "cuda"
@@ -103,9 +104,6 @@ def test_a_planted_fault_is_found(what, folder, tmp_path):
     text = (sources / file).read_text()
     assert text.count(right) == 1, "the line to change is not there any more"
     (sources / file).write_text(text.replace(right, wrong))
-    for name in ("tsan_engine.o", "asan_engine.o"):
-        if (folder / name).exists():
-            shutil.copy(folder / name, tmp_path / name)
-    done = run(build(sanitizer, tmp_path, sources), "")
+    done = run(compile_driver(sanitizer, engine(sanitizer), tmp_path, sources))
     assert done.returncode != 0
     assert report in done.stderr

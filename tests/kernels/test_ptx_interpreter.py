@@ -3,12 +3,9 @@
 import json
 import math
 import os
-import shutil
 import subprocess
 import sys
-import sysconfig
 from fractions import Fraction
-from pathlib import Path
 
 import ml_dtypes
 import numpy as np
@@ -548,16 +545,6 @@ def test_plain_write_that_another_block_touches_is_found():
 # Compiled kernels
 
 
-def find_nvcc() -> str | None:
-    """Nvcc of CUDA_HOME, of the PATH or of the wheels of cuda-toolkit."""
-    places = [Path(os.environ["CUDA_HOME"]) / "bin"] if "CUDA_HOME" in os.environ else []
-    on_path = shutil.which("nvcc")
-    places += [Path(on_path).parent] if on_path else []
-    places.append(Path(sysconfig.get_paths()["purelib"]) / "nvidia" / "cu13" / "bin")
-    found = (place / "nvcc" for place in places)
-    return next((str(nvcc) for nvcc in found if nvcc.exists()), None)
-
-
 CUDA = r"""
 #include <cuda_bf16.h>
 __constant__ float scale[2] = {2.0f, 0.5f};
@@ -616,10 +603,7 @@ extern "C" __global__ void branches(int* x, int n) {
 
 
 @pytest.fixture(scope="module", params=["sm_80", "sm_90"])
-def compile_cuda(request, tmp_path_factory):
-    nvcc = find_nvcc()
-    if nvcc is None:
-        pytest.skip("there is no nvcc")
+def compile_cuda(request, nvcc, tmp_path_factory):
     folder = tmp_path_factory.mktemp("cuda")
 
     def compile_with(*options):
@@ -721,7 +705,6 @@ print(json.dumps(out))
 
 
 def test_triton_kernel(tmp_path, rng):
-    pytest.importorskip("triton")
     script = tmp_path / "rows_kernel.py"
     script.write_text(TRITON)
     env = {name: v for name, v in os.environ.items() if name != "TRITON_INTERPRET"}

@@ -9,9 +9,10 @@ import shutil
 
 import pytest
 import torch
+from cuda_compiler import compile_ptx
 from machines import SOURCES
 from ptx import PtxError
-from ptx_machine import PtxKernels, TritonPtxKernels, find_nvcc
+from ptx_machine import PtxKernels, TritonPtxKernels
 
 from sinkhorn_ot.backends.device import DevicePasses
 from sinkhorn_ot.backends.device_sketch import WORDS_PER_ENTRY
@@ -21,20 +22,13 @@ from sinkhorn_ot.problem import Problem
 DTYPES = [torch.float64, torch.float32, torch.float16, torch.bfloat16]
 
 
-@pytest.fixture(scope="module")
-def nvcc():
-    found = find_nvcc()
-    assert found, "no nvcc: pip install 'cuda-toolkit[nvcc,cudart,cccl]'"
-    return found
-
-
 @pytest.fixture(scope="module", params=["cuda-80", "cuda-90", "triton-80", "triton-90"])
-def kernels(request, tmp_path_factory):
+def kernels(request):
     kind, arch = request.param.split("-")
     if kind == "triton":
         return TritonPtxKernels(int(arch))
-    library, nvcc = map(request.getfixturevalue, ("host_library", "nvcc"))
-    return PtxKernels(library, nvcc, int(arch), tmp_path_factory.mktemp("ptx"))
+    library, ptx = map(request.getfixturevalue, ("host_library", "ptx"))
+    return PtxKernels(library, lambda unit: ptx(unit, int(arch)))
 
 
 def both(kernels, logits, a=None):
@@ -165,7 +159,7 @@ def test_a_planted_fault_is_found(what, host_library, nvcc, tmp_path):
     text = (sources / file).read_text()
     assert text.count(right) == 1, "the line to change is not there any more"
     (sources / file).write_text(text.replace(right, wrong))
-    kernels = PtxKernels(host_library, nvcc, 80, tmp_path, sources)
+    kernels = PtxKernels(host_library, lambda unit: compile_ptx(nvcc, unit, 80, tmp_path, sources))
     logits = normal(40, 600, dtype=torch.float32)
     with pytest.raises(error, match=message):
         both(kernels, logits[:, :599].contiguous())[0].read(normal(599, seed=1))

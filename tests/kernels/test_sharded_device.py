@@ -1,5 +1,6 @@
 """Process groups on the GPU backends: one limit for all processes, sketches of their own."""
 
+import machines
 import sharded
 import sharded_device
 import torch
@@ -8,7 +9,7 @@ from sinkhorn_ot import sinkhorn
 
 
 def test_devices_agree_within_tol(host_library, tmp_path, monkeypatch):
-    monkeypatch.setenv(sharded_device.LIBRARY, str(host_library))
+    monkeypatch.setenv(machines.BUILT, str(host_library))
     parts = sharded.run(tmp_path, 2, sharded_device.on_a_device)
     for name, case in sharded_device.CASES.items():
         alone = sinkhorn(case.input(), backend="cpu", **{**case.options, "tol": 1e-9})

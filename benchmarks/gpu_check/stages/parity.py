@@ -8,7 +8,9 @@ import subprocess
 import sys
 from pathlib import Path
 
-from gpu_check.machinery import NAMES, machines_of
+import machines
+
+from gpu_check.machinery import HOST_LIBRARY, NAMES, machines_of
 from gpu_check.stage import Stage
 
 PARITY, DEVICE = "tests/kernels/test_gpu_parity.py", "tests/gpu"
@@ -65,7 +67,7 @@ def run_tests(stage: Stage, what: str, tests: list[str], name: str, limit: float
         **os.environ,
         "GPU_CHECK_OUTCOMES": str(notes),
         "SINKHORN_OT_MACHINES": machine,
-        "SINKHORN_OT_HOST_LIBRARY": str(stage.source / "_cuda_host.so"),
+        machines.BUILT: str(stage.source / HOST_LIBRARY),
     }
     finished, ended, lost = stage.left - limit, "", 0
     while True:

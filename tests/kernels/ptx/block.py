@@ -7,7 +7,8 @@ membermask; if nobody can go on, the program is wrong.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Callable, Iterator
 from functools import cached_property
 
 import numpy as np
@@ -69,6 +70,8 @@ class Program:
         self.shared_offsets, self.shared_bytes = kernel.layout("shared")
         self.local_offsets, self.local_bytes = kernel.layout("local")
         self.shared_granule = _shared_granule(kernel)
+        # of each register; 0 for a predicate
+        self.register_bits = [0 if t.kind == "pred" else t.bits for t in kernel.registers]
 
     def step(self, position: int) -> Step:
         step = self.steps[position]
@@ -109,9 +112,7 @@ class Block:
         thread = np.arange(self.threads)
         self.lane, self.warp = thread & 31, thread >> 5
         self.warps = -(-self.threads // 32)
-        self.registers = [
-            self._register(t.kind == "pred", t.bits) for t in program.kernel.registers
-        ]
+        self.registers = self._registers(program.register_bits)
         shadow = SharedShadow(shared_bytes, program.shared_granule, self.warps)
         shared = SharedMemory(
             "shared memory", np.full(shared_bytes, _POISON, np.uint8), shadow, races
@@ -132,10 +133,14 @@ class Block:
         self.position = 0
         self.steps_run = 0
 
-    def _register(self, predicate: bool, bits: int) -> Array:
-        if predicate:
-            return np.zeros(self.threads, bool)
-        return np.full(self.threads * bits // 8, _POISON, np.uint8).view(UNSIGNED[bits])
+    def _registers(self, bits: list[int]) -> list[Array]:
+        """Those of one size are rows of one array: making an array for each takes longer."""
+        rows: dict[int, Iterator[Array]] = {}
+        for size, count in Counter(bits).items():
+            shape = count, self.threads * size // 8
+            made = np.full(shape, _POISON, np.uint8).view(UNSIGNED[size]) if size else None
+            rows[size] = iter(np.zeros((count, self.threads), bool) if made is None else made)
+        return [next(rows[size]) for size in bits]
 
     # What steps use
 

@@ -38,16 +38,19 @@ Argument = int | float | bytes | np.generic
 
 
 class Machine:
-    """Global memory, and the launches on it."""
+    """Global memory, and the launches on it.
 
-    def __init__(self) -> None:
+    What `programs` holds of other machines is not decoded again: pass one dict to all of them.
+    """
+
+    def __init__(self, programs: dict[int, Program] | None = None) -> None:
         self.races: list[str] = []
         self.traffic: dict[int, Traffic] = {}
         self.instructions: Counter[str] = Counter()
         self.lanes: Counter[str] = Counter()
         self._buffers: list[GlobalBuffer] = []
         self._variables: dict[int, tuple[Variable, int]] = {}  # by identity
-        self._programs: dict[int, Program] = {}
+        self._programs = {} if programs is None else programs  # by identity of the kernel
 
     def pointer(self, array: np.ndarray[Any, Any]) -> int:
         """Register an array as global memory; kernels see, and change, its own data."""

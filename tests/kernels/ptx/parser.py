@@ -6,6 +6,7 @@ in the braces of inline assembly do not meet.
 
 from __future__ import annotations
 
+import functools
 import math
 import re
 from collections.abc import Iterator
@@ -57,8 +58,24 @@ def parse(text: str) -> Module:
             entries.append((header, body))
         elif variable := _variable(header, body):
             variables[variable.name] = variable
-    kernels = [_BodyParser(header, body, variables).kernel for header, body in entries]
-    return Module({kernel.name: kernel for kernel in kernels})
+    return Module(
+        {
+            _entry(header)[1]: functools.partial(_kernel, header, body, variables)
+            for header, body in entries
+        }
+    )
+
+
+def _entry(header: str) -> re.Match[str]:
+    """Name, parameters and directives of a kernel."""
+    match = _ENTRY.search(header)
+    if match is None:
+        raise PtxError(f"cannot read the entry {header!r}")
+    return match
+
+
+def _kernel(header: str, body: str, variables: dict[str, Variable]) -> Kernel:
+    return _BodyParser(header, body, variables).kernel
 
 
 def _closing_brace(text: str, at: int) -> int:
@@ -114,9 +131,7 @@ class _BodyParser:
     """Parses one .entry, with the scopes its braces open."""
 
     def __init__(self, header: str, body: str, variables: dict[str, Variable]) -> None:
-        match = _ENTRY.search(header)
-        if match is None:
-            raise PtxError(f"cannot read the entry {header!r}")
+        match = _entry(header)
         threads = re.search(r"\.reqntid\s+(\d+)(?:\s*,\s*(\d+))?(?:\s*,\s*(\d+))?", match[3])
         self.kernel = Kernel(
             match[1],

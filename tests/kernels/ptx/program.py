@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -167,19 +167,23 @@ class Kernel:
 
 @dataclass
 class Module:
-    """The kernels of one PTX text."""
+    """The kernels of one PTX text; each is read when it is first asked for."""
 
-    kernels: dict[str, Kernel]
+    readers: dict[str, Callable[[], Kernel]]  # by name
+    known: dict[str, Kernel] = field(default_factory=dict)  # that have been read
 
     def kernel(self, pattern: str) -> Kernel:
         """The kernel of exactly this name, or else the only one whose name matches the regex."""
-        if pattern in self.kernels:
-            return self.kernels[pattern]
-        found = [k for name, k in self.kernels.items() if re.search(pattern, name)]
+        found = [name for name in self.readers if re.search(pattern, name)]
+        if pattern in self.readers:
+            found = [pattern]
         if len(found) != 1:
-            names = ", ".join(self.kernels) or "none"
+            names = ", ".join(self.readers) or "none"
             raise PtxError(f"{len(found)} kernels match {pattern!r}; the module has: {names}")
-        return found[0]
+        (name,) = found
+        if name not in self.known:
+            self.known[name] = self.readers[name]()
+        return self.known[name]
 
 
 def aligned(offset: int, align: int) -> int:
