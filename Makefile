@@ -49,6 +49,7 @@ test: $(VENV)/installed
 test-kernels: $(VENV)/cuda
 	$(PYTEST) tests/kernels
 	TRITON_INTERPRET=1 SINKHORN_OT_MACHINES=interpreter $(PYTEST) tests/kernels/test_gpu_parity.py
+	$(MAKE) test-triton-versions
 
 # Tritons beside torch's own: the oldest that is supported, one between, the newest. Interpreters
 # before 3.7 fail with NumPy 2.4.
@@ -66,10 +67,9 @@ test-triton-versions: $(TRITONS:%=$(VENV)/triton-%/installed)
 	for version in $(TRITONS); do \
 		export PYTHONPATH=$(CURDIR)/$(VENV)/triton-$$version && \
 		$(BIN)/python -c "import triton; assert triton.__version__ == '$$version', triton" && \
-		$(BIN)/python -m pytest tests/kernels/test_triton_versions.py \
-			tests/kernels/test_compiled_triton.py \
+		$(PYTEST) tests/kernels/test_triton_versions.py tests/kernels/test_compiled_triton.py \
 			-k "versions or 80 and float64 or 90 and float32 or 90 and bfloat16 or amd and float16 or other" && \
-		TRITON_INTERPRET=1 SINKHORN_OT_MACHINES=interpreter $(BIN)/python -m pytest \
+		TRITON_INTERPRET=1 SINKHORN_OT_MACHINES=interpreter $(PYTEST) \
 			tests/kernels/test_gpu_parity.py -k "not solve and not bad_input and not is_named and not longest" \
 		|| exit 1; done
 

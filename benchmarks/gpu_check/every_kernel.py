@@ -1,7 +1,7 @@
 """Run every kernel once on small shapes: what NVIDIA's sanitizers and profiler look at.
 
-    python -m gpu_check.every_kernel MACHINE [LIBRARY]       # cuda, triton, host or interpreter
-    python -m gpu_check.every_kernel MACHINE --read 100000x1000
+python -m gpu_check.every_kernel MACHINE [LIBRARY]       # cuda, triton, host or interpreter
+python -m gpu_check.every_kernel MACHINE --read 100000x1000
 """
 
 from __future__ import annotations

@@ -87,7 +87,9 @@ def lines_of(results: Record, level: int = 1) -> list[str]:
 def title(results: Record) -> str:
     """Return the GPU and the day."""
     records = results["stages"].get("facts", {}).get("records", [])
-    names = [record["name"] for record in records if record.get("what") == "gpu" and "name" in record]
+    names = [
+        record["name"] for record in records if record.get("what") == "gpu" and "name" in record
+    ]
     return f"{(names or ['an unknown GPU'])[0]}, {results['started']}"
 
 
@@ -110,8 +112,10 @@ def about(results: Record) -> list[str]:
             f"multiprocessors, {facts['memory_gb']} GB, {facts['l2_mb']} MB of second-level cache, "
             f"CUDA {facts['cuda']}."
         )
-    for line in facts.get("nvidia_smi", "").splitlines()[1:2]:
-        lines.append(f"nvidia-smi (name, driver, clocks now and at most, power, ECC): {line}.")
+    lines += [
+        f"nvidia-smi (name, driver, clocks now and at most, power, ECC): {line}."
+        for line in facts.get("nvidia_smi", "").splitlines()[1:2]
+    ]
     if results["device"] == "cpu":
         lines.append("**A rehearsal without a GPU: the times below mean nothing.**")
     return lines

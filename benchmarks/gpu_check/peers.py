@@ -56,7 +56,7 @@ def _scaling(p: torch.Tensor, tol: float) -> Answer:
     n, k = p.shape
     p.sub_(p.amax(1, keepdim=True)).div_(EPSILON).exp_()
     u = torch.ones(k, dtype=p.dtype, device=p.device)
-    for n_iter in range(MAX_ITER):
+    for n_iter in range(MAX_ITER):  # noqa: B007  (it is returned)
         v = (p @ u).reciprocal_().div_(n)
         mass = (v @ p).mul_(u)
         if float((mass - 1 / k).abs().sum()) <= tol:

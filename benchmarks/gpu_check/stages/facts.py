@@ -17,7 +17,10 @@ PACKAGES = (
     "torch", "triton", "numpy", "scipy", "jax", "cupy-cuda13x", "torchvision", "pybind11",
     "POT", "ott-jax", "geomloss", "flash-sinkhorn", "curegot", "pytest",
 )  # fmt: skip
-QUERY = "name,driver_version,clocks.sm,clocks.mem,clocks.max.sm,clocks.max.mem,power.limit,ecc.mode.current"
+QUERY = (
+    "name,driver_version,clocks.sm,clocks.mem,clocks.max.sm,clocks.max.mem,power.limit,"
+    "ecc.mode.current"
+)
 
 
 def main(stage: Stage) -> None:

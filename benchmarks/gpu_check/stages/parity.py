@@ -1,4 +1,4 @@
-"""The kernels against the float64 reference: a minute's choice of the tests first, then the rest."""
+"""The kernels against the float64 reference: a minute's choice of the tests, then the rest."""
 
 from __future__ import annotations
 

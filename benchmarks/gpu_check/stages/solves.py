@@ -29,7 +29,9 @@ def main(stage: Stage) -> None:
     warnings.simplefilter("ignore", category=UserWarning)  # not converged: the violation says so
     found = {name: solver_of(machine) for name, machine in machines_of(stage).items()}
     n, k = SMALL if stage.rehearsal else LARGE
-    families = ("late", "flat") if stage.rehearsal else ("peaked", "late", "middle", "early", "flat")
+    families = (
+        ("late", "flat") if stage.rehearsal else ("peaked", "late", "middle", "early", "flat")
+    )
     assert set(families) <= set(FAMILIES)
     for dtype in (torch.float32, torch.bfloat16):
         for family in families:
@@ -75,7 +77,8 @@ def ours(
             **seconds, "peak_gb": None if peak is None else round((peak - returned) / 1e9, 4),
             "reads": round(result.n_passes, 2), "n_iter": result.n_iter,
             "converged": result.converged, "reported": result.marginal_violation,
-            "violation": true_violation(logits, result.g), "waits": waits(stage, solve, logits, tol),
+            "violation": true_violation(logits, result.g),
+            "waits": waits(stage, solve, logits, tol),
         }  # fmt: skip
 
     stage.attempt("ours", lambda: {**about(name, family, logits, tol), **work()})
