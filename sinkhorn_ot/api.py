@@ -20,11 +20,12 @@ from sinkhorn_ot.arrays import (
     namespace,
 )
 from sinkhorn_ot.backends import BACKENDS
-from sinkhorn_ot.options import Options, agreed, check, room_for_sketch
-from sinkhorn_ot.problem import explain_bad_row, explain_empty_column
+from sinkhorn_ot.options import Checked, Options, agreed, check, room_for_sketch
+from sinkhorn_ot.problem import Problem, explain_bad_row, explain_empty_column
 from sinkhorn_ot.result import SinkhornResult, SinkhornWarning
 from sinkhorn_ot.sharding import Peers, Shard, Told
-from sinkhorn_ot.solver import Callback, solve
+from sinkhorn_ot.solvers import annealing, newton, textbook
+from sinkhorn_ot.solvers.watch import Callback, Watch
 
 if TYPE_CHECKING:
     from torch.distributed import ProcessGroup
@@ -293,20 +294,9 @@ def _solve(logits: Array, options: Options) -> SinkhornResult:
         if not may_look(logits):
             raise ValueError("a CUDA graph has no place for a process group")
         checked, shard = agreed(peers, logits, options)
-    problem, chosen = checked.problem(shard), checked.backend
-    words = room_for_sketch(checked, problem)
+    problem = checked.problem(shard)
     try:
-        result, stopped = solve(
-            problem,
-            chosen.passes(problem),
-            checked.g,
-            tol=checked.tol,
-            max_iter=checked.max_iter,
-            sketch_words=words,
-            warm=options.g_init is not None,
-            callback=options.callback,
-            backend=chosen.name,
-        )
+        result, stopped = _iterate(problem, checked, options)
     except BadRow as error:
         raise explain_bad_row(problem, error.row) from None
     except EmptyColumn as error:
@@ -322,3 +312,25 @@ def _solve(logits: Array, options: Options) -> SinkhornResult:
             stacklevel=3,
         )
     return result
+
+
+def _iterate(
+    problem: Problem, checked: Checked, options: Options
+) -> tuple[SinkhornResult, bool]:
+    """Solve; the flag says whether the callback stopped it."""
+    backend, words, warm = checked.backend, room_for_sketch(checked, problem), False
+    g, left, spent = checked.g, checked.max_iter, 0.0
+    if options.g_init is not None:
+        warm = True
+    elif words:
+        for epsilon in annealing.levels(problem):
+            level = replace(problem, epsilon=epsilon)
+            watch = Watch(level, backend.passes(level), annealing.LEVEL_TOL, spent=spent)
+            end, n_iter = newton.solve(watch, g, max_iter=left, words=words, warm=warm)
+            g, left, spent, warm = end.g, left - n_iter, watch.reads, True
+    watch = Watch(problem, backend.passes(problem), checked.tol, options.callback, spent)
+    if words:
+        end, n_iter = newton.solve(watch, g, max_iter=left, words=words, warm=warm)
+    else:
+        end, n_iter = textbook.solve(watch, g, max_iter=left)
+    return watch.result(end, checked.max_iter - left + n_iter, backend.name), watch.stopped

@@ -30,8 +30,8 @@ from sinkhorn_ot.arrays import (
 from sinkhorn_ot.backends import BACKENDS, Backend
 from sinkhorn_ot.problem import Problem
 from sinkhorn_ot.sharding import Peers, Shard, Told
-from sinkhorn_ot.sketching import sketch_words
-from sinkhorn_ot.solver import Callback
+from sinkhorn_ot.solvers.model import room_for_entries
+from sinkhorn_ot.solvers.watch import Callback
 
 if TYPE_CHECKING:
     from torch.distributed import ProcessGroup
@@ -148,7 +148,7 @@ def room_for_sketch(checked: Checked, problem: Problem) -> int:
     if method == "sinkhorn" or (method == "auto" and checked.tol == 0):
         return 0
     needs = checked.backend.needs(checked.logits, problem.n)
-    words = sketch_words(checked.logits, problem.n, limit, needs)
+    words = room_for_entries(checked.logits, problem.n, limit, needs)
     words = problem.shard.min(words)  # GPUs of several kinds have room for other numbers of blocks
     if method == "newton" and not words:
         raise ValueError(

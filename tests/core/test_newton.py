@@ -6,6 +6,7 @@ import sys
 import textwrap
 import tracemalloc
 import warnings
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -14,7 +15,8 @@ from problems import EPSILON, FAMILIES, make_logits, true_violation
 from sinkhorn_ot import SinkhornWarning, equipartition_labels, sinkhorn
 from sinkhorn_ot.backends.cpu import CpuPasses, needs
 from sinkhorn_ot.problem import Problem
-from sinkhorn_ot.sketching import Sketched, sketch_words
+from sinkhorn_ot.solvers.model import Model, room_for_entries
+from sinkhorn_ot.solvers.watch import Seen
 
 N, K = 20_000, 100
 
@@ -128,20 +130,51 @@ def test_rows_in_order_of_their_class():
     assert (result.labels == expected.labels[order]).mean() >= 0.999
 
 
-def test_a_column_that_the_sketch_does_not_have_takes_a_textbook_step(normal):
-    """And no other: on the sketch it has no mass, however far its g goes."""
-    logits = normal(3000, 20, std=4.0)
-    logits[:, 7] = -4
-    b = np.full(20, 1 / 20)
+@pytest.fixture
+def model(normal):
+    """A model whose kept entries are all there are, at a g; and the dense matrices beside it."""
+    logits = normal(500, 12, std=0.5)
+    b = np.arange(1, 13) / 78
     passes = CpuPasses(Problem(logits, None, b, 1.0))
-    sketched = Sketched(passes.problem, passes, 3000 * 20)
-    sketched.move, sketched.reach = np.zeros(20), 1.0
-    reading = sketched.renew(np.zeros(20), exact=False, assign=False)
-    missing = sketched.sketch.mass(np.zeros(20))[0] == 0
-    assert missing.nonzero()[0].tolist() == [7]
-    g = sketched.step(np.zeros(20), reading, tol=1e-9)
-    plain = math.log(1 / 20) - reading.log_mass[7]
-    assert g[7] == pytest.approx(plain, abs=0.2)  # targets are scaled to sum to 1
+    g = np.linspace(-0.5, 0.5, 12)
+    p = np.exp(logits + g)
+    p /= p.sum(1, keepdims=True)
+    made = Model(passes.problem, passes, 1 << 16)
+    seen = Seen(g, made.read(g).log_mass, 0.0)
+    made.settle(seen)
+    return made, seen, p.mean(0), np.diag(p.mean(0)) - p.T @ p / 500, b
+
+
+@pytest.mark.parametrize("lam", [0.0, 0.1, 1e8])
+def test_a_step_solves_its_formula(model, lam):
+    """``(H + lam diag(b)) d = (b - m) + lam diag(b) log(b / m)``, by dense linear algebra."""
+    made, seen, m, hessian, b = model
+    made.lam = lam
+    right = b - m + lam * b * np.log(b / m)
+    d = np.linalg.lstsq(hessian + lam * np.diag(b), right, rcond=None)[0]
+    found = made.step(seen)
+    free = b @ (d - found)  # a constant changes nothing, and lam = 0 leaves it open
+    np.testing.assert_allclose(found + free * (lam == 0), d, atol=1e-4)
+    if lam > 1e6:
+        np.testing.assert_allclose(found, np.log(b / m), atol=1e-4)
+
+
+def test_lam_follows_how_good_a_step_was(model):
+    """Sinkhorn's step is accepted; one three times too long, uphill at its end, is not."""
+    made, seen, m, hessian, b = model
+    start = replace(seen, violation=float(abs(m - b).sum()))
+
+    def after(d):
+        g = seen.g + d
+        reading = made.read(g)
+        return Seen(g, reading.log_mass, float(abs(np.exp(reading.log_mass) - b).sum()))
+
+    made.lam = 1.0
+    assert made.accepts(start, after(np.log(b / m)))
+    assert made.lam < 1.0
+    made.lam = 1.0
+    assert not made.accepts(start, after(3 * np.log(b / m) + 20 * (np.arange(12) == 0)))
+    assert made.lam > 1.0
 
 
 def test_a_rare_cluster_is_filled():
@@ -223,7 +256,7 @@ def test_a_sketch_with_room_for_all_rows_holds_all(n, normal):
     """Whatever the number of rows: blocks are even, and none is passed over."""
     problem = Problem(normal(n, 15), None, np.full(15, 1 / 15), 0.05)
     passes = CpuPasses(problem)
-    sketch = passes.sketch(sketch_words(problem.logits, n, None, needs(problem.logits, n)))
+    sketch = passes.sketch(room_for_entries(problem.logits, n, None, needs(problem.logits, n)))
     passes.read(np.zeros(15), sketch=sketch)
     assert sketch.rows == n
 
@@ -245,8 +278,8 @@ def test_small_problems_whose_first_steps_nearly_end_it(tol):
 
 def test_there_is_room_for_very_many_clusters():
     logits = np.broadcast_to(np.float32(0), (40_000, 100_000))
-    assert sketch_words(logits, 40_000, None, needs(logits, 40_000)) > 0
-    assert sketch_words(logits, 40_000, 0, needs(logits, 40_000)) == 0
+    assert room_for_entries(logits, 40_000, None, needs(logits, 40_000)) > 0
+    assert room_for_entries(logits, 40_000, 0, needs(logits, 40_000)) == 0
 
 
 def test_few_clusters_stay_below_a_small_memory_limit(normal):

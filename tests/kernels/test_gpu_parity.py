@@ -17,7 +17,7 @@ from sinkhorn_ot.backends import cuda
 from sinkhorn_ot.backends.device_sketch import WORDS_PER_ENTRY
 from sinkhorn_ot.backends.reference import ReferencePasses
 from sinkhorn_ot.problem import Problem
-from sinkhorn_ot.sketching import sketch_words
+from sinkhorn_ot.solvers.model import room_for_entries
 
 DTYPES = [torch.float64, torch.float32, torch.float16, torch.bfloat16]
 # around the widths of tiles (32, 128, 256, 8192 columns), odd ones that no vector fits, and rows
@@ -458,7 +458,7 @@ def test_there_is_room_for_a_sketch(machine, monkeypatch, n, k):
     """On an H100, by default: of many short rows, of all of a small matrix, of long rows."""
     monkeypatch.setattr(cuda, "HOST_PROCESSORS", 132)
     logits = torch.empty((n, k), dtype=torch.float16, device="meta")
-    words = sketch_words(logits, n, None, machine.backend.needs(logits, n))
+    words = room_for_entries(logits, n, None, machine.backend.needs(logits, n))
     assert words >= WORDS_PER_ENTRY * min(n * k // 2, 1 << 20)
 
 

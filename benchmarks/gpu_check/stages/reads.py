@@ -17,7 +17,7 @@ from gpu_check.machinery import machines_of, synchronise
 from gpu_check.problems_on_device import make_logits
 from gpu_check.stage import Stage
 from sinkhorn_ot.problem import Problem
-from sinkhorn_ot.sketching import sketch_words
+from sinkhorn_ot.solvers.model import room_for_entries
 
 MILLION, WIDER, LONG = (1_000_000, 1_000), (1_000_000, 3_000), (100_000, 30_000)
 #: By worth: what a solve is made of comes first.
@@ -80,7 +80,7 @@ def reader(machine: machines.Machine, logits: torch.Tensor, kind: str) -> Callab
     g = torch.zeros_like(b)
     passes = machine.backend.passes(Problem(logits, None, b, EPSILON))
     if kind == "sketch":
-        words = sketch_words(logits, n, None, machine.backend.needs(logits, n))
+        words = room_for_entries(logits, n, None, machine.backend.needs(logits, n))
         sketch = passes.sketch(words)
         sketch.expect(g, 7.0)
         return lambda: passes.read(g, sketch=sketch)

@@ -1,0 +1,139 @@
+"""The model of the curvature: kept entries of the rows, and the step that is made of them."""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING
+
+from sinkhorn_ot.arrays import Array, Needs, Reading, namespace, on_host
+from sinkhorn_ot.problem import Problem
+from sinkhorn_ot.solvers.watch import Seen, moved, sinkhorn_step
+
+if TYPE_CHECKING:
+    from sinkhorn_ot.backends import Passes, Sketch
+
+#: Entries are kept down to exp(-REACH) of the largest of their row.
+REACH = 5.0
+#: lam at the start; what a good step divides it by, and a bad one multiplies it by; below LEAST it
+#: is 0, and after a bad step at least AGAIN.
+START, FALL, RISE, LEAST, AGAIN = 1.0, 3.0, 5.0, 1e-9, 1e-3
+#: A step is bad if the slope of F at its end is more than this part of that at its beginning (with
+#: the other sign), and good if it is smaller than the second part; or if the violation fell so far.
+BAD_SLOPE, GOOD_SLOPE, FELL, FELL_FAR = 0.5, 0.25, 0.5, 0.3
+#: The entries are kept anew if g has moved by more than this, in epsilon, since they were.
+STALE = 3.0
+#: Conjugate gradients: the part of the residual that they leave, at most; the most steps; a device
+#: is asked every so many whether they are done.
+FORCING, CG_STEPS, CG_PATIENCE = 0.1, 100, 8
+#: Of the bytes of the input, what a solve may add by default; and words kept at most.
+DEFAULT_LIMIT, MOST_WORDS = 0.55, 1 << 25
+
+
+def room_for_entries(logits: Array, n: int, memory_limit: int | None, needs: Needs) -> int:
+    """How many words of 4 bytes kept entries may take; 0 when there is no room for useful ones.
+
+    Of all `n` rows, whichever of them are held here.
+    """
+    entries = n * logits.shape[1]
+    default = max(int(DEFAULT_LIMIT * entries * logits.itemsize), needs.always)
+    limit = default if memory_limit is None else memory_limit
+    # the allocator's pages and the threads' stacks are within the limit too
+    room = int(0.95 * limit - needs.besides) // 4
+    wanted = max(min(max(entries // 16, needs.small), MOST_WORDS), needs.least)
+    words = min(room, wanted, 2 * needs.everything)
+    return words if words >= min(needs.least, needs.everything) else 0
+
+
+class Model:
+    """The Hessian of F near the g of a read, and lam: how far to trust it.
+
+    Of the entries there are two sets: one is filled on the way while a step is tried, and takes
+    the place of the other if the step is accepted.
+    """
+
+    def __init__(self, problem: Problem, passes: Passes, words: int) -> None:
+        self.xp = namespace(problem.b)
+        self.problem, self.passes = problem, passes
+        self.lam = START
+        nothing = self.xp.zeros_like(problem.b)
+        self.kept, self.spare = (passes.sketch(words // 2) for _ in range(2))
+        for sketch in (self.kept, self.spare):
+            sketch.expect(nothing, REACH)
+        self.kept_at: Array = None  # the g at which entries were kept
+        self.spare_at: Array = None
+        self.m = self.s = nothing  # of the kept entries: column masses, and sums of squares
+
+    def read(
+        self, g: Array, *, exact: bool = False, assign: bool = False, stride: int = 1
+    ) -> Reading:
+        """Read the matrix, and keep entries on the way."""
+        self.spare_at = g
+        return self.passes.read(g, exact=exact, assign=assign, stride=stride, sketch=self.spare)
+
+    def accepts(self, before: Seen, after: Seen) -> bool:
+        """Whether the step between two readings may stay; lam follows how good it was."""
+        d = moved(after.g, before.g, self.problem)
+        slopes = [(d * seen.gradient(self.problem.b)).sum() for seen in (before, after)]
+        first, last = self.xp.stack(slopes).tolist()
+        ratio = after.violation / before.violation
+        if ratio >= FELL and not last <= BAD_SLOPE * abs(first):
+            self.lam = max(RISE * self.lam, AGAIN)
+            return False
+        if ratio < FELL_FAR or last <= GOOD_SLOPE * abs(first):
+            self.lam = self.lam / FALL if self.lam > LEAST else 0.0
+        return True
+
+    def settle(self, now: Seen, *, stride: int = 1) -> None:
+        """Make the kept entries those of a reading, or of one near it."""
+        if self.spare_at is not now.g and (
+            self.kept_at is None
+            or float(abs(moved(now.g, self.kept_at, self.problem)).max()) > STALE
+        ):
+            self.read(now.g, stride=stride)
+        if self.spare_at is now.g:
+            self.kept, self.spare = self.spare, self.kept
+            self.kept_at, self.spare_at = self.spare_at, None
+        self.m, self.s = self.kept.mass(moved(now.g, self.kept_at, self.problem))
+
+    def noise(self, rows: int) -> float:
+        """Return the violation to be expected of so many random rows at the true g."""
+        b = self.problem.b
+        variance = self.xp.where(self.m < b / 2, b, self.s - self.m**2).clip(0.0)
+        return math.sqrt(2 / math.pi / rows) * float(self.xp.sqrt(variance).sum())
+
+    def step(self, now: Seen) -> Array:
+        """Return d of ``(H + lam diag(b)) d = (b - m) + lam diag(b) log(b / m)``.
+
+        By conjugate gradients with the diagonal of the matrix as preconditioner: H times a vector
+        is a walk over the kept entries.
+        """
+        xp, b, lam = self.xp, self.problem.b, self.lam
+        pull = sinkhorn_step(now.log_mass, b)
+        r = xp.where(b > 0, lam * b * pull - now.gradient(b), 0.0)
+        diagonal = self.m + lam * b
+        inverse = 1.0 / (diagonal - self.s + 1e-12)
+        x = xp.zeros_like(r)
+        z = inverse * r
+        p, rho = z, (r * z).sum()
+        stop = min(FORCING, math.sqrt(now.violation)) ** 2 * rho
+        going = rho > 0
+        host = on_host(b)
+        # on a device what has stopped stays as it is until that is noticed
+        unless_stopped = (lambda _, new, old: new) if host else xp.where
+        for count in range(1, CG_STEPS + 1):
+            q = diagonal * p - self.kept.second_moment(p)
+            curvature = (p * q).sum()
+            going = going & (curvature > 0)
+            if host and not going:
+                break
+            alpha = unless_stopped(going, rho / curvature, 0.0)
+            x = x + alpha * p
+            r = r - alpha * q
+            z = inverse * r
+            new_rho = (r * z).sum()
+            going = going & (new_rho > stop)
+            if (host or count % CG_PATIENCE == 0) and not bool(going):
+                break
+            p = unless_stopped(going, z + new_rho / rho * p, p)
+            rho = unless_stopped(going, new_rho, rho)
+        return x

@@ -1,0 +1,128 @@
+"""The accelerated solve: steps between Newton's and Sinkhorn's, with one model of the curvature.
+
+The semi-dual F(g) is smooth and convex in K numbers. A read of the matrix gives its gradient
+``m(g) - b``; while it is read, the large entries of the rows are kept, from which the Hessian
+
+    H = diag(m) - P^T diag(a)^-1 P        (times 1 / epsilon)
+
+follows well enough. A step moves g by epsilon * d, where
+
+    (H + lam diag(b)) d = (b - m) + lam diag(b) log(b / m)
+
+With lam = 0 this is Newton's step, and as lam grows it becomes Sinkhorn's, d = log(b / m). Whether
+a step was good the next read tells: F is convex, so it fell for sure if its slope along the step is
+still negative at the end, and nearly for sure if that slope is positive but small. After a good
+step lam falls, and after a bad one it rises and the step is taken anew. Since Sinkhorn's step always
+lowers F, raising lam ends in progress: the iteration cannot stall, whatever the kept entries are
+worth, and where they are right it is Newton's.
+"""
+
+from __future__ import annotations
+
+import math
+
+from sinkhorn_ot.arrays import Array, BadRow, namespace
+from sinkhorn_ot.solvers.model import Model
+from sinkhorn_ot.solvers.watch import Seen, Watch, centre, sinkhorn_step
+
+#: What a step is expected to leave of the violation before anything is known.
+FIRST_STEP = 1 / 30
+#: A reading is made with labels if its violation is expected to be within this of `tol`.
+HOPEFUL = 10.0
+#: Problems of fewer entries begin with some of Sinkhorn's steps, which cost less: until this many
+#: did not bring the violation down to SLOW of what it was.
+SMALL, PLAIN, SLOW = 1 << 17, 2, 0.3
+#: Rows per cluster in the first sample, the growth from sample to sample, and the part of all rows
+#: that the largest may take.
+FIRST_SAMPLE, GROWTH, LARGEST_SAMPLE = 4, 8, 0.3
+#: A sample is solved to this multiple of its own noise, in at most so many steps.
+NOISE, SAMPLE_STEPS = 1.2, 12
+
+
+def solve(watch: Watch, g: Array, *, max_iter: int, words: int, warm: bool) -> tuple[Seen, int]:
+    """Move g until ``||m(g) - b||_1 <= tol``, reading the matrix once a step.
+
+    Parameters
+    ----------
+    watch : Watch
+        The problem, its passes and `tol`.
+    g : (K,) array
+        Where to start: from there if `warm`, else by way of samples of the rows.
+    max_iter : int
+        Steps at most, those that were taken back included.
+    words : int
+        Room for kept entries, in words of 4 bytes.
+
+    Returns
+    -------
+    Seen, int
+        The g of the least violation, and the number of steps.
+    """
+    problem, passes, tol = watch.problem, watch.passes, watch.tol
+    b = problem.b
+    model = Model(problem, passes, words)
+    g = centre(g, b)
+    plain = PLAIN if problem.n * len(b) < SMALL else 0
+    if not warm and not plain:
+        g = start_by_samples(model, g)
+    now: Seen | None = None
+    expected = math.inf  # violation of the next reading
+    for n_iter in range(max_iter + 1):
+        last = n_iter == max_iter
+        at_end = last or expected <= tol
+        read = passes.read if at_end or plain else model.read
+        seen = watch.read(g, assign=at_end or expected <= HOPEFUL * tol, by=read)
+        if last or watch.stopped or (tol > 0 and seen.violation <= tol):
+            break
+        if now is None:
+            now, ratio = seen, FIRST_STEP
+        else:
+            ratio = seen.violation / now.violation
+            if plain or model.accepts(now, seen):
+                now = seen
+            else:
+                ratio = math.inf  # the next step is another one from the same g
+        expected = ratio * now.violation
+        if plain:
+            plain -= ratio > SLOW
+            d = sinkhorn_step(now.log_mass, b)
+        else:
+            model.settle(now)
+            d = model.step(now)
+        g = centre(now.g + problem.epsilon * d, b)
+    assert watch.best is not None
+    return watch.best, n_iter
+
+
+def start_by_samples(model: Model, g: Array) -> Array:
+    """Solve growing samples of the rows by the same steps, each no better than its own noise."""
+    problem = model.problem
+    for stride in sample_strides(problem.n, len(problem.b)):
+        now: Seen | None = None
+        for _ in range(SAMPLE_STEPS):
+            try:
+                reading = model.read(g, stride=stride)
+            except BadRow:
+                return g  # the read of the whole names the first bad row
+            violation = float(abs(namespace(g).exp(reading.log_mass) - problem.b).sum())
+            if not math.isfinite(violation):
+                return g if now is None else now.g  # nothing can be learnt from bad rows
+            seen = Seen(g, reading.log_mass, violation)
+            if now is None or model.accepts(now, seen):
+                now = seen
+            model.settle(now, stride=stride)
+            if now.violation <= NOISE * model.noise(problem.n // stride):
+                break
+            g = centre(now.g + problem.epsilon * model.step(now), problem.b)
+        assert now is not None
+        g = now.g
+    return g
+
+
+def sample_strides(n: int, k: int) -> list[int]:
+    """One of how many rows each sample takes, the smallest sample first."""
+    strides, rows = [], FIRST_SAMPLE * k
+    while rows <= LARGEST_SAMPLE * n:
+        strides.append(n // rows)
+        rows *= GROWTH
+    return strides

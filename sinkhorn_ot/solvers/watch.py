@@ -1,0 +1,156 @@
+"""What a solve knows of itself on its way: violations, the best g, history, who stops it."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from sinkhorn_ot.arrays import Array, BadRow, EmptyColumn, Reading, namespace
+from sinkhorn_ot.problem import Problem
+from sinkhorn_ot.result import Progress, SinkhornResult
+
+if TYPE_CHECKING:
+    from sinkhorn_ot.backends import Passes
+
+Callback = Callable[[Progress], object]
+
+#: With a `tol` below this, a violation below this must be found in float64.
+EXACT_BELOW = 5e-7
+
+
+@dataclass(frozen=True)
+class Seen:
+    """A g at which the matrix was read."""
+
+    g: Array  # (K,)
+    log_mass: Array  # (K,), of P(g)
+    violation: float
+
+    def gradient(self, b: Array) -> Array:
+        """Return ``m(g) - b``, the gradient of the semi-dual."""
+        return namespace(b).exp(self.log_mass) - b
+
+
+@dataclass
+class Watch:
+    """Looks at every reading of a solve, and makes the result of the best one."""
+
+    problem: Problem
+    passes: Passes
+    tol: float
+    callback: Callback | None = None
+    spent: float = 0.0  # reads of the matrix before this solve, which count too
+    exact: bool = False  # whether readings are in float64 from now on
+    stopped: bool = False  # by the callback
+    best: Seen | None = None  # of the least violation
+    history: list[Progress] = field(default_factory=list)
+    start: float = field(default_factory=time.perf_counter)
+    first: Array = None  # log masses of the first reading
+    labelled: tuple[Seen, Reading] | None = None  # the last reading, if it made labels
+
+    @property
+    def reads(self) -> float:
+        """Reads of the matrix so far; in a group of processes all must ask."""
+        return self.spent + self.passes.reads
+
+    def read(self, g: Array, *, assign: bool, by: Callable[..., Reading] | None = None) -> Seen:
+        """Read the matrix at g, measure the violation, remember the best g, ask the callback.
+
+        Where the violation is small enough for an end, but labels or float64 are missing, the
+        matrix is read once more.
+        """
+        self.labelled = None  # those of an earlier g are only memory
+        reading = (by or self.passes.read)(g, exact=self.exact, assign=assign)
+        if self.first is None:
+            self.begin(reading)
+        violation = self.violation(reading)
+        refine = self.tol < EXACT_BELOW and not self.exact
+        if violation <= max(self.tol, EXACT_BELOW * refine) and (refine or reading.labels is None):
+            self.exact = self.exact or refine
+            reading = self.passes.read(g, exact=self.exact, assign=True)
+            violation = self.violation(reading)
+        seen = Seen(g, reading.log_mass, violation)
+        if reading.labels is not None:
+            self.labelled = seen, reading
+        if self.best is None or violation < self.best.violation:
+            self.best = seen
+        self.history.append(Progress(self.reads, violation, time.perf_counter() - self.start))
+        self.stopped = self.problem.shard.stops(self.callback, self.history[-1])
+        return seen
+
+    def begin(self, reading: Reading) -> None:
+        """Take the first reading: a column that is forbidden to all rows shows in it."""
+        self.first = reading.log_mass
+        if self.passes.may_wait:
+            self._check_columns()
+
+    def violation(self, reading: Reading) -> float:
+        """Return ``||m - b||_1``: for a device the one wait of an iteration.
+
+        NaN says that a row or (in the first reading) a column was bad, which not every backend
+        says at once. While a CUDA graph is recorded there is no waiting, and it is NaN.
+        """
+        if not self.passes.may_wait:
+            return math.nan
+        b = self.problem.b
+        xp = namespace(b)
+        violation = self.passes.number(abs(xp.exp(reading.log_mass) - b).sum())
+        if math.isnan(violation):
+            self._check_columns()
+            row = self.passes.first_bad_row()
+            if row is not None:
+                raise BadRow(row)
+        return violation
+
+    def result(self, end: Seen, n_iter: int, backend: str) -> SinkhornResult:
+        """Return the result of a solve that ends there; labels are made if there are none yet."""
+        if self.labelled is not None and self.labelled[0] is end:
+            reading, violation = self.labelled[1], end.violation
+        else:
+            self.labelled = None
+            reading = self.passes.read(end.g, exact=self.exact, assign=True)
+            violation = self.violation(reading)
+        if not self.history or self.history[-1].n_passes != self.reads:
+            now = time.perf_counter() - self.start
+            self.history.append(Progress(self.reads, violation, now))
+        return SinkhornResult(
+            labels=reading.labels,
+            f=reading.f,
+            g=end.g,
+            n_iter=n_iter,
+            n_passes=self.reads,
+            converged=violation <= self.tol,
+            marginal_violation=violation,
+            history=tuple(self.history),
+            epsilon=self.problem.epsilon,
+            backend=backend,
+        )
+
+    def _check_columns(self) -> None:
+        b = self.problem.b
+        xp = namespace(b)
+        empty = (b > 0) & (self.first == -math.inf)
+        if bool(xp.any(empty)):
+            raise EmptyColumn(int(xp.nonzero(empty)[0][0]))
+
+
+def centre(g: Array, b: Array) -> Array:
+    """Fix the free constant of g: ``sum_k b_k g_k = 0`` over b_k > 0."""
+    xp = namespace(b)
+    return g - (b * xp.where(b > 0, g, 0.0)).sum()
+
+
+def moved(g: Array, start: Array, problem: Problem) -> Array:
+    """Return how far g is from `start`, in epsilon; 0 where b is 0, as g is -inf there."""
+    xp, used = namespace(g), problem.b > 0
+    difference = xp.where(used, g, 0.0) - xp.where(used, start, 0.0)
+    return difference / problem.epsilon
+
+
+def sinkhorn_step(log_mass: Array, b: Array) -> Array:
+    """Return ``log(b / m)``, by which Sinkhorn's iteration moves g / epsilon; 0 where b is 0."""
+    xp = namespace(b)
+    return xp.where(b > 0, xp.log(xp.where(b > 0, b, 1.0)) - log_mass, 0.0)
