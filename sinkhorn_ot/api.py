@@ -314,9 +314,7 @@ def _solve(logits: Array, options: Options) -> SinkhornResult:
     return result
 
 
-def _iterate(
-    problem: Problem, checked: Checked, options: Options
-) -> tuple[SinkhornResult, bool]:
+def _iterate(problem: Problem, checked: Checked, options: Options) -> tuple[SinkhornResult, bool]:
     """Solve; the flag says whether the callback stopped it."""
     backend, words, warm = checked.backend, room_for_sketch(checked, problem), False
     g, left, spent = checked.g, checked.max_iter, 0.0

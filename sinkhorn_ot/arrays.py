@@ -214,8 +214,8 @@ class Needs:
     besides: int  # bytes that do not go to its entries
     least: int  # words of 4 bytes below which it is no use
     everything: int  # words that hold all of the matrix
-    small: int = 1 << 20  # words that are worth it however small the matrix
-    always: int = 1 << 20  # bytes that are granted however small the matrix
+    small: int = 1 << 19  # words that are worth it however small the matrix
+    always: int = 64 << 20  # bytes that are granted however small the matrix
 
 
 class BadRow(Exception):

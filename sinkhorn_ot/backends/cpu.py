@@ -63,8 +63,6 @@ def needs(logits: Array, n: int) -> Needs:
         besides=12 * n + k * (16 * blocks + 64 * min(blocks, 16)),
         least=(2 * k + 16) * blocks,
         everything=(n + blocks) * k + 16 * blocks,
-        small=1 << 24,
-        always=64 << 20,
     )
 
 

@@ -9,7 +9,7 @@ from sinkhorn_ot.problem import Problem
 
 #: Logits that spread over more than this many epsilon are solved for larger ones first; each is
 #: this many times smaller than the one before, and solved to this violation.
-WIDE, FALL, LEVEL_TOL = 100.0, 10.0, 1e-3
+WIDE, FALL, LEVEL_TOL = 400.0, 10.0, 1e-3
 #: The spread is estimated from so many rows, or where they are short from so many entries.
 ROWS, ENTRIES = 8, 1 << 12
 

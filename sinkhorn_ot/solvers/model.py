@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from sinkhorn_ot.arrays import Array, Needs, Reading, namespace, on_host
@@ -10,10 +11,10 @@ from sinkhorn_ot.problem import Problem
 from sinkhorn_ot.solvers.watch import Seen, moved, sinkhorn_step
 
 if TYPE_CHECKING:
-    from sinkhorn_ot.backends import Passes, Sketch
+    from sinkhorn_ot.backends import Passes
 
 #: Entries are kept down to exp(-REACH) of the largest of their row.
-REACH = 5.0
+REACH = 7.0
 #: lam at the start; what a good step divides it by, and a bad one multiplies it by; below LEAST it
 #: is 0, and after a bad step at least AGAIN.
 START, FALL, RISE, LEAST, AGAIN = 1.0, 3.0, 5.0, 1e-9, 1e-3
@@ -22,11 +23,15 @@ START, FALL, RISE, LEAST, AGAIN = 1.0, 3.0, 5.0, 1e-9, 1e-3
 BAD_SLOPE, GOOD_SLOPE, FELL, FELL_FAR = 0.5, 0.25, 0.5, 0.3
 #: The entries are kept anew if g has moved by more than this, in epsilon, since they were.
 STALE = 3.0
+#: Steps on the kept entries between two reads: while each lowers the predicted violation to HALF,
+#: down to this part of that of the reading; and while they have cost less than so many reads.
+HALF, KNOWN, CHEAP = 0.5, 0.01, 0.15
 #: Conjugate gradients: the part of the residual that they leave, at most; the most steps; a device
 #: is asked every so many whether they are done.
 FORCING, CG_STEPS, CG_PATIENCE = 0.1, 100, 8
-#: Of the bytes of the input, what a solve may add by default; and words kept at most.
-DEFAULT_LIMIT, MOST_WORDS = 0.55, 1 << 25
+#: Of the bytes of the input, what a solve may add by default. Of the entries of the matrix, one of
+#: so many is worth a word, and so many words are worth it at most. There are two sets of entries.
+DEFAULT_LIMIT, ONE_OF, MOST_WORDS, SETS = 0.55, 8, 1 << 25, 2
 
 
 def room_for_entries(logits: Array, n: int, memory_limit: int | None, needs: Needs) -> int:
@@ -38,16 +43,16 @@ def room_for_entries(logits: Array, n: int, memory_limit: int | None, needs: Nee
     default = max(int(DEFAULT_LIMIT * entries * logits.itemsize), needs.always)
     limit = default if memory_limit is None else memory_limit
     # the allocator's pages and the threads' stacks are within the limit too
-    room = int(0.95 * limit - needs.besides) // 4
-    wanted = max(min(max(entries // 16, needs.small), MOST_WORDS), needs.least)
-    words = min(room, wanted, 2 * needs.everything)
-    return words if words >= min(needs.least, needs.everything) else 0
+    room = int(0.95 * limit - SETS * needs.besides) // 4
+    wanted = max(min(max(entries // ONE_OF, needs.small), MOST_WORDS), SETS * needs.least)
+    words = min(room, wanted, SETS * needs.everything)
+    return words if words >= SETS * min(needs.least, needs.everything) else 0
 
 
 class Model:
     """The Hessian of F near the g of a read, and lam: how far to trust it.
 
-    Of the entries there are two sets: one is filled on the way while a step is tried, and takes
+    Of kept entries there are two sets: one is filled on the way while a step is tried, and takes
     the place of the other if the step is accepted.
     """
 
@@ -55,8 +60,9 @@ class Model:
         self.xp = namespace(problem.b)
         self.problem, self.passes = problem, passes
         self.lam = START
+        self.trusted = True  # the last step was not taken back
         nothing = self.xp.zeros_like(problem.b)
-        self.kept, self.spare = (passes.sketch(words // 2) for _ in range(2))
+        self.kept, self.spare = (passes.sketch(words // SETS) for _ in range(SETS))
         for sketch in (self.kept, self.spare):
             sketch.expect(nothing, REACH)
         self.kept_at: Array = None  # the g at which entries were kept
@@ -76,12 +82,12 @@ class Model:
         slopes = [(d * seen.gradient(self.problem.b)).sum() for seen in (before, after)]
         first, last = self.xp.stack(slopes).tolist()
         ratio = after.violation / before.violation
-        if ratio >= FELL and not last <= BAD_SLOPE * abs(first):
+        self.trusted = ratio < FELL or last <= BAD_SLOPE * abs(first)
+        if not self.trusted:
             self.lam = max(RISE * self.lam, AGAIN)
-            return False
-        if ratio < FELL_FAR or last <= GOOD_SLOPE * abs(first):
+        elif ratio < FELL_FAR or last <= GOOD_SLOPE * abs(first):
             self.lam = self.lam / FALL if self.lam > LEAST else 0.0
-        return True
+        return self.trusted
 
     def settle(self, now: Seen, *, stride: int = 1) -> None:
         """Make the kept entries those of a reading, or of one near it."""
@@ -102,6 +108,29 @@ class Model:
         return math.sqrt(2 / math.pi / rows) * float(self.xp.sqrt(variance).sum())
 
     def step(self, now: Seen) -> Array:
+        """Return how far to move g, in epsilon.
+
+        The first step is that of the formula. The kept entries then predict the masses after it,
+        ``m(d) = m(0) * kept(d) / kept(0)``, and as long as they know enough and are cheap beside a
+        read, another step follows from there. After a step that was taken back there is only one.
+        """
+        xp, start = self.xp, self.passes.reads
+        at, kept = moved(now.g, self.kept_at, self.problem), self.m
+        d = self.direction(now)
+        left = now.violation
+        while self.trusted and self.passes.reads - start < CHEAP and float(abs(d).max()) < REACH:
+            m, s = self.kept.mass(at + d)
+            seen = (m > 0) & (kept > 0)
+            change = xp.log(xp.where(seen, m, 1.0) / xp.where(seen, kept, 1.0))
+            there = Seen(now.g, now.log_mass + change, 0.0)
+            predicted = float(abs(there.gradient(self.problem.b)).sum())
+            if not KNOWN * now.violation < predicted < HALF * left:
+                break
+            self.m, self.s, left = m, s, predicted
+            d = d + self.direction(replace(there, violation=predicted))
+        return d
+
+    def direction(self, now: Seen) -> Array:
         """Return d of ``(H + lam diag(b)) d = (b - m) + lam diag(b) log(b / m)``.
 
         By conjugate gradients with the diagonal of the matrix as preconditioner: H times a vector

@@ -10,11 +10,11 @@ follows well enough. A step moves g by epsilon * d, where
     (H + lam diag(b)) d = (b - m) + lam diag(b) log(b / m)
 
 With lam = 0 this is Newton's step, and as lam grows it becomes Sinkhorn's, d = log(b / m). Whether
-a step was good the next read tells: F is convex, so it fell for sure if its slope along the step is
-still negative at the end, and nearly for sure if that slope is positive but small. After a good
-step lam falls, and after a bad one it rises and the step is taken anew. Since Sinkhorn's step always
-lowers F, raising lam ends in progress: the iteration cannot stall, whatever the kept entries are
-worth, and where they are right it is Newton's.
+a step was good, the next read tells: F is convex, so it fell for sure if its slope along the step
+is still negative at the end, and nearly for sure if that slope is positive but small. After a good
+step lam falls; after a bad one it rises, and another step is taken from the same g. Since
+Sinkhorn's step always lowers F, raising lam ends in progress: the iteration cannot stall, whatever
+the kept entries are worth, and where they are right it is Newton's.
 """
 
 from __future__ import annotations
@@ -34,9 +34,10 @@ HOPEFUL = 10.0
 SMALL, PLAIN, SLOW = 1 << 17, 2, 0.3
 #: Rows per cluster in the first sample, the growth from sample to sample, and the part of all rows
 #: that the largest may take.
-FIRST_SAMPLE, GROWTH, LARGEST_SAMPLE = 4, 8, 0.3
-#: A sample is solved to this multiple of its own noise, in at most so many steps.
-NOISE, SAMPLE_STEPS = 1.2, 12
+FIRST_SAMPLE, GROWTH, LARGEST_SAMPLE = 4, 8, 0.2
+#: A sample is solved to this multiple of its own noise, in at most so many steps; then lam is at
+#: most this, as g is not far any more.
+NOISE, SAMPLE_STEPS, AFTER_A_SAMPLE = 1.2, 12, 0.03
 
 
 def solve(watch: Watch, g: Array, *, max_iter: int, words: int, warm: bool) -> tuple[Seen, int]:
@@ -116,6 +117,7 @@ def start_by_samples(model: Model, g: Array) -> Array:
             g = centre(now.g + problem.epsilon * model.step(now), problem.b)
         assert now is not None
         g = now.g
+        model.lam = min(model.lam, AFTER_A_SAMPLE)
     return g
 
 
