@@ -1,0 +1,155 @@
+"""Problems on which an accelerated solve may stall: every one that is feasible is solved.
+
+The bounds on reads are about twice what was seen when they were set; a solve that creeps, as the
+textbook iteration does on most of these, takes hundreds.
+"""
+
+import numpy as np
+import pytest
+from problems import make_logits, true_violation
+from scipy.optimize import linprog
+
+from sinkhorn_ot import SinkhornWarning, sinkhorn
+
+
+def k_means(seed, n=20_000, k=100, width=64):
+    """Minus squared distances to centroids that are some of the points, but for a row constant."""
+    rng = np.random.default_rng(seed)
+    centres = 0.7 * rng.normal(size=(k, width))
+    which = rng.choice(k, n, p=rng.dirichlet(np.full(k, 2.0)))
+    points = centres[which] + 0.5 * rng.normal(size=(n, width))
+    chosen = points[rng.choice(n, k, replace=False)]
+    return (2 * points @ chosen.T - (chosen * chosen).sum(1)).astype(np.float32)
+
+
+def violation(logits, result, b=None):
+    """``||m - b||_1`` in float64, from the potentials alone."""
+    x = (logits.astype(np.float64) + result.g) / result.epsilon
+    p = np.exp(x - x.max(1, keepdims=True))
+    mass = (p / p.sum(1, keepdims=True)).mean(0)
+    return np.abs(mass - (1 / len(mass) if b is None else b)).sum()
+
+
+@pytest.mark.parametrize("epsilon", [2.0, 0.5, 0.1])
+def test_k_means_in_any_order_of_rows(epsilon):
+    """Clusters are joined by few rows, which samples need not hold."""
+    reads = []
+    for seed in range(6):
+        logits = k_means(seed)
+        for order in (slice(None), np.argsort(logits.argmax(1), kind="stable")):
+            result = sinkhorn(logits[order], epsilon=epsilon, tol=1e-4)
+            assert result.converged
+            assert violation(logits[order], result) <= 1.01e-4
+            reads.append(result.n_passes)
+    assert np.median(reads) <= 20
+    assert max(reads) <= 60
+
+
+@pytest.mark.parametrize("k", [2, 3, 5, 8])
+@pytest.mark.parametrize("dtype", [np.float32, np.float16])
+def test_very_many_short_rows(k, dtype):
+    """Kept entries get the memory they need, though it is more than the input."""
+    rng = np.random.default_rng(0)
+    logits = (rng.normal(size=(300_000, k)) + np.linspace(0, 2, k)).astype(dtype)
+    result = sinkhorn(logits)
+    assert result.converged
+    assert result.n_passes <= 8
+
+
+@pytest.mark.parametrize("scale", [400, 4000])
+@pytest.mark.parametrize("seed", range(3))
+def test_tiny_epsilon(seed, scale):
+    """A spread of 10,000 and 100,000 epsilon: larger ones are solved first, by itself."""
+    logits = scale * np.random.default_rng(seed).normal(size=(2000, 300)).astype(np.float32)
+    result = sinkhorn(logits)
+    assert result.converged
+    assert violation(logits, result) <= 1.01e-3
+    assert result.n_passes <= 150
+
+
+def test_tiny_epsilon_is_nearly_the_linear_programme():
+    """Points in the plane: the objective of the plan is that of SciPy's optimum within epsilon."""
+    rng = np.random.default_rng(0)
+    points = rng.random((40, 2))
+    logits = -((points[:, None] - points[rng.choice(40, 10, replace=False)]) ** 2).sum(-1)
+    result = sinkhorn(logits, epsilon=1e-4)
+    assert result.converged
+    rows, columns = np.kron(np.eye(40), np.ones(10)), np.kron(np.ones(40), np.eye(10))
+    marginals = np.r_[np.full(40, 1 / 40), np.full(10, 1 / 10)]
+    best = linprog(-logits.ravel(), A_eq=np.r_[rows, columns], b_eq=marginals).fun
+    plan = result.plan(logits)
+    assert -(plan * logits).sum() == pytest.approx(best, abs=1e-3)
+
+
+@pytest.mark.parametrize(("n", "k"), [(16, 1000), (64, 3000), (7, 7), (2, 50)])
+def test_fewer_rows_than_clusters(n, k):
+    """Unnormalised scores of a small batch, as in SwAV."""
+    for seed in range(5):
+        logits = np.random.default_rng(seed).normal(size=(n, k))
+        result = sinkhorn(logits, epsilon=0.05, tol=1e-4)
+        assert result.converged
+        assert result.n_passes <= 60
+
+
+def test_repeated_and_quantised_rows():
+    rng = np.random.default_rng(2)
+    repeated = np.repeat(rng.normal(size=(30, 50)), 100, 0)
+    quantised = rng.integers(-3, 4, size=(20_000, 64)).astype(np.float32)
+    for logits, epsilon in ((repeated, 0.05), (quantised, 0.1)):
+        result = sinkhorn(logits, epsilon=epsilon, tol=1e-4)
+        assert result.converged
+        assert violation(logits, result) <= 1.01e-4
+        assert result.n_passes <= 40
+
+
+def test_a_heavy_tailed_marginal():
+    b = 1 / np.arange(1, 301.0) ** 2
+    b /= b.sum()
+    logits = make_logits("middle", 20_000, 300)
+    result = sinkhorn(logits, b=b, tol=1e-4)
+    assert result.converged
+    assert violation(logits, result, b) <= 1.01e-4
+    assert result.n_passes <= 40
+
+
+@pytest.mark.parametrize("joining", [50, 0])
+def test_blocks_that_hardly_any_row_joins(joining):
+    """Ten groups of clusters; their masses are right only once mass goes from one to another."""
+    rng = np.random.default_rng(5)
+    block = np.repeat(np.arange(10), 10)
+    logits = rng.normal(size=(20_000, 100))
+    which = rng.choice(10, 20_000, p=rng.dirichlet(np.full(10, 30.0)))
+    logits += 30.0 * (block == which[:, None])
+    logits[:joining] = rng.normal(size=(joining, 100))
+    result = sinkhorn(logits, epsilon=1.0, tol=1e-4)
+    assert result.converged
+    assert result.n_passes <= 60
+
+
+def test_half_of_all_pairings_forbidden():
+    logits = make_logits("middle", 20_000, 300)
+    logits[np.random.default_rng(6).random(logits.shape) < 0.5] = -np.inf
+    result = sinkhorn(logits, tol=1e-4)
+    assert result.converged
+    assert result.n_passes <= 20
+
+
+def test_it_is_never_much_dearer_than_the_textbook():
+    """Easy problems, where Sinkhorn's own steps are the best there are."""
+    for seed in range(3):
+        logits = np.random.default_rng(seed).normal(0, 0.04, (20_000, 50)).astype(np.float32)
+        plain = sinkhorn(logits, tol=1e-4, method="sinkhorn")
+        assert sinkhorn(logits, tol=1e-4).n_passes <= plain.n_passes + 3
+        assert true_violation(logits, plain.g) <= 1.01e-4
+
+
+def test_what_cannot_be_solved_ends_with_the_best_g():
+    """A third of the rows may go to one of ten clusters only: masses stay off by 7/15 at least."""
+    logits = np.random.default_rng(0).normal(size=(3000, 10))
+    logits[:1000, 1:] = -np.inf
+    with pytest.warns(SinkhornWarning, match="no feasible plan"):
+        result = sinkhorn(logits, epsilon=0.3, max_iter=60)
+    assert not result.converged
+    assert 2 * (1 / 3 - 1 / 10) <= result.marginal_violation <= 0.5
+    least = min(entry.marginal_violation for entry in result.history)
+    assert result.marginal_violation == pytest.approx(least, rel=1e-5)
