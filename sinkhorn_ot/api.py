@@ -20,7 +20,7 @@ from sinkhorn_ot.arrays import (
     namespace,
 )
 from sinkhorn_ot.backends import BACKENDS
-from sinkhorn_ot.options import Checked, Options, agreed, check, room_for_sketch
+from sinkhorn_ot.options import Checked, Options, agreed, check, words_to_keep
 from sinkhorn_ot.problem import Problem, explain_bad_row, explain_empty_column
 from sinkhorn_ot.result import SinkhornResult, SinkhornWarning
 from sinkhorn_ot.sharding import Peers, Shard, Told
@@ -65,7 +65,10 @@ def sinkhorn(
     b : (K,), optional
         Mass of each cluster; 1 / K each by default.  0 leaves a cluster unused.
     epsilon : float
-        Weight of the entropy, in units of the logits.
+        Weight of the entropy, in units of the logits.  What counts is how far the logits of a row
+        spread over it: at 1 epsilon labels hardly follow the logits, at 2 to 50 most methods work
+        (SeLa's 0.04 is meant for log-probabilities), beyond 400 the plan is nearly that of the
+        unregularised problem, and larger epsilons are solved first to get there.
     tol : float
         Stop when ``||column masses - b||_1 <= tol``.  0 runs exactly `max_iter` textbook iterations
         (or those of the `method` that is named), in float64, without a warning.
@@ -73,18 +76,20 @@ def sinkhorn(
         At most this many updates of g, each one read of the matrix.
     g_init : (K,), optional
         Potential to start from, such as `SinkhornResult.g` of a similar problem: a re-solve after
-        few labels moved then costs two to four reads.  (T, K) for T heads.
+        few labels moved then costs two to four reads.  With it no larger epsilon is solved first.
+        (T, K) for T heads.
     method : {"auto", "sinkhorn", "newton"}
-        "sinkhorn" is the textbook iteration.  "newton" solves a small sketch of the matrix between
-        two reads, and takes textbook steps whenever that does not lower the violation; it raises
-        where there is no room for a sketch.
-        "auto" is "newton" where there is room for a sketch and `tol` > 0.
+        "sinkhorn" is the textbook iteration.  "newton" keeps large entries of the rows while it
+        reads them, and takes steps between Newton's and Sinkhorn's with what they tell of the
+        curvature (docs/algorithm.md); it raises where there is no room for them.
+        "auto" is "newton" where there is room and `tol` > 0.
     memory_limit : int, optional
         Bytes that the call may add to the input and the returned arrays; by default 0.55 of the
-        input, or 1 MB (on a GPU 134 MB) if that is more; of large inputs it takes about 0.05.  A
-        sketch takes 4 or 8 bytes an entry and 12 a row; without room for a useful one the original
-        rows are all there is, as with ``method="sinkhorn"``, which adds about 2 KB for each
-        cluster.  On a GPU it is 48 bytes an entry and 60 a row (for each chunk of long rows).
+        input, or 67 MB (on a GPU 168 MB) if that is more; of large inputs it takes about 0.05.
+        Kept entries take 4 or 8 bytes each and 24 a row; without room for a useful part of them
+        the original rows are all there is, as with ``method="sinkhorn"``, which adds about 2 KB
+        for each cluster.  On a GPU it is 48 bytes an entry and 84 a row (for each chunk of long
+        rows).
     backend : {"auto", "cuda", "triton", "cpu", "reference"}
         "auto" takes the first of `available_backends` that can run on the device of the logits.
         A named one runs or raises.
@@ -94,9 +99,9 @@ def sinkhorn(
         some of them empty, (0, K).  Everything else is to be the same in all processes.  Each
         gets the labels and f of its own rows (so ``counts`` is of these), and all else is the
         same for all.  Backend "cpu" gives the bits that one process with all rows gets,
-        "reference" the same up to rounding; on a GPU every process makes a sketch of its own rows,
+        "reference" the same up to rounding; on a GPU every process keeps entries of its own rows,
         and results agree within `tol`.  About 2 K numbers are reduced for each read and each
-        operation on a sketch.  `memory_limit` is then that of all processes together; besides,
+        operation on kept entries.  `memory_limit` is then that of all processes together; besides,
         each on the CPU holds a copy of up to 1/128 of all rows (or 256 of them).
     callback : callable, optional
         Gets a `Progress` (n_passes, marginal_violation, seconds) at each iteration; a true
@@ -136,6 +141,13 @@ def sinkhorn(
     >>> sinkhorn(logits).labels
     array([0, 0, 1, 1])
     """
+    if _is_compiling():  # one graph break: there is nothing to trace in a solve
+        outside = sys.modules["torch"].compiler.disable(sinkhorn)
+        return outside(
+            logits, a=a, b=b, epsilon=epsilon, tol=tol, max_iter=max_iter, g_init=g_init,
+            method=method, memory_limit=memory_limit, backend=backend,
+            process_group=process_group, callback=callback,
+        )  # fmt: skip
     options = Options(
         a, b, epsilon, tol, max_iter, g_init, method, memory_limit, backend, process_group, callback
     )
@@ -277,8 +289,11 @@ def _naming(head: int | None) -> Iterator[None]:
     """Put the number of the head before the errors that it raises."""
     try:
         yield
-    except (TypeError, ValueError) as error:
-        raise type(error)(f"head {head}: {error}") from error
+    except Exception as error:
+        if type(error) in (TypeError, ValueError):
+            raise type(error)(f"head {head}: {error}") from error
+        error.add_note(f"This was raised while head {head} was solved.")
+        raise
 
 
 def _peers(options: Options) -> Peers | None:
@@ -316,7 +331,7 @@ def _solve(logits: Array, options: Options) -> SinkhornResult:
 
 def _iterate(problem: Problem, checked: Checked, options: Options) -> tuple[SinkhornResult, bool]:
     """Solve; the flag says whether the callback stopped it."""
-    backend, words, warm = checked.backend, room_for_sketch(checked, problem), False
+    backend, words, warm = checked.backend, words_to_keep(checked, problem), False
     g, left, spent = checked.g, checked.max_iter, 0.0
     if options.g_init is not None:
         warm = True

@@ -16,6 +16,8 @@ Array: TypeAlias = Any
 
 DTYPES = ("float64", "float32", "float16", "bfloat16")
 SUM_TOLERANCE = 1e-6
+#: What a sum of masses may be off by, because they were rounded to 16 bits.
+ROUNDING = {"float16": 2.0**-10, "bfloat16": 2.0**-7}
 #: Rows are worked on in Python in blocks of about this many entries (32 MB of float64).
 BLOCK_ENTRIES = 1 << 22
 
@@ -145,7 +147,8 @@ def check_marginal(v: object, name: str, length: int, logits: Array) -> Array:
     vector = check_masses(v, name, length, logits)
     if not may_look(vector):
         return vector / vector.sum()
-    return normalised(vector, name, exact_parts(vector, 2.0))
+    given = ROUNDING.get(dtype_name(v), 0.0) if hasattr(v, "dtype") else 0.0
+    return normalised(vector, name, exact_parts(vector, 2.0), tolerance=given)
 
 
 def check_masses(v: object, name: str, length: int, logits: Array) -> Array:
@@ -175,10 +178,12 @@ def exact_parts(x: Array, bound: float) -> Array:
     return xp.stack((high.sum(0), (((x - high) + fine) - fine).sum(0)))
 
 
-def normalised(vector: Array, name: str, parts: Array, over: str = "") -> Array:
+def normalised(
+    vector: Array, name: str, parts: Array, over: str = "", tolerance: float = 0.0
+) -> Array:
     """A vector of masses whose sum is 1, if that of these `parts` is about 1."""
     total = float(parts[0] + parts[1])
-    if not abs(total - 1) <= SUM_TOLERANCE:
+    if not abs(total - 1) <= max(SUM_TOLERANCE, tolerance):
         raise ValueError(f"{name} must sum to 1{over}, got {total}; divide it by its sum{over}")
     return vector / total
 
@@ -211,7 +216,8 @@ class Reading(NamedTuple):
 class Needs:
     """What a sketch takes in a backend."""
 
-    besides: int  # bytes that do not go to its entries
+    besides: int  # bytes that do not go to its entries, while it is filled
+    held: int  # and afterwards
     least: int  # words of 4 bytes below which it is no use
     everything: int  # words that hold all of the matrix
     small: int = 1 << 19  # words that are worth it however small the matrix

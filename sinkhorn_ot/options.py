@@ -142,8 +142,8 @@ def agreed(peers: Peers, logits: Array, options: Options) -> tuple[Checked, Shar
     return checked, Shard(counts, peers, asks=any(asking))
 
 
-def room_for_sketch(checked: Checked, problem: Problem) -> int:
-    """Return how many words a sketch may take; 0 for textbook steps alone."""
+def words_to_keep(checked: Checked, problem: Problem) -> int:
+    """Return how many words kept entries may take; 0 for textbook steps alone."""
     method, limit, (_, k) = checked.method, checked.memory_limit, checked.logits.shape
     if method == "sinkhorn" or (method == "auto" and checked.tol == 0):
         return 0
@@ -152,7 +152,7 @@ def room_for_sketch(checked: Checked, problem: Problem) -> int:
     words = problem.shard.min(words)  # GPUs of several kinds have room for other numbers of blocks
     if method == "newton" and not words:
         raise ValueError(
-            f"method='newton' has no room for a sketch of logits of shape ({problem.n}, {k}) in "
+            f"method='newton' has no room to keep entries of logits of shape ({problem.n}, {k}) in "
             f"memory_limit={limit}; raise it, or pass method='auto' to take textbook steps then"
         )
     return words

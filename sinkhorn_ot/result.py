@@ -98,7 +98,8 @@ class SinkhornResult:
         Returns
         -------
         (N, K) array in the logits' dtype
-            It is as large as the logits; entries are about 1 / (N K).
+            It is as large as the logits; entries are about 1 / (N K). In float16 most of these
+            round to 0 beyond N K of ten million: pass the logits as float32 then.
         """
         logits = self._check(logits)
         if logits.shape[0] != self.f.shape[0]:

@@ -60,6 +60,7 @@ def needs(logits: Array, n: int) -> Needs:
     blocks = min(128, n // 256 + 1)
     return Needs(
         # sums: of a block in the log domain, of a thread (at most 16) in a sketch
+        held=12 * n,
         besides=12 * n + k * (16 * blocks + 64 * min(blocks, 16)),
         least=(2 * k + 16) * blocks,
         everything=(n + blocks) * k + 16 * blocks,

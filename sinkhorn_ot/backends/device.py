@@ -13,7 +13,12 @@ from dataclasses import replace
 from typing import Any
 
 from sinkhorn_ot.arrays import Array, Needs, Reading, dtype_name, is_torch, may_look, namespace
-from sinkhorn_ot.backends.device_sketch import BYTES_PER_PIECE, WORDS_PER_ENTRY, DeviceSketch
+from sinkhorn_ot.backends.device_sketch import (
+    BYTES_HELD,
+    BYTES_PER_PIECE,
+    WORDS_PER_ENTRY,
+    DeviceSketch,
+)
 from sinkhorn_ot.backends.launches import (
     Kernels,
     Read,
@@ -28,7 +33,7 @@ from sinkhorn_ot.problem import Problem
 #: So many entries are worth keeping in a sketch, even if they are all that the matrix has.
 WORTH_IT = 1 << 20
 #: Bytes that a call may add however small the matrix: what a sketch of a million short rows takes.
-ALWAYS = 128 << 20
+ALWAYS = 160 << 20
 #: Vectors of K numbers that a solve holds at a time, rounded up.
 VECTORS = 32
 
@@ -41,6 +46,7 @@ def needs(logits: Array, n: int, kernels: Kernels) -> Needs:
     pieces = max(tile.chunks for tile in tiles)
     return Needs(
         # (slabs of the log domain take the place of the others)
+        held=BYTES_HELD * n * pieces,
         besides=BYTES_PER_PIECE * n * pieces + 8 * (k + 65) * (slabs + VECTORS),
         least=4 * WORDS_PER_ENTRY * k,
         everything=WORDS_PER_ENTRY * n * k,

@@ -19,6 +19,8 @@ WORDS_PER_ENTRY = 12
 FEW_ROWS = 1 << 14
 #: What choosing rows takes for each, and again for each chunk of long ones.
 BYTES_PER_PIECE = 60
+#: What stays of it: where the entries of a row begin and end, and its weight.
+BYTES_HELD = 24
 
 
 class DeviceSketch:

@@ -16,7 +16,7 @@ def why_not(logits: Array | None) -> str | None:
 def needs(logits: Array, n: int) -> Needs:
     """What a sketch takes: here an entry is three float64."""
     k = logits.shape[1]
-    return Needs(besides=8 * n, least=6 * 4 * k, everything=6 * n * k)
+    return Needs(besides=8 * n, held=8 * n, least=6 * 4 * k, everything=6 * n * k)
 
 
 class ReferencePasses:

@@ -43,7 +43,7 @@ def room_for_entries(logits: Array, n: int, memory_limit: int | None, needs: Nee
     default = max(int(DEFAULT_LIMIT * entries * logits.itemsize), needs.always)
     limit = default if memory_limit is None else memory_limit
     # the allocator's pages and the threads' stacks are within the limit too
-    room = int(0.95 * limit - SETS * needs.besides) // 4
+    room = int(0.95 * limit - needs.besides - (SETS - 1) * needs.held) // 4
     wanted = max(min(max(entries // ONE_OF, needs.small), MOST_WORDS), SETS * needs.least)
     words = min(room, wanted, SETS * needs.everything)
     return words if words >= SETS * min(needs.least, needs.everything) else 0

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from sinkhorn_ot.arrays import Array
+from sinkhorn_ot.arrays import Array, on_host
 from sinkhorn_ot.solvers.watch import Seen, Watch, centre, sinkhorn_step
 
 #: A reading whose violation is more than so many times `tol` is not expected to be the last one.
@@ -35,7 +35,10 @@ def solve(watch: Watch, g: Array, *, max_iter: int) -> tuple[Seen, int]:
                 break
             log_mass, near = seen.log_mass, seen.violation <= HOPELESS * tol
         else:
-            log_mass = passes.read(g, exact=watch.exact).log_mass
+            reading = passes.read(g, exact=watch.exact)
+            log_mass = reading.log_mass
+            if n_iter == 0:
+                watch.begin(reading, look=on_host(b))
         g = centre(g + problem.epsilon * sinkhorn_step(log_mass, b), b)
     best = watch.best if tol > 0 else seen
     assert best is not None

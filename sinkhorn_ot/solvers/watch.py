@@ -65,7 +65,7 @@ class Watch:
         self.labelled = None  # those of an earlier g are only memory
         reading = (by or self.passes.read)(g, exact=self.exact, assign=assign)
         if self.first is None:
-            self.begin(reading)
+            self.begin(reading, look=self.passes.may_wait)
         violation = self.violation(reading)
         refine = self.tol < EXACT_BELOW and not self.exact
         if violation <= max(self.tol, EXACT_BELOW * refine) and (refine or reading.labels is None):
@@ -81,10 +81,10 @@ class Watch:
         self.stopped = self.problem.shard.stops(self.callback, self.history[-1])
         return seen
 
-    def begin(self, reading: Reading) -> None:
+    def begin(self, reading: Reading, *, look: bool) -> None:
         """Take the first reading: a column that is forbidden to all rows shows in it."""
         self.first = reading.log_mass
-        if self.passes.may_wait:
+        if look:
             self._check_columns()
 
     def violation(self, reading: Reading) -> float:

@@ -126,3 +126,16 @@ def test_result_methods_refuse_other_shapes_and_libraries():
         result.soft_labels(with_entry(np.nan))
     with pytest.raises(ValueError, match="row 4 of logits holds NaN"):
         result.plan(with_entry(np.nan))
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16], ids=str)
+def test_marginals_of_16_bits_may_be_rounded(dtype):
+    """They sum to 1 as nearly as their dtype can, and are normalised in float64."""
+    prior = torch.rand(50, generator=torch.Generator().manual_seed(0)).to(dtype)
+    b = prior / prior.sum()
+    logits = torch.randn(200, 50, generator=torch.Generator().manual_seed(1))
+    result = sinkhorn(logits, b=b, epsilon=0.5)
+    exact = sinkhorn(logits, b=b.double() / b.double().sum(), epsilon=0.5)
+    assert torch.equal(result.g, exact.g)
+    with pytest.raises(ValueError, match="b must sum to 1, got"):
+        sinkhorn(logits, b=1.1 * b)

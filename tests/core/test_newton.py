@@ -1,6 +1,5 @@
 """The accelerated solve: as right as the textbook iteration, and cheaper where that crawls."""
 
-import math
 import subprocess
 import sys
 import textwrap
@@ -161,7 +160,7 @@ def test_a_step_solves_its_formula(model, lam):
 
 def test_lam_follows_how_good_a_step_was(model):
     """Sinkhorn's step is accepted; one three times too long, uphill at its end, is not."""
-    made, seen, m, hessian, b = model
+    made, seen, m, _, b = model
     start = replace(seen, violation=float(abs(m - b).sum()))
 
     def after(d):
@@ -327,7 +326,7 @@ def test_what_a_head_raises_or_warns_names_it(normal):
 
 def test_newton_without_room_says_so():
     logits = make_logits("flat", 3000, 50)
-    with pytest.raises(ValueError, match=r"no room for a sketch .* memory_limit=1000"):
+    with pytest.raises(ValueError, match=r"no room to keep entries .* memory_limit=1000"):
         sinkhorn(logits, method="newton", memory_limit=1000)
     assert sinkhorn(logits, memory_limit=1000).converged
 

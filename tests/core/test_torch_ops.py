@@ -4,7 +4,7 @@ import pytest
 import torch
 
 import sinkhorn_ot.torch_ops
-from sinkhorn_ot import equipartition_labels
+from sinkhorn_ot import equipartition_labels, sinkhorn
 
 OPTIONS = (None, 0.1, 1e-3, 1000, None, "auto", None, "auto")
 
@@ -55,3 +55,33 @@ def test_marginals_may_be_a_list():
 def test_a_callback_has_no_place_in_a_graph():
     with pytest.raises(torch._dynamo.exc.Unsupported, match="no place for a callback"):
         compiled(lambda x: equipartition_labels(x, callback=print))(torch.randn(9, 3))
+
+
+def test_sinkhorn_is_one_graph_break_under_compile():
+    """Nothing of a solve is traced, and it gives the bits of an eager call."""
+    graphs = []
+
+    def count(module, _):
+        graphs.append(module)
+        return module.forward
+
+    compiled = torch.compile(lambda x: sinkhorn(2 * x, epsilon=0.5).g + 1, backend=count)
+    for n in (64, 65):
+        logits = torch.randn(n, 8, generator=torch.Generator().manual_seed(n))
+        assert torch.equal(compiled(logits), sinkhorn(2 * logits, epsilon=0.5).g + 1)
+    assert len(graphs) <= 4  # before and after, for the first size and for any
+
+
+def test_an_exception_of_a_callback_keeps_its_type():
+    """Also one that cannot be made from a message alone; which head it was is a note."""
+
+    class Odd(ValueError):
+        def __init__(self, one, two):
+            super().__init__(one)
+
+    def callback(info):
+        raise Odd(1, 2)
+
+    stack = torch.zeros(2, 30, 4)
+    with pytest.raises(Odd, match="while head 0 was solved"):
+        sinkhorn(stack, callback=callback)
