@@ -45,14 +45,8 @@ PYBIND11_MODULE(_cpu, m, py::mod_gil_not_used()) {
       .def_property_readonly("words", &Sketch::words)
       .def(
           "mass",
-          [](Sketch& s, uintptr_t scalings, bool exact, double weight, uintptr_t out, int threads) {
-            s.mass(pointer<double>(scalings), exact, weight, pointer<double>(out), threads);
-          },
-          release)
-      .def(
-          "value",
           [](Sketch& s, uintptr_t scalings, double weight, uintptr_t out, int threads) {
-            s.value(pointer<double>(scalings), weight, pointer<double>(out), threads);
+            s.mass(pointer<double>(scalings), weight, pointer<double>(out), threads);
           },
           release)
       .def(

@@ -43,9 +43,7 @@ using BlockFn = BadRow (*)(const Rows&, const Point&, const Scaled&, const Sampl
 struct Kernels {
   BlockFn pass[3][4];  // [Kind][Dtype]
   // Parts of Sketch's operations: (block, scalings, scratch, sums); see sketch.inl.
-  void (*sketch_mass)(SketchBlock&, const void* scalings, void* scratch, double* sums);
-  void (*sketch_mass_exact)(SketchBlock&, const void* scalings, void* scratch, double* sums);
-  double (*sketch_value)(SketchBlock&, const double* scalings);
+  void (*sketch_mass)(SketchBlock&, const float* scalings, void* scratch, double* sums);
   void (*sketch_second_moment)(SketchBlock&, const float* y, void* scratch, double* sums);
   void (*add_exactly)(const Grids&, const double* x, const double* factor, int64_t count,
                       double* high, double* low);

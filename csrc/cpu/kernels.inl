@@ -231,9 +231,7 @@ constexpr Kernels kKernels = {
          mass_block<bfloat, double>},
         {log_block<double>, log_block<float>, log_block<half>, log_block<bfloat>},
     },
-    sketch_mass<float>,
-    sketch_mass<double>,
-    sketch_value,
+    sketch_mass,
     sketch_second_moment,
     add_exactly};
 

@@ -105,30 +105,21 @@ void Sketch::each_block(int threads, int64_t width, const double* factor, double
     }
 }
 
-void Sketch::mass(const double* scalings, bool exact, double weight, double* out, int threads) {
-  const auto add = exact ? kernels_.sketch_mass_exact : kernels_.sketch_mass;
-  // in float32 the sums are scaled by what they were made with: the last bits of the scalings would
+void Sketch::mass(const double* scalings, double weight, double* out, int threads) {
+  // the sums are scaled by what they were made with: the last bits of the scalings would
   // otherwise change the masses, but not as the Hessian says
   const std::vector<float> narrow(scalings, scalings + k_);
-  const void* y = exact ? static_cast<const void*>(scalings) : narrow.data();
   std::vector<double> factor(size_t(2 * k_ + 1), 1.);
   for (int64_t j = 0; j < k_; ++j) {
-    const double scaling = exact ? scalings[j] : double(narrow[size_t(j)]);
+    const double scaling = double(narrow[size_t(j)]);
     factor[size_t(j)] = scaling;
     factor[size_t(k_ + j)] = scaling * scaling;
   }
   each_block(threads, 2 * k_ + 1, factor.data(), weight, out,
-             [=](SketchBlock& block, double* scratch, double* sums) {
-               add(block, y, scratch, sums);
+             [&](SketchBlock& block, double* scratch, double* sums) {
+               kernels_.sketch_mass(block, narrow.data(), scratch, sums);
                for (int64_t r = 0; r < block.rows; ++r) sums[2 * block.k] += block.weight[r];
              });
-}
-
-void Sketch::value(const double* scalings, double weight, double* out, int threads) {
-  // the logarithm of a sum of float weights times scalings that are not extreme is below 256
-  each_block(threads, 1, nullptr, 256 * weight, out, [=](SketchBlock& block, double*, double* sum) {
-    *sum = kernels_.sketch_value(block, scalings);
-  });
 }
 
 void Sketch::second_moment(const double* scalings, const double* v, double weight, double* out,

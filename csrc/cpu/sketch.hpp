@@ -47,11 +47,8 @@ class Sketch {
 
   // With p_i the probabilities of row i at the scalings E, and w_i its weight:
   // sum_i w_i p_i, sum_i w_i p_i^2, sum_i w_i  (2 k + 1; here and below coarse parts of these sums,
-  // and then fine ones; see exact.hpp).  float32 unless `exact`: masses are then good to about
-  // 1e-7.
-  void mass(const double* scalings, bool exact, double weight, double* out, int threads);
-  // sum_i w_i log(sum_k e_ik E_k).
-  void value(const double* scalings, double weight, double* out, int threads);
+  // and then fine ones; see exact.hpp).  In float32: masses are good to about 1e-7.
+  void mass(const double* scalings, double weight, double* out, int threads);
   // sum_i w_i p_i <p_i, v> at the scalings of the last mass(), in float32.
   void second_moment(const double* scalings, const double* v, double weight, double* out,
                      int threads);

@@ -87,42 +87,40 @@ inline void close_sketch(SketchBlock* to) {
 }
 
 // sum_k e_k y_k; in float over short runs.
-template <class A>
-inline double dot(const SketchRow& row, const A* y) {
+inline double dot(const SketchRow& row, const float* y) {
   constexpr int64_t run = 2048;
   const float* entry = row.entry;
   const int32_t* column = row.column;
   if (column && row.count < kShort) {
-    A t = 0;
-    for (int64_t e = 0; e < row.count; ++e) t += A(entry[e]) * y[column[e]];
+    float t = 0;
+    for (int64_t e = 0; e < row.count; ++e) t += entry[e] * y[column[e]];
     return double(t);
   }
   double total = 0;
   for (int64_t e0 = 0; e0 < row.count; e0 += run) {
     const int64_t e1 = e0 + run < row.count ? e0 + run : row.count;
-    A t = 0;
+    float t = 0;
     if (column) {
 #pragma omp simd reduction(+ : t)
-      for (int64_t e = e0; e < e1; ++e) t += A(entry[e]) * y[column[e]];
+      for (int64_t e = e0; e < e1; ++e) t += entry[e] * y[column[e]];
     } else {
 #pragma omp simd reduction(+ : t)
-      for (int64_t e = e0; e < e1; ++e) t += A(entry[e]) * y[e];
+      for (int64_t e = e0; e < e1; ++e) t += entry[e] * y[e];
     }
     total += double(t);
   }
   return total;
 }
 
-// Sums of type A over the rows of a block, passed on in double often enough for float.
-template <class A>
+// Sums in float over the rows of a block, passed on in double often enough.
 struct RunningSums {
-  A* partial;
+  float* partial;
   double* sums;
   int64_t width, flushed = 0;
 
   RunningSums(void* scratch, double* to, int64_t count)
-      : partial(static_cast<A*>(scratch)), sums(to), width(count) {
-    __builtin_memset(partial, 0, sizeof(A) * size_t(width));
+      : partial(static_cast<float*>(scratch)), sums(to), width(count) {
+    __builtin_memset(partial, 0, sizeof(float) * size_t(width));
   }
 
   void row_done(const SketchBlock& block, int64_t r) {
@@ -130,24 +128,22 @@ struct RunningSums {
     if (block.row_end[r] - flushed < run && r + 1 < block.rows) return;
     flushed = block.row_end[r];
     flush(partial, sums, width);
-    __builtin_memset(partial, 0, sizeof(A) * size_t(width));
+    __builtin_memset(partial, 0, sizeof(float) * size_t(width));
   }
 };
 
 // sums: k column masses and k second moments, both but for the scalings; scratch as long.
-template <class A>
-void sketch_mass(SketchBlock& block, const void* scalings, void* scratch, double* sums) {
-  const A* y = static_cast<const A*>(scalings);
-  RunningSums<A> running(scratch, sums, 2 * block.k);
-  A *m = running.partial, *s = m + block.k;
+void sketch_mass(SketchBlock& block, const float* y, void* scratch, double* sums) {
+  RunningSums running(scratch, sums, 2 * block.k);
+  float *m = running.partial, *s = m + block.k;
   for (int64_t r = 0; r < block.rows; ++r) {
     const SketchRow row = sketch_row(block, r);
     const double weight = block.weight[r], total = dot(row, y);
     block.curvature[r] = float(weight / (total * total));
-    const A c = A(weight / total), per_weight = A(weight > 0 ? 1 / weight : 0);
+    const float c = float(weight / total), per_weight = float(weight > 0 ? 1 / weight : 0);
     if (row.column) {
       for (int64_t e = 0; e < row.count; ++e) {
-        const A q = A(row.entry[e]) * c;
+        const float q = row.entry[e] * c;
         m[row.column[e]] += q;
         s[row.column[e]] += q * q * per_weight;
       }
@@ -155,7 +151,7 @@ void sketch_mass(SketchBlock& block, const void* scalings, void* scratch, double
       const float* entry = row.entry;
 #pragma omp simd
       for (int64_t j = 0; j < row.count; ++j) {
-        const A q = A(entry[j]) * c;
+        const float q = entry[j] * c;
         m[j] += q;
         s[j] += q * q * per_weight;
       }
@@ -164,16 +160,8 @@ void sketch_mass(SketchBlock& block, const void* scalings, void* scratch, double
   }
 }
 
-double sketch_value(SketchBlock& block, const double* scalings) {
-  double total = 0;
-  for (int64_t r = 0; r < block.rows; ++r)
-    if (block.weight[r] > 0)
-      total += block.weight[r] * __builtin_log(dot(sketch_row(block, r), scalings));
-  return total;
-}
-
 void sketch_second_moment(SketchBlock& block, const float* y, void* scratch, double* sums) {
-  RunningSums<float> running(scratch, sums, block.k);
+  RunningSums running(scratch, sums, block.k);
   float* out = running.partial;
   for (int64_t r = 0; r < block.rows; ++r) {
     if (block.curvature[r] > 0) {

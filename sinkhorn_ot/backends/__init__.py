@@ -33,15 +33,12 @@ class Sketch(Protocol):
     def words(self) -> int:
         """How much it holds: 4 bytes for each entry of a dense row, 8 for one of a sparse row."""
 
-    def mass(self, delta: Array, *, exact: bool = False) -> tuple[Array, Array]:
+    def mass(self, delta: Array) -> tuple[Array, Array]:
         """Return column masses and second moments, (K,) each, for a total mass of 1.
 
-        With p_i the probabilities of row i these are ``sum_i a_i p_i`` and ``sum_i a_i p_i**2``.
-        Without `exact` they may be good to about 1e-7 of themselves only.
+        With p_i the probabilities of row i these are ``sum_i a_i p_i`` and ``sum_i a_i p_i**2``;
+        they may be good to about 1e-7 of themselves only.
         """
-
-    def value(self, delta: Array) -> float:
-        """Return ``sum_i a_i log sum_k e_ik exp(delta_k)``, whose gradient the masses are."""
 
     def second_moment(self, v: Array) -> Array:
         """Return ``sum_i a_i p_i <p_i, v>`` at the delta of the last `mass`: (K,)."""

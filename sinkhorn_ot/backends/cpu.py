@@ -282,27 +282,18 @@ class CpuSketch:
         vector = _numpy(move)
         self.core.expect(_address(vector), reach)
 
-    def mass(self, delta: Array, *, exact: bool = False) -> tuple[Array, Array]:
+    def mass(self, delta: Array) -> tuple[Array, Array]:
         """Return masses and second moments; see `Sketch`."""
         self.scalings = np.exp(_numpy(delta))
         k = self.passes.k
         out = np.empty(2 * (2 * k + 1))
-        self.core.mass(
-            _address(self.scalings), exact, self.passes.n, _address(out), self.passes.threads
-        )
+        self.core.mass(_address(self.scalings), self.passes.n, _address(out), self.passes.threads)
         self._count()
         sums = self._added(out)
         self.weight = sums[-1]
         with np.errstate(divide="ignore", invalid="ignore"):
             sums /= self.weight
         return _like(delta, sums[:k]), _like(delta, sums[k:-1])
-
-    def value(self, delta: Array) -> float:
-        """Return the value; see `Sketch`."""
-        scalings, out = np.exp(_numpy(delta)), np.empty(2)
-        self.core.value(_address(scalings), self.passes.n, _address(out), self.passes.threads)
-        self._count()
-        return float(self._added(out)[0] / self.weight)
 
     def second_moment(self, v: Array) -> Array:
         """Return the product; see `Sketch`."""

@@ -138,7 +138,7 @@ class DeviceSketch:
         entries *= entries.cumsum(0) <= self.room
         return torch.where(entries[:, None] > 0, count, 0).to(torch.int64)
 
-    def mass(self, delta: Array, *, exact: bool = False) -> tuple[Array, Array]:
+    def mass(self, delta: Array) -> tuple[Array, Array]:
         """Return masses and second moments; see `Sketch`. They are always float64 sums."""
         torch, weight = self.passes.torch, self.weight
         self.scalings = delta.exp()
@@ -153,14 +153,6 @@ class DeviceSketch:
         self._count()
         whole = weight.sum()
         return first * self.scalings / whole, second * self.scalings**2 / whole
-
-    def value(self, delta: Array) -> float:
-        """Return the value; see `Sketch`."""
-        torch, weight = self.passes.torch, self.weight
-        total = self._times(self.by_row, delta.exp())
-        self._count(0.5)
-        logs = torch.where(weight > 0, weight * total.log(), 0.0)
-        return float(logs.sum() / weight.sum())
 
     def second_moment(self, v: Array) -> Array:
         """Return the product; see `Sketch`."""

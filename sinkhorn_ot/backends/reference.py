@@ -161,19 +161,13 @@ class ReferenceSketch:
         counts = self.shard.sum(counts)
         self.rows, self.words, self.total = int(counts[0]), int(counts[1]), counts[2]
 
-    def mass(self, delta: Array, *, exact: bool = False) -> tuple[Array, Array]:
+    def mass(self, delta: Array) -> tuple[Array, Array]:
         """Return masses and second moments; see `Sketch`."""
         plan = self.entries * self.xp.exp(delta)
         self.probabilities = p = plan / plan.sum(1)[:, None]
         a, k = self.weights / self.total, len(delta)
         sums = self.shard.sum(self.xp.concatenate((a @ p, a @ p**2)))
         return sums[:k], sums[k:]
-
-    def value(self, delta: Array) -> float:
-        """Return the value; see `Sketch`."""
-        a = self.weights / self.total
-        value = (a * self.xp.log((self.entries * self.xp.exp(delta)).sum(1))).sum()
-        return float(self.shard.sum(value.reshape(1))[0])
 
     def second_moment(self, v: Array) -> Array:
         """Return the product; see `Sketch`."""

@@ -121,23 +121,17 @@ class ShardedSketch:
         """Memory that they take, in words of 4 bytes."""
         return self._count(lambda local: local.words)
 
-    def mass(self, delta: Array, *, exact: bool = False) -> tuple[Array, Array]:
+    def mass(self, delta: Array) -> tuple[Array, Array]:
         """Return masses and second moments; see `Sketch`."""
         xp, k = self.passes.xp, len(delta)
         mine = float64([0.0] * (2 * k + 1), delta)
         local = self._filled()
         if local is not None:
-            found = local.mass(delta, exact=exact)
+            found = local.mass(delta)
             mine = xp.concatenate((*found, xp.ones_like(delta[:1]))) * self.weight
         sums = self.shard.sum(mine)
         self.total = sums[-1]
         return sums[:k] / self.total, sums[k:-1] / self.total
-
-    def value(self, delta: Array) -> float:
-        """Return the value; see `Sketch`."""
-        local = self._filled()
-        mine = delta[:1] * 0.0 if local is None else local.value(delta) * self.weight
-        return float(self.shard.sum(mine)[0] / self.total)
 
     def second_moment(self, v: Array) -> Array:
         """Return the product; see `Sketch`."""

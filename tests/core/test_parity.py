@@ -223,9 +223,6 @@ def test_sketch_of_all_rows_equals_the_reference(simd, dtype, weighted, reach, m
     assert ours.words == pytest.approx(truth.words, abs=4)  # an entry may lie on the cut
     for mine, exact in zip(ours.mass(delta), truth.mass(delta), strict=True):
         np.testing.assert_allclose(mine, exact, rtol=1e-4, atol=1e-7)
-    gain, true_gain = (x.value(delta) - x.value(0 * delta) for x in (ours, truth))
-    assert gain == pytest.approx(true_gain, abs=1e-5)
-    ours.mass(delta), truth.mass(delta)
     np.testing.assert_allclose(ours.second_moment(v), truth.second_moment(v), rtol=1e-3, atol=1e-6)
 
 

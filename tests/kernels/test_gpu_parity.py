@@ -270,7 +270,6 @@ def compare_sketch(machine, logits, a, vectors, reach, move):
     torch.testing.assert_close(
         sketch.second_moment(v), (a * (p @ v)) @ p, rtol=1e-5, atol=1e-6 + edge
     )
-    assert sketch.value(delta) == pytest.approx(float((a * total.log()).sum()), abs=1e-5 + edge)
     return ours
 
 
@@ -369,7 +368,7 @@ def test_a_sketch_takes_no_more_than_it_says(machine, make, n, k, weighted):
         def work(ours=ours, sketch=sketch):
             for _ in range(2):
                 ours.read(zero, assign=True, sketch=sketch)
-                for product in (sketch.mass, sketch.second_moment, sketch.value):
+                for product in (sketch.mass, sketch.second_moment):
                     product(zero)
 
         took.append(peak_bytes(machine, work))
