@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import time
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -105,7 +106,9 @@ def sinkhorn(
         each on the CPU holds a copy of up to 1/128 of all rows (or 256 of them).
     callback : callable, optional
         Gets a `Progress` (n_passes, marginal_violation, seconds) at each iteration; a true
-        return value stops the solve (of that head), in a group that of any process.
+        return value stops the solve (of that head), in a group that of any process.  While a
+        larger epsilon is solved first, the violation is that of its plan; `history` has none of
+        these.
 
     Returns
     -------
@@ -331,19 +334,26 @@ def _solve(logits: Array, options: Options) -> SinkhornResult:
 
 def _iterate(problem: Problem, checked: Checked, options: Options) -> tuple[SinkhornResult, bool]:
     """Solve; the flag says whether the callback stopped it."""
-    backend, words, warm = checked.backend, words_to_keep(checked, problem), False
-    g, left, spent = checked.g, checked.max_iter, 0.0
-    if options.g_init is not None:
-        warm = True
-    elif words:
-        for epsilon in annealing.levels(problem):
-            level = replace(problem, epsilon=epsilon)
-            watch = Watch(level, backend.passes(level), annealing.LEVEL_TOL, spent=spent)
-            end, n_iter = newton.solve(watch, g, max_iter=left, words=words, warm=warm)
-            g, left, spent, warm = end.g, left - n_iter, watch.reads, True
-    watch = Watch(problem, backend.passes(problem), checked.tol, options.callback, spent)
+    backend, words, tol = checked.backend, words_to_keep(checked, problem), checked.tol
+    g, left, spent, start = checked.g, checked.max_iter, 0.0, time.perf_counter()
+    warm, stopped = options.g_init is not None, False
+    for epsilon in annealing.levels(problem) if words and not warm else ():
+        level = replace(problem, epsilon=epsilon)
+        watch = Watch(
+            level, backend.passes(level), max(tol, annealing.LEVEL_TOL), options.callback,
+            labels=False, spent=spent, start=start,
+        )  # fmt: skip
+        end, n_iter = newton.solve(watch, g, max_iter=left, words=words, warm=warm)
+        g, left, spent, warm, stopped = end.g, left - n_iter, watch.reads, True, watch.stopped
+        if stopped:
+            left = 0
+            break
+    watch = Watch(
+        problem, backend.passes(problem), tol, options.callback, spent=spent, start=start
+    )  # fmt: skip
     if words:
         end, n_iter = newton.solve(watch, g, max_iter=left, words=words, warm=warm)
     else:
         end, n_iter = textbook.solve(watch, g, max_iter=left)
-    return watch.result(end, checked.max_iter - left + n_iter, backend.name), watch.stopped
+    result = watch.result(end, checked.max_iter - left + n_iter, backend.name)
+    return result, stopped or watch.stopped

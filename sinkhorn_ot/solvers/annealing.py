@@ -16,7 +16,7 @@ ROWS, ENTRIES = 8, 1 << 12
 
 def levels(problem: Problem) -> list[float]:
     """Return the epsilons to be solved before the problem's own, the largest first."""
-    wide = spread(problem) / problem.epsilon
+    wide = spread(problem)
     if not wide > WIDE or math.isinf(wide):
         return []
     count = math.floor(math.log(wide, FALL))
@@ -24,19 +24,18 @@ def levels(problem: Problem) -> list[float]:
 
 
 def spread(problem: Problem) -> float:
-    """Return the standard deviation of the logits within their rows, of some rows.
+    """Return the standard deviation of the logits within their rows, in epsilon, of some rows.
 
-    Of the processes of a group the largest; forbidden pairings do not count.
+    Of all rows, whichever process of a group holds them; forbidden pairings do not count.
     """
-    b = problem.b
+    b, shard = problem.b, problem.shard
     xp = namespace(b)
-    rows, k = problem.logits.shape
-    found = 0.0
-    if rows:
-        some = float64(problem.logits[:: max(rows // max(ROWS, ENTRIES // k), 1)], b)
-        allowed = (some > -math.inf) & (some < math.inf) & (b > 0)
-        count = xp.where(allowed, 1.0, 0.0).sum(1).clip(1.0)
-        mean = xp.where(allowed, some, 0.0).sum(1) / count
-        squares = xp.where(allowed, (some - mean[:, None]) ** 2, 0.0).sum(1) / count
-        found = math.sqrt(float(squares.mean()))
-    return float(problem.shard.max(float64([found], b))[0])
+    k = len(b)
+    stride = max(problem.n // max(ROWS, ENTRIES // k), 1)
+    some = float64(problem.logits[-shard.first % stride :: stride], b) / problem.epsilon
+    allowed = (some > -math.inf) & (some < math.inf) & (b > 0)
+    count = xp.where(allowed, 1.0, 0.0).sum(1).clip(1.0)
+    mean = xp.where(allowed, some, 0.0).sum(1) / count
+    squares = xp.where(allowed, some - mean[:, None], 0.0) ** 2
+    sums = shard.sum(xp.stack(((squares.sum(1) / count).sum(), xp.ones_like(count).sum())))
+    return math.sqrt(float(sums[0] / sums[1]))

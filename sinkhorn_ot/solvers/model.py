@@ -18,6 +18,8 @@ REACH = 7.0
 #: lam at the start; what a good step divides it by, and a bad one multiplies it by; below LEAST it
 #: is 0, and after a bad step at least AGAIN.
 START, FALL, RISE, LEAST, AGAIN = 1.0, 3.0, 5.0, 1e-9, 1e-3
+#: With a lam above this the step is Sinkhorn's itself, which is never taken back.
+LARGE = 1e3
 #: A step is bad if the slope of F at its end is more than this part of that at its beginning (with
 #: the other sign), and good if it is smaller than the second part; or if the violation fell so far.
 BAD_SLOPE, GOOD_SLOPE, FELL, FELL_FAR = 0.5, 0.25, 0.5, 0.3
@@ -28,7 +30,9 @@ STALE = 3.0
 HALF, KNOWN, CHEAP = 0.5, 0.01, 0.15
 #: Conjugate gradients: the part of the residual that they leave, at most; the most steps; a device
 #: is asked every so many whether they are done.
-FORCING, CG_STEPS, CG_PATIENCE = 0.1, 100, 8
+FORCING, CG_STEPS, CG_PATIENCE = 0.1, 50, 8
+#: Violations are divided by this at least.
+TINY = 1e-300
 #: Of the bytes of the input, what a solve may add by default. Of the entries of the matrix, one of
 #: so many is worth a word, and so many words are worth it at most. There are two sets of entries.
 DEFAULT_LIMIT, ONE_OF, MOST_WORDS, SETS = 0.55, 8, 1 << 25, 2
@@ -81,8 +85,10 @@ class Model:
         d = moved(after.g, before.g, self.problem)
         slopes = [(d * seen.gradient(self.problem.b)).sum() for seen in (before, after)]
         first, last = self.xp.stack(slopes).tolist()
-        ratio = after.violation / before.violation
+        ratio = after.violation / max(before.violation, TINY)
         self.trusted = ratio < FELL or last <= BAD_SLOPE * abs(first)
+        if not self.trusted and self.lam > LARGE:
+            return True  # it was Sinkhorn's
         if not self.trusted:
             self.lam = max(RISE * self.lam, AGAIN)
         elif ratio < FELL_FAR or last <= GOOD_SLOPE * abs(first):
@@ -138,8 +144,11 @@ class Model:
         """
         xp, b, lam = self.xp, self.problem.b, self.lam
         pull = sinkhorn_step(now.log_mass, b)
+        if lam > LARGE:
+            return pull
         r = xp.where(b > 0, lam * b * pull - now.gradient(b), 0.0)
-        diagonal = self.m + lam * b
+        # a column that no kept entry belongs to has its mass all the same
+        diagonal = xp.where(self.m > 0, self.m, xp.exp(now.log_mass)) + lam * b
         inverse = 1.0 / (diagonal - self.s + 1e-12)
         x = xp.zeros_like(r)
         z = inverse * r
@@ -165,4 +174,4 @@ class Model:
                 break
             p = unless_stopped(going, z + new_rho / rho * p, p)
             rho = unless_stopped(going, new_rho, rho)
-        return x
+        return xp.where((x != 0).any(), x, pull)

@@ -10,11 +10,11 @@ follows well enough. A step moves g by epsilon * d, where
     (H + lam diag(b)) d = (b - m) + lam diag(b) log(b / m)
 
 With lam = 0 this is Newton's step, and as lam grows it becomes Sinkhorn's, d = log(b / m). Whether
-a step was good, the next read tells: F is convex, so it fell for sure if its slope along the step
-is still negative at the end, and nearly for sure if that slope is positive but small. After a good
-step lam falls; after a bad one it rises, and another step is taken from the same g. Since
-Sinkhorn's step always lowers F, raising lam ends in progress: the iteration cannot stall, whatever
-the kept entries are worth, and where they are right it is Newton's.
+a step was good, the next read tells, by the slopes of F along d at both ends and by the violation.
+After a good step lam falls; after a bad one it rises, and another step is taken from the same g.
+Sinkhorn's own step, which is taken when lam has become large, always stays, as it always lowers F.
+So the iteration cannot stall, whatever the kept entries are worth, and where they are right it is
+Newton's.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from __future__ import annotations
 import math
 
 from sinkhorn_ot.arrays import Array, BadRow, namespace
-from sinkhorn_ot.solvers.model import Model
+from sinkhorn_ot.solvers.model import TINY, Model
 from sinkhorn_ot.solvers.watch import Seen, Watch, centre, sinkhorn_step
 
 #: What a step is expected to leave of the violation before anything is known.
@@ -35,9 +35,10 @@ SMALL, PLAIN, SLOW = 1 << 17, 2, 0.3
 #: Rows per cluster in the first sample, the growth from sample to sample, and the part of all rows
 #: that the largest may take.
 FIRST_SAMPLE, GROWTH, LARGEST_SAMPLE = 4, 8, 0.2
-#: A sample is solved to this multiple of its own noise, in at most so many steps; then lam is at
-#: most this, as g is not far any more.
-NOISE, SAMPLE_STEPS, AFTER_A_SAMPLE = 1.2, 12, 0.03
+#: A sample is solved to this multiple of its own noise, in at most so many steps.
+NOISE, SAMPLE_STEPS = 1.2, 12
+#: lam at most after a sample, and at a warm start: g is not far any more.
+NEAR = 0.03
 
 
 def solve(watch: Watch, g: Array, *, max_iter: int, words: int, warm: bool) -> tuple[Seen, int]:
@@ -64,7 +65,9 @@ def solve(watch: Watch, g: Array, *, max_iter: int, words: int, warm: bool) -> t
     model = Model(problem, passes, words)
     g = centre(g, b)
     plain = PLAIN if problem.n * len(b) < SMALL else 0
-    if not warm and not plain:
+    if warm:
+        model.lam = NEAR
+    elif not plain:
         g = start_by_samples(model, g)
     now: Seen | None = None
     expected = math.inf  # violation of the next reading
@@ -78,7 +81,7 @@ def solve(watch: Watch, g: Array, *, max_iter: int, words: int, warm: bool) -> t
         if now is None:
             now, ratio = seen, FIRST_STEP
         else:
-            ratio = seen.violation / now.violation
+            ratio = seen.violation / max(now.violation, TINY)
             if plain or model.accepts(now, seen):
                 now = seen
             else:
@@ -105,7 +108,8 @@ def start_by_samples(model: Model, g: Array) -> Array:
                 reading = model.read(g, stride=stride)
             except BadRow:
                 return g  # the read of the whole names the first bad row
-            violation = float(abs(namespace(g).exp(reading.log_mass) - problem.b).sum())
+            wrong = abs(namespace(g).exp(reading.log_mass) - problem.b).sum()
+            violation = model.passes.number(wrong)
             if not math.isfinite(violation):
                 return g if now is None else now.g  # nothing can be learnt from bad rows
             seen = Seen(g, reading.log_mass, violation)
@@ -117,7 +121,7 @@ def start_by_samples(model: Model, g: Array) -> Array:
             g = centre(now.g + problem.epsilon * model.step(now), problem.b)
         assert now is not None
         g = now.g
-        model.lam = min(model.lam, AFTER_A_SAMPLE)
+        model.lam = min(model.lam, NEAR)
     return g
 
 

@@ -26,7 +26,6 @@ def solve(watch: Watch, g: Array, *, max_iter: int) -> tuple[Seen, int]:
     g = centre(g, b)
     looks = tol > 0 or problem.shard.asks or watch.callback is not None
     near = False  # whether the next reading may be the last
-    watch.exact = tol == 0  # nothing would tell when float32 is no longer enough
     for n_iter in range(max_iter + 1):
         last = n_iter == max_iter
         if looks or last:

@@ -42,6 +42,7 @@ class Watch:
     passes: Passes
     tol: float
     callback: Callback | None = None
+    labels: bool = True  # whether they are wanted: not of a larger epsilon
     spent: float = 0.0  # reads of the matrix before this solve, which count too
     exact: bool = False  # whether readings are in float64 from now on
     stopped: bool = False  # by the callback
@@ -50,6 +51,10 @@ class Watch:
     start: float = field(default_factory=time.perf_counter)
     first: Array = None  # log masses of the first reading
     labelled: tuple[Seen, Reading] | None = None  # the last reading, if it made labels
+
+    def __post_init__(self) -> None:
+        """Without a goal nothing would tell when float32 is no longer enough."""
+        self.exact = self.exact or self.tol == 0
 
     @property
     def reads(self) -> float:
@@ -63,12 +68,14 @@ class Watch:
         matrix is read once more.
         """
         self.labelled = None  # those of an earlier g are only memory
+        assign = assign and self.labels
         reading = (by or self.passes.read)(g, exact=self.exact, assign=assign)
         if self.first is None:
             self.begin(reading, look=self.passes.may_wait)
         violation = self.violation(reading)
         refine = self.tol < EXACT_BELOW and not self.exact
-        if violation <= max(self.tol, EXACT_BELOW * refine) and (refine or reading.labels is None):
+        missing = self.labels and reading.labels is None
+        if violation <= max(self.tol, EXACT_BELOW * refine) and (refine or missing):
             self.exact = self.exact or refine
             reading = self.passes.read(g, exact=self.exact, assign=True)
             violation = self.violation(reading)

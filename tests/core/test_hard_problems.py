@@ -153,3 +153,62 @@ def test_what_cannot_be_solved_ends_with_the_best_g():
     assert 2 * (1 / 3 - 1 / 10) <= result.marginal_violation <= 0.5
     least = min(entry.marginal_violation for entry in result.history)
     assert result.marginal_violation == pytest.approx(least, rel=1e-5)
+
+
+def test_a_step_of_sinkhorns_is_never_taken_back():
+    """Its slope at the end can look bad; a solve that refused it would stay where it is for ever."""
+    rng = np.random.default_rng(0)
+    n, ten = 20_000, np.log(10)
+    rows = np.where(
+        np.arange(n)[:, None] < 0.99 * n, [0.0, -14 * ten, -40 * ten], [-60.0, -60.0, 0.0]
+    )
+    logits = rows + 0.05 * rng.normal(size=(n, 3))
+    b = np.array([0.0099, 0.0099, 0.9802])
+    b /= b.sum()
+    result = sinkhorn(logits, b=b, epsilon=1.0, g_init=np.zeros(3), max_iter=60)
+    assert result.converged
+    assert violation(logits, result, b) <= 1.01e-3
+
+
+def test_a_column_that_hardly_any_row_may_join():
+    """No kept entry may belong to it; its mass is known from the read all the same."""
+    rng = np.random.default_rng(0)
+    logits = rng.normal(size=(100_000, 50)).astype(np.float32)
+    logits[rng.random(100_000) > 4e-4, 0] = -np.inf
+    b = np.r_[1e-4, np.full(49, (1 - 1e-4) / 49)]
+    result = sinkhorn(logits, b=b, epsilon=0.3, tol=1e-6)
+    assert result.converged
+    assert result.n_passes <= 20
+
+
+@pytest.mark.parametrize("family", ["late", "middle", "peaked"])
+def test_a_warm_start_is_cheaper_than_a_cold_one(family):
+    logits = make_logits(family, 50_000, 200)
+    first = sinkhorn(logits)
+    moved = logits + np.random.default_rng(0).normal(0, 0.01, logits.shape).astype(np.float32)
+    warm = sinkhorn(moved, g_init=first.g)
+    assert warm.converged
+    assert warm.n_passes <= min(4, sinkhorn(moved).n_passes)
+
+
+def test_a_callback_stops_a_solve_of_larger_epsilons():
+    logits = 400 * np.random.default_rng(0).normal(size=(2000, 300))
+    asked = []
+    result = sinkhorn(logits, callback=lambda info: bool(asked.append(info)) or len(asked) == 3)
+    assert len(asked) == 4  # the last reading, at the epsilon that was asked for, is told too
+    assert result.epsilon == 0.04
+    assert result.marginal_violation == pytest.approx(violation(logits, result), rel=1e-6)
+    assert [entry.seconds for entry in asked] == sorted(entry.seconds for entry in asked)
+
+
+@pytest.mark.parametrize("shape", [(5, 1), (4, 2)])
+def test_nothing_to_do(shape):
+    """Every plan is balanced: violations are 0, also where it may not stop for that."""
+    result = sinkhorn(np.ones(shape), tol=0, method="newton", max_iter=5)
+    assert result.n_iter == 5
+    assert result.marginal_violation <= 1e-15
+
+
+def test_logits_beyond_the_square_root_of_the_largest_number():
+    logits = 1e200 * np.random.default_rng(0).normal(size=(300, 10))
+    assert sinkhorn(logits, epsilon=1e200, tol=1e-6).converged
