@@ -22,7 +22,7 @@ from problems import EPSILON, FAMILIES, make_logits
 from sinkhorn_ot import sinkhorn
 from sinkhorn_ot.backends.cpu import CpuPasses, CpuSketch, needs
 from sinkhorn_ot.problem import Problem
-from sinkhorn_ot.solvers.model import room_for_entries
+from sinkhorn_ot.solvers.model import REACH, SETS, room_for_entries
 
 
 def main() -> None:
@@ -47,8 +47,8 @@ def one_read(n: int, k: int, runs: int) -> None:
     for family in FAMILIES:
         logits = make_logits(family, n, k)
         passes = CpuPasses(Problem(logits, None, np.full(k, 1 / k), EPSILON))
-        sketch = passes.sketch(room_for_entries(logits, n, None, needs(logits, n)) // 2)
-        sketch.expect(g, 7.0)
+        sketch = passes.sketch(room_for_entries(logits, n, None, needs(logits, n)) // SETS)
+        sketch.expect(g, REACH)
         seconds: dict[str, list[float]] = {"R": [], "plain": [], "labels": [], "sketch": []}
         for _ in range(runs):
             seconds["R"].append(read(logits))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -25,6 +26,8 @@ BESIDE = (
     "; in parentheses its bytes a second over those of a device-to-device copy, which reads and "
     "writes {:.2f} TB/s in all"
 )
+#: Of a sanitizer; None where it came to none.
+VERDICTS = {True: "yes", False: "**no**", None: "no verdict"}
 Record = dict[str, Any]
 #: Version of the layout of results.json.
 FORMAT = 1
@@ -173,19 +176,22 @@ def reads(records: list[Record], rehearsal: bool) -> Iterator[str]:
     )
     yield ""
     kinds = ("masses", "labels", "sketch", "log domain")
+    cases: dict[tuple[Any, ...], dict[str, Record]] = {}
+    for r in records:
+        if "device" in r:
+            key = (f"{r['n']:,} x {r['k']:,}", r["dtype"], r["machine"])
+            cases.setdefault(key, {})[r["kind"]] = r
     rows = []
-    for record in records:
-        for machine, times in record.get("milliseconds", {}).items():
-            cells = []
-            for kind in kinds:
-                device = times[kind]["device"]
-                part = record["gigabytes"] * 1e9 / (1e-3 * device) / copy
-                cells.append(f"{device:.3g}" + ("" if rehearsal else f" ({part:.2f})"))
-            modelled = record["model"][machine]
-            rows.append(
-                [f"{record['n']:,} x {record['k']:,}", record["dtype"], machine, *cells,
-                 f"{times['masses']['host']:.2f}", f"{modelled:.2f}" if modelled else ""]
-            )  # fmt: skip
+    for key, found in cases.items():
+        cells = []
+        for kind in kinds:
+            r = found.get(kind, {})
+            part = r.get("gigabytes", 0.0) * 1e9 / (1e-3 * r.get("device", math.nan)) / copy
+            shown = f"{r['device']:.3g}" if r else ""
+            cells.append(shown + (f" ({part:.2f})" if r and not rehearsal else ""))
+        some = next(iter(found.values()))
+        model = some["model"]
+        rows.append([*key, *cells, f"{some['host']:.2f}", f"{model:.2f}" if model else ""])
     yield from table(["logits", "dtype", "kernels", *kinds, "host", "model"], rows)
 
 
@@ -253,13 +259,13 @@ def bits(records: list[Record], _: bool) -> Iterator[str]:
 
 def sanitize(records: list[Record], _: bool) -> Iterator[str]:
     """Tabulate the sanitizers' verdicts."""
-    found = [r for r in records if r.get("what") == "sanitizer" and "tool" in r]
+    found = [r for r in records if r.get("what") == "sanitizer" and "ended" in r]
     yield "Every kernel on small shapes under compute-sanitizer:"
     yield ""
     yield from table(
         ["tool", "kernels", "clean", "summary", "where in our kernels"],
         [
-            [r["tool"], r["machine"], "yes" if r["clean"] else "**no**", r["ended"],
+            [r["tool"], r["machine"], VERDICTS[r["clean"]], r["ended"],
              "; ".join(r.get("ours", []))[:160]]
             for r in found
         ],
@@ -303,7 +309,8 @@ def trouble(records: list[Record], told: set[str]) -> Iterator[str]:
     """List what could not be run and what failed, but for what was told already."""
     lines = []
     for r in records:
-        name = ", ".join(str(r[key]) for key in ("what", "solver", "family") if key in r)
+        keys = ("what", "solver", "machine", "family", "kind", "dtype", "tool", "network")
+        name = ", ".join(str(r[key]) for key in keys if key in r)
         if "error" in r:
             lines.append(f"- {name or 'a step'} failed: {r['error'][:200]}")
         elif "left_out" in r:

@@ -59,7 +59,8 @@ def _scaling(p: torch.Tensor, tol: float) -> Answer:
     for n_iter in range(MAX_ITER):  # noqa: B007  (it is returned)
         v = (p @ u).reciprocal_().div_(n)
         mass = (v @ p).mul_(u)
-        if float((mass - 1 / k).abs().sum()) <= tol:
+        violation = float((mass - 1 / k).abs().sum())
+        if violation <= tol or math.isnan(violation):
             break
         u.mul_((1 / k) / mass)
     return Answer(p.mul_(u).argmax(1), n_iter, EPSILON * u.double().log())

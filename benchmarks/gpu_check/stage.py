@@ -51,15 +51,23 @@ class Stage:
         self.record(left_out=what, reason=f"{max(self.left, 0):.0f} s were left")
         return False
 
-    def attempt(self, what: str, work: Callable[[], dict[str, Any]]) -> None:
-        """Record what `work` returns, or the error that it ended with."""
+    def attempt(self, what: str, work: Callable[[], dict[str, Any]], **about: Any) -> None:
+        """Record what `work` returns, or the error that it ended with; and what it was `about`.
+
+        An error that leaves the GPU's context unusable ends the stage: all that comes after it
+        would fail for no fault of its own.
+        """
         try:
             found = work()
         except Exception as error:  # noqa: BLE001  (of any kind: it is what the check is to report)
             found = {"error": f"{type(error).__name__}: {error}".strip()[:600]}
-            if "out of memory" in found["error"].lower():
-                torch.cuda.empty_cache()
-        self.record(what=what, **found)
+        self.record(what=what, **about, **found)
+        if "error" in found and torch.cuda.is_initialized():
+            torch.cuda.empty_cache()
+            try:
+                torch.cuda.synchronize()
+            except RuntimeError as error:
+                sys.exit(f"the GPU context is lost: {error}")
 
 
 def main() -> None:

@@ -156,7 +156,7 @@ def test_what_cannot_be_solved_ends_with_the_best_g():
 
 
 def test_a_step_of_sinkhorns_is_never_taken_back():
-    """Its slope at the end can look bad; a solve that refused it would stay where it is for ever."""
+    """Its slope at the end can look bad; a solve that refused it would stay where it is."""
     rng = np.random.default_rng(0)
     n, ten = 20_000, np.log(10)
     rows = np.where(

@@ -7,6 +7,7 @@ import platform
 import shutil
 import subprocess
 import sys
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -38,7 +39,7 @@ def main(stage: Stage) -> None:
                                                                "--format=csv"])})  # fmt: skip
     else:
         stage.record(what="gpu", name=f"no GPU: rehearsal on {processor()}")
-    print(output([sys.executable, "-m", "sinkhorn_ot"]))
+    stage.attempt("report", lambda: {"lines": output([sys.executable, "-m", "sinkhorn_ot"])})
 
 
 def gpu() -> dict[str, Any]:
@@ -72,10 +73,20 @@ def version_of(package: str) -> str | None:
 
 def tool_version(name: str) -> str | None:
     """Return what a tool says of its version; None where there is none."""
-    if shutil.which(name) is None:
+    place = find(name)
+    if place is None:
         return None
-    lines = [line for line in output([name, "--version"]).splitlines() if "elease" in line]
+    lines = [line for line in output([place, "--version"]).splitlines() if "elease" in line]
     return lines[0].strip() if lines else "of unknown version"
+
+
+def find(tool: str) -> str | None:
+    """Return where one of CUDA's tools is: on the PATH, or beside nvcc."""
+    nvcc = shutil.which("nvcc")
+    places = [Path(nvcc).resolve().parent] if nvcc else []
+    places.append(Path("/usr/local/cuda/bin"))
+    found = shutil.which(tool)
+    return found or next((str(p / tool) for p in places if (p / tool).is_file()), None)
 
 
 def output(command: list[str]) -> str:

@@ -81,7 +81,7 @@ def run_tests(stage: Stage, what: str, tests: list[str], name: str, limit: float
             break
         if code in (0, 1, 5):  # all was run; 5: there was nothing left to run
             break
-        if code in (3, 4):
+        if code in (2, 3, 4):
             ended = f"pytest itself failed (exit {code}); the log says why"
             break
         lost += 1

@@ -17,7 +17,7 @@ from gpu_check.machinery import machines_of, synchronise
 from gpu_check.problems_on_device import make_logits
 from gpu_check.stage import Stage
 from sinkhorn_ot.problem import Problem
-from sinkhorn_ot.solvers.model import room_for_entries
+from sinkhorn_ot.solvers.model import REACH, SETS, room_for_entries
 
 MILLION, WIDER, LONG = (1_000_000, 1_000), (1_000_000, 3_000), (100_000, 30_000)
 #: By worth: what a solve is made of comes first.
@@ -51,26 +51,32 @@ def main(stage: Stage) -> None:
             if n * k * dtype.itemsize > MOST_MEMORY * free:
                 stage.record(left_out=size, reason=f"{free / 1e9:.0f} GB of memory are free")
                 continue
-        stage.attempt(size, lambda n=n, k=k, dtype=dtype: time_case(stage, found, n, k, dtype))
+        time_case(stage, found, n, k, dtype)
 
 
 def time_case(
     stage: Stage, found: dict[str, machines.Machine], n: int, k: int, dtype: torch.dtype
-) -> dict[str, Any]:
-    """Return the milliseconds of each kind of read on each machine."""
+) -> None:
+    """Record the milliseconds of each kind of read on each machine."""
     logits = make_logits("middle", n, k, stage.device, dtype)
-    times: dict[str, dict[str, Any]] = {}
+    case: dict[str, Any] = {
+        "n": n, "k": k, "dtype": str(dtype).removeprefix("torch."),
+        "gigabytes": n * k * dtype.itemsize / 1e9,
+    }  # fmt: skip
     for kind in KINDS:
         if kind == "log domain":  # the last of them, for the logits are others then
             logits[:, :LOW] -= FAR
         for name, machine in found.items():
-            read = reader(machine, logits, kind)
-            times.setdefault(name, {})[kind] = milliseconds(stage, read)
-    return {
-        "n": n, "k": k, "dtype": str(dtype).removeprefix("torch."),
-        "gigabytes": n * k * dtype.itemsize / 1e9, "milliseconds": times,
-        "model": {name: model(name, n, k, dtype) for name in found},
-    }  # fmt: skip
+            stage.attempt(
+                "read",
+                lambda machine=machine, kind=kind: milliseconds(
+                    stage, reader(machine, logits, kind)
+                ),
+                machine=name,
+                kind=kind,
+                model=None if stage.rehearsal else model(name, n, k, dtype),
+                **case,
+            )
 
 
 def reader(machine: machines.Machine, logits: torch.Tensor, kind: str) -> Callable[[], object]:
@@ -81,8 +87,8 @@ def reader(machine: machines.Machine, logits: torch.Tensor, kind: str) -> Callab
     passes = machine.backend.passes(Problem(logits, None, b, EPSILON))
     if kind == "sketch":
         words = room_for_entries(logits, n, None, machine.backend.needs(logits, n))
-        sketch = passes.sketch(words)
-        sketch.expect(g, 7.0)
+        sketch = passes.sketch(words // SETS)
+        sketch.expect(g, REACH)
         return lambda: passes.read(g, sketch=sketch)
     return lambda: passes.read(g, assign=kind == "labels")
 
@@ -133,7 +139,7 @@ def model(machine: str, n: int, k: int, dtype: torch.dtype) -> float | None:
     The table is of 1,000,000 x 1000; other numbers of rows and columns scale it, while rows are
     held whole.
     """
-    if not torch.cuda.is_available() or k > 4096:
+    if k > 4096:
         return None
     name = torch.cuda.get_device_name()
     page = Path(__file__).parents[3] / "docs" / "gpu_kernels.md"

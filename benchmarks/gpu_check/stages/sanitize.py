@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import csv
 import io
+import os
 import re
-import shutil
 import subprocess
 import sys
-from pathlib import Path
 from typing import Any
 
 from gpu_check.machinery import HOST_LIBRARY, machines_of
 from gpu_check.stage import Stage
+from gpu_check.stages.facts import find
 
+#: Seconds that one of them needs at least, and those that are left for ncu.
+LEAST, FOR_NCU = 20.0, 15.0
 #: In the order of what they are worth.
 TOOLS = ("memcheck", "racecheck", "initcheck")
 #: What compute-sanitizer exits with when it has found something.
@@ -38,10 +40,9 @@ def main(stage: Stage) -> None:
         stage.record(left_out="compute-sanitizer", reason="it is not installed")
         jobs = [("none", name) for name in names]
     profile = find("ncu")
-    for number, (tool, name) in enumerate(jobs):
-        limit = (stage.left - 15) / (len(jobs) - number)
-        if limit < 5:
-            stage.record(left_out=f"{tool}, {name}", reason=f"{stage.left:.0f} s were left")
+    for tool, name in jobs:
+        limit = stage.left - FOR_NCU
+        if not stage.has_time_for(LEAST + FOR_NCU, f"{tool}, {name}"):
             continue
         command = [sys.executable, "-m", "gpu_check.every_kernel", name]
         if stage.rehearsal:
@@ -50,10 +51,10 @@ def main(stage: Stage) -> None:
             command = [sanitizer, "--tool", tool, "--error-exitcode", str(FOUND), *command]
         stage.attempt(
             "sanitizer",
-            lambda tool=tool, name=name, command=command, limit=limit: {
-                "tool": tool, "machine": name, **sanitized(command, limit),
-            },
-        )  # fmt: skip
+            lambda command=command, limit=limit: sanitized(command, limit),
+            tool=tool,
+            machine=name,
+        )
     if stage.rehearsal or not names:
         return
     if profile is None:
@@ -63,13 +64,19 @@ def main(stage: Stage) -> None:
 
 
 def sanitized(command: list[str], limit: float) -> dict[str, Any]:
-    """Run under a tool; return how it ended and what it said of which kernels."""
+    """Run under a tool; return how it ended and what it said of which kernels.
+
+    `clean` is None where the tool did not come to a verdict.
+    """
+    # torch would hand out pieces of large blocks, in which a step too far is still inside
+    variables = {**os.environ, "PYTORCH_NO_CUDA_MEMORY_CACHING": "1"}
     try:
         done = subprocess.run(
-            command, capture_output=True, text=True, check=False, timeout=limit, errors="replace"
-        )
+            command, capture_output=True, text=True, check=False, timeout=limit, env=variables,
+            errors="replace",
+        )  # fmt: skip
     except subprocess.TimeoutExpired:
-        return {"ended": f"stopped after {limit:.0f} s", "clean": False}
+        return {"ended": f"stopped after {limit:.0f} s", "clean": None}
     print(done.stdout[-20_000:], done.stderr[-5_000:])
     return verdict(done.stdout, done.returncode, done.stderr)
 
@@ -81,7 +88,9 @@ def verdict(printed: str, code: int, errors: str = "") -> dict[str, Any]:
     where = [line for line in lines if re.search(r"\bin \S*|\bat \S*", line) and OURS.search(line)]
     if code not in (0, FOUND) or "every kernel ran" not in printed:
         words = [*totals, *lines, *errors.strip().splitlines()[-1:]]
-        return {"ended": f"exit {code}: {words[-1] if words else ''}"[:300], "clean": False}
+        found = code == FOUND or any("Invalid" in line or "hazard" in line for line in lines)
+        ended = f"exit {code}: {words[-1] if words else ''}"[:300]
+        return {"ended": ended, "clean": False if found else None, "ours": sorted(set(where))[:5]}
     return {
         "ended": totals[-1] if totals else "ran, without a tool",
         "clean": code == 0,
@@ -102,8 +111,8 @@ def profiled(ncu: str, name: str, limit: float) -> dict[str, Any]:
     print(done.stdout[-5_000:], done.stderr[-5_000:])
     found = figures(done.stdout)
     if not found:
-        words = (done.stdout + done.stderr).strip().splitlines()
-        raise RuntimeError(f"ncu printed no figures (exit {done.returncode}): {words[-1:]}")
+        words = [line for line in done.stdout.splitlines() if "==ERROR==" in line]
+        raise RuntimeError(f"ncu printed no figures (exit {done.returncode}): {words[:1]}")
     return {"machine": name, **found}
 
 
@@ -116,12 +125,3 @@ def figures(printed: str) -> dict[str, str]:
         for row in rows
         if row.get("Metric Name") in METRICS
     }
-
-
-def find(tool: str) -> str | None:
-    """Return where one of CUDA's tools is: on the PATH, or beside nvcc."""
-    nvcc = shutil.which("nvcc")
-    beside = [Path(nvcc).resolve().parent] if nvcc else []
-    places = [*beside, Path("/usr/local/cuda/bin")]
-    found = shutil.which(tool)
-    return found or next((str(p / tool) for p in places if (p / tool).is_file()), None)
