@@ -173,7 +173,7 @@ def _memory(config: Config, n: int, parameters: int, dim: int, per_image: float)
         f"activations of {batch:.0f} images": per_image * batch,
         "features of the label pass": 4 * n * dim * bool(k),
         f"logits of one head (N x {k:,})": 4 * n * k,
-        "sketch of the solver": min(4 * n * k // 4, 134_000_000),
+        "kept entries of the solver": min(4 * n * k // 8, 134_000_000),
         "labels": 16 * n * len(config.clusters),
         "decoded images": n * (1 if config.dataset in GREY else 3) * side**2 * config.in_memory,
     }
