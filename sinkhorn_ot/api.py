@@ -108,7 +108,7 @@ def sinkhorn(
         Gets a `Progress` (n_passes, marginal_violation, seconds) at each iteration; a true
         return value stops the solve (of that head), in a group that of any process.  While a
         larger epsilon is solved first, the violation is that of its plan; `history` has none of
-        these.
+        these, and after a true value the matrix is read once more, at `epsilon`.
 
     Returns
     -------

@@ -15,12 +15,13 @@ DESCRIPTION = """\
 Build, prove and measure sinkhorn_ot and selfsup on this machine's GPU, with the python that runs
 this script and without a network. DIR receives results.json, results.md and a log for each stage
 (at most 4 MB in all); nothing else is written outside a temporary folder. A stage that fails or
-runs out of time does not stop the next one.
+runs out of time does not stop the next one. The exit code is 0 if all stages were completed; what
+they found, failed tests too, is in results.md.
 """
 
 
 def main() -> int:
-    """Run the command line; return 0 if every stage of the check was completed."""
+    """Run the command line; return 0 if every stage was completed, whatever it found."""
     parser = argparse.ArgumentParser(
         prog="python benchmarks/gpu_check",
         description=DESCRIPTION,

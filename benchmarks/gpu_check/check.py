@@ -25,7 +25,7 @@ SOURCES = (
     "sinkhorn_ot", "selfsup", "csrc", "tests", "benchmarks", "docs", "setup.py", "pyproject.toml",
     "README.md", "LICENSE", "MANIFEST.in",
 )  # fmt: skip
-#: Of two stages that others need; --stages runs them too.
+#: Names of the stages that the others need; `--stages` always runs them as well.
 NEEDED = ("facts", "build")
 #: Seconds that a stage may go on after its limit: it is expected to keep to that by itself.
 GRACE = 5.0

@@ -13,7 +13,7 @@ import torch
 from gpu_check.stage import Stage
 from sinkhorn_ot import options, sinkhorn
 
-#: Names of tests/machines.py, by device.
+#: Names of tests/kernels/machines.py, by device.
 NAMES = {"cuda": ("cuda", "triton"), "cpu": ("host", "interpreter")}
 #: Where the build stage puts the CUDA kernels that are compiled for the host.
 HOST_LIBRARY = Path("_cuda_host.so")

@@ -13,7 +13,7 @@ from gpu_check.stages import STAGES
 
 NOTHING = (
     "No GPU has run any of this yet: `python benchmarks/gpu_check --out DIR` on a machine with one "
-    "makes the results, and `--page docs/gpu_results.md DIR/results.json` this page.\n"
+    "makes the results, and `--page docs/gpu_results.md RESULTS.json ...` makes this page of all.\n"
 )
 HEADER = """\
 # What ran on GPUs

@@ -20,8 +20,9 @@ REACH = 7.0
 START, FALL, RISE, LEAST, AGAIN = 1.0, 3.0, 5.0, 1e-9, 1e-3
 #: With a lam above this the step is Sinkhorn's itself, which is never taken back.
 LARGE = 1e3
-#: A step is bad if the slope of F at its end is more than this part of that at its beginning (with
-#: the other sign), and good if it is smaller than the second part; or if the violation fell so far.
+#: With s0 < 0 and s1 the slopes of F along a step before and after it: the step is bad if
+#: s1 > BAD_SLOPE |s0|, unless the violation fell to FELL of what it was; it is good if
+#: s1 <= GOOD_SLOPE |s0|, or if the violation fell to FELL_FAR.
 BAD_SLOPE, GOOD_SLOPE, FELL, FELL_FAR = 0.5, 0.25, 0.5, 0.3
 #: The entries are kept anew if g has moved by more than this, in epsilon, since they were.
 STALE = 3.0

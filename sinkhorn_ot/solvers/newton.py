@@ -3,7 +3,7 @@
 The semi-dual F(g) is smooth and convex in K numbers. A read of the matrix gives its gradient
 ``m(g) - b``; while it is read, the large entries of the rows are kept, from which the Hessian
 
-    H = diag(m) - P^T diag(a)^-1 P        (times 1 / epsilon)
+    H = diag(m) - P^T diag(1/a) P        (epsilon times that of F)
 
 follows well enough. A step moves g by epsilon * d, where
 
@@ -42,7 +42,10 @@ NEAR = 0.03
 
 
 def solve(watch: Watch, g: Array, *, max_iter: int, words: int, warm: bool) -> tuple[Seen, int]:
-    """Move g until ``||m(g) - b||_1 <= tol``, reading the matrix once a step.
+    """Move g until ``||m(g) - b||_1 <= tol``.
+
+    Each step takes one read. Another one is needed where the kept entries are too old, or where
+    labels or float64 are missing at the end; samples are read before.
 
     Parameters
     ----------

@@ -95,7 +95,7 @@ class Watch:
             self._check_columns()
 
     def violation(self, reading: Reading) -> float:
-        """Return ``||m - b||_1``: for a device the one wait of an iteration.
+        """Return ``||m - b||_1``; a device is waited for.
 
         NaN says that a row or (in the first reading) a column was bad, which not every backend
         says at once. While a CUDA graph is recorded there is no waiting, and it is NaN.

@@ -50,7 +50,7 @@ def build(stage: Stage) -> dict[str, Any]:
 
 
 def build_host(stage: Stage) -> dict[str, Any]:
-    """Compile the CUDA kernels for the host, as tests/machines.py does."""
+    """Compile the CUDA kernels for the host, as tests/kernels/machines.py does."""
     import machines
 
     began = time.perf_counter()
