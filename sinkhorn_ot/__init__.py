@@ -17,3 +17,7 @@ __all__ = [
     "equipartition_labels",
     "sinkhorn",
 ]
+
+
+def __dir__() -> list[str]:
+    return [*__all__, "__version__"]

@@ -32,6 +32,10 @@ if TYPE_CHECKING:
     from torch.distributed import ProcessGroup
 
 
+#: Reads after which a violation that has not fallen is not expected to fall any more.
+RECENT = 15
+
+
 def sinkhorn(
     logits: Array | Iterator[Array],
     *,
@@ -323,13 +327,23 @@ def _solve(logits: Array, options: Options) -> SinkhornResult:
         where = "" if options.head is None else f" (head {options.head})"
         warnings.warn(
             f"sinkhorn{where} stopped after {result.n_iter} iterations with marginal_violation "
-            f"{result.marginal_violation:.3g} > tol {checked.tol:.3g}: raise max_iter or epsilon "
-            f"(now {checked.epsilon:g}), or accept a larger tol; if it no longer falls, the -inf "
-            "entries may leave no feasible plan. The best result so far is returned.",
+            f"{result.marginal_violation:.3g} > tol {checked.tol:.3g}: {_advice(result, checked)}. "
+            "The best result so far is returned.",
             SinkhornWarning,
             stacklevel=3,
         )
     return result
+
+
+def _advice(result: SinkhornResult, checked: Checked) -> str:
+    """Return what helps a solve that has not ended: more steps, if those it had still helped."""
+    recent = [entry.marginal_violation for entry in result.history[-RECENT:]]
+    if len(recent) == RECENT and min(recent) > 0.99 * recent[0]:
+        return (
+            f"it has fallen by less than 1% in the last {RECENT} reads, so more of them will not "
+            "help: -inf entries may leave no feasible plan"
+        )
+    return f"raise max_iter (now {checked.max_iter})"
 
 
 def _iterate(problem: Problem, checked: Checked, options: Options) -> tuple[SinkhornResult, bool]:

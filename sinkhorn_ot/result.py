@@ -40,7 +40,7 @@ class Progress(NamedTuple):
     seconds: float
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class SinkhornResult:
     """The plan ``P_ik = exp((logits_ik + f_i + g_k) / epsilon)``, held by its potentials.
 
@@ -81,6 +81,16 @@ class SinkhornResult:
     history: tuple[Progress, ...]
     epsilon: float
     backend: str
+
+    def __repr__(self) -> str:
+        """One line; the arrays are attributes."""
+        how = "converged" if self.converged else "not converged"
+        n, k = self.labels.shape[0], self.g.shape[0]
+        return (
+            f"SinkhornResult({n} x {k}, {how}, marginal_violation={self.marginal_violation:.3g}, "
+            f"n_iter={self.n_iter}, n_passes={self.n_passes:.3g}, epsilon={self.epsilon:g}, "
+            f"backend={self.backend!r})"
+        )
 
     @property
     def counts(self) -> Array:

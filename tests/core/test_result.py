@@ -5,6 +5,7 @@ import itertools
 import numpy as np
 import pytest
 
+import sinkhorn_ot
 from sinkhorn_ot import Progress, SinkhornWarning, equipartition_labels, sinkhorn
 
 BACKENDS = ["cpu", "reference"]
@@ -88,8 +89,10 @@ def test_predict_takes_an_empty_batch(normal):
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
-def test_not_converged_warns_and_names_the_levers(backend, normal):
-    with pytest.warns(SinkhornWarning, match=r"after 2 iterations .*max_iter or epsilon") as record:
+def test_not_converged_warns_and_names_the_lever(backend, normal):
+    with pytest.warns(
+        SinkhornWarning, match=r"after 2 iterations .*raise max_iter \(now 2\)"
+    ) as record:
         result = sinkhorn(normal(300, 20, std=3), max_iter=2, backend=backend)
     assert record[0].filename == __file__
     assert not result.converged
@@ -104,3 +107,12 @@ def test_warm_start_takes_no_further_step(backend, normal):
     assert again.n_iter == 0
     np.testing.assert_allclose(again.g, result.g, atol=1e-12)
     np.testing.assert_array_equal(again.labels, result.labels)
+
+
+def test_a_result_is_one_line_and_the_module_lists_its_public_names():
+    result = sinkhorn(np.zeros((6, 3)), backend="cpu")
+    assert repr(result) == (
+        "SinkhornResult(6 x 3, converged, marginal_violation=0, n_iter=0, n_passes=2, "
+        "epsilon=0.04, backend='cpu')"
+    )
+    assert sorted(dir(sinkhorn_ot)) == sorted([*sinkhorn_ot.__all__, "__version__"])
