@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import functools
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -47,6 +50,56 @@ def make_logits(family: str, n: int, k: int, seed: int = 0) -> NDArray[np.float3
         block += bias
         block *= CLUSTERED[family] * EPSILON / np.sqrt(1 + 0.3**2)
     return logits
+
+
+def k_means(seed: int, n: int = 20_000, k: int = 100, width: int = 64) -> NDArray[np.float32]:
+    """Minus squared distances to centroids that are some of the points, but for a row constant."""
+    rng = np.random.default_rng(seed)
+    centres = 0.7 * rng.normal(size=(k, width))
+    which = rng.choice(k, n, p=rng.dirichlet(np.full(k, 2.0)))
+    points = centres[which] + 0.5 * rng.normal(size=(n, width))
+    chosen = points[rng.choice(n, k, replace=False)]
+    return (2 * points @ chosen.T - (chosen * chosen).sum(1)).astype(np.float32)
+
+
+def blocks(seed: int, joining: int, n: int = 20_000, groups: int = 10) -> NDArray[np.float64]:
+    """Groups of ten clusters of uneven weight, which hardly any row joins."""
+    rng = np.random.default_rng(seed)
+    logits = rng.normal(size=(n, 10 * groups))
+    which = rng.choice(groups, n, p=rng.dirichlet(np.full(groups, 30.0)))
+    logits += 30.0 * (np.repeat(np.arange(groups), 10) == which[:, None])
+    logits[:joining] = rng.normal(size=(joining, 10 * groups))
+    return logits
+
+
+def few_columns(seed: int, k: int, n: int = 1_000_000) -> NDArray[np.float32]:
+    """Very many short rows, as of a router: some columns are more popular."""
+    rng = np.random.default_rng(seed)
+    return (rng.normal(size=(n, k)) + np.linspace(0, 2, k)).astype(np.float32)
+
+
+def wide(seed: int, spread: float, n: int = 2000, k: int = 300) -> NDArray[np.float32]:
+    """Normal logits whose standard deviation is `spread` times EPSILON."""
+    return (EPSILON * spread * np.random.default_rng(seed).normal(size=(n, k))).astype(np.float32)
+
+
+#: Problems on which a solve may stall: what makes one of a seed, epsilon, and tol.
+HARD: dict[str, tuple[Callable[[int], NDArray[Any]], float, float]] = {
+    **{f"k-means, epsilon {e:g}": (k_means, e, 1e-4) for e in (2.0, 0.5, 0.1)},
+    **{
+        f"1,000,000 x {k}": (functools.partial(few_columns, k=k), EPSILON, 1e-3)
+        for k in (2, 3, 5, 8)
+    },
+    **{
+        f"spread of {s:,} epsilon": (functools.partial(wide, spread=s), EPSILON, 1e-3)
+        for s in (10_000, 100_000)
+    },
+    "16 x 1,000": (lambda seed: np.random.default_rng(seed).normal(size=(16, 1000)), 0.05, 1e-4),
+    **{
+        f"blocks, {j} joining rows": (functools.partial(blocks, joining=j), 1.0, 1e-4)
+        for j in (50, 0)
+    },
+}
 
 
 def load_real(path: Path) -> NDArray[np.float32]:

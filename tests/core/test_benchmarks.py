@@ -9,6 +9,7 @@ import pytest
 
 COMMANDS = {
     "passes.py --n 3000 --k 50 --runs 1": r"(?s)(\| late \| \d.*){2}256 x 64 peaked",
+    "reads.py 1": r"(?s)k-means, epsilon 2 .*0 of 1 .*0 joining rows .* 0 of 1 \\|",
     "compare.py table": r"\| sinkhorn_ot ",
 }
 

@@ -6,20 +6,10 @@ textbook iteration does on most of these, takes hundreds.
 
 import numpy as np
 import pytest
-from problems import make_logits, true_violation
+from problems import blocks, few_columns, k_means, make_logits, true_violation, wide
 from scipy.optimize import linprog
 
 from sinkhorn_ot import SinkhornWarning, sinkhorn
-
-
-def k_means(seed, n=20_000, k=100, width=64):
-    """Minus squared distances to centroids that are some of the points, but for a row constant."""
-    rng = np.random.default_rng(seed)
-    centres = 0.7 * rng.normal(size=(k, width))
-    which = rng.choice(k, n, p=rng.dirichlet(np.full(k, 2.0)))
-    points = centres[which] + 0.5 * rng.normal(size=(n, width))
-    chosen = points[rng.choice(n, k, replace=False)]
-    return (2 * points @ chosen.T - (chosen * chosen).sum(1)).astype(np.float32)
 
 
 def violation(logits, result, b=None):
@@ -49,18 +39,16 @@ def test_k_means_in_any_order_of_rows(epsilon):
 @pytest.mark.parametrize("dtype", [np.float32, np.float16])
 def test_very_many_short_rows(k, dtype):
     """Kept entries get the memory they need, though it is more than the input."""
-    rng = np.random.default_rng(0)
-    logits = (rng.normal(size=(300_000, k)) + np.linspace(0, 2, k)).astype(dtype)
-    result = sinkhorn(logits)
+    result = sinkhorn(few_columns(0, k, 300_000).astype(dtype))
     assert result.converged
     assert result.n_passes <= 8
 
 
-@pytest.mark.parametrize("scale", [400, 4000])
+@pytest.mark.parametrize("spread", [10_000, 100_000])
 @pytest.mark.parametrize("seed", range(3))
-def test_tiny_epsilon(seed, scale):
+def test_tiny_epsilon(seed, spread):
     """A spread of 10,000 and 100,000 epsilon: larger ones are solved first, by itself."""
-    logits = scale * np.random.default_rng(seed).normal(size=(2000, 300)).astype(np.float32)
+    logits = wide(seed, spread)
     result = sinkhorn(logits)
     assert result.converged
     assert violation(logits, result) <= 1.01e-3
@@ -115,12 +103,7 @@ def test_a_heavy_tailed_marginal():
 @pytest.mark.parametrize("joining", [50, 0])
 def test_blocks_that_hardly_any_row_joins(joining):
     """Ten groups of clusters; their masses are right only once mass goes from one to another."""
-    rng = np.random.default_rng(5)
-    block = np.repeat(np.arange(10), 10)
-    logits = rng.normal(size=(20_000, 100))
-    which = rng.choice(10, 20_000, p=rng.dirichlet(np.full(10, 30.0)))
-    logits += 30.0 * (block == which[:, None])
-    logits[:joining] = rng.normal(size=(joining, 100))
+    logits = blocks(5, joining)
     result = sinkhorn(logits, epsilon=1.0, tol=1e-4)
     assert result.converged
     assert result.n_passes <= 60
