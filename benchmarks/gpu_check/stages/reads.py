@@ -150,6 +150,6 @@ def model(machine: str, n: int, k: int, dtype: torch.dtype) -> float | None:
     ]
     kernels, logits = {"cuda": "CUDA", "triton": "Triton"}[machine], str(dtype)[6:]
     for row in rows:
-        if row[:2] == [kernels, logits] and row[2].split()[0] in name.split():
+        if row[:2] == [kernels, logits] and row[2].split()[0] in name:
             return float(row[-2]) * n * k / 1e9
     return None
