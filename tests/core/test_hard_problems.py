@@ -10,6 +10,7 @@ from problems import blocks, few_columns, k_means, make_logits, true_violation, 
 from scipy.optimize import linprog
 
 from sinkhorn_ot import SinkhornWarning, sinkhorn
+from sinkhorn_ot.solvers import newton
 
 
 def violation(logits, result, b=None):
@@ -138,10 +139,14 @@ def test_what_cannot_be_solved_ends_with_the_best_g():
     assert result.marginal_violation == pytest.approx(least, rel=1e-5)
 
 
-def test_a_step_of_sinkhorns_is_never_taken_back():
-    """Its slope at the end can look bad; a solve that refused it would stay where it is."""
+def test_a_step_of_sinkhorns_is_never_taken_back(monkeypatch):
+    """Its slope at the end can look bad; a solve that refused it would stay where it is.
+
+    It does here from a lam of 1; whether from another one is chance.
+    """
+    monkeypatch.setattr(newton, "NEAR", 1.0)
     rng = np.random.default_rng(0)
-    n, ten = 20_000, np.log(10)
+    n, ten = 60_000, np.log(10)
     rows = np.where(
         np.arange(n)[:, None] < 0.99 * n, [0.0, -14 * ten, -40 * ten], [-60.0, -60.0, 0.0]
     )
@@ -159,9 +164,9 @@ def test_a_column_that_hardly_any_row_may_join():
     logits = rng.normal(size=(100_000, 50)).astype(np.float32)
     logits[rng.random(100_000) > 4e-4, 0] = -np.inf
     b = np.r_[1e-4, np.full(49, (1 - 1e-4) / 49)]
-    result = sinkhorn(logits, b=b, epsilon=0.3, tol=1e-6)
+    result = sinkhorn(logits, b=b, epsilon=0.1, tol=1e-6)
     assert result.converged
-    assert result.n_passes <= 20
+    assert result.n_passes <= 15  # 23 if it had none
 
 
 @pytest.mark.parametrize("family", ["late", "middle", "peaked"])
