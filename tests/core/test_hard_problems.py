@@ -200,3 +200,13 @@ def test_nothing_to_do(shape):
 def test_logits_beyond_the_square_root_of_the_largest_number():
     logits = 1e200 * np.random.default_rng(0).normal(size=(300, 10))
     assert sinkhorn(logits, epsilon=1e200, tol=1e-6).converged
+
+
+def test_accelerated_steps_without_a_goal_end_in_float64():
+    """Nothing would tell when float32 is no longer enough: f is that of float64 arithmetic."""
+    logits = make_logits("late", 3000, 50)
+    result = sinkhorn(logits, tol=0, method="newton", max_iter=1)
+    x = (logits.astype(np.float64) + result.g) / result.epsilon
+    top = x.max(1)
+    truth = -np.log(3000) - top - np.log(np.exp(x - top[:, None]).sum(1))
+    np.testing.assert_allclose(result.f, result.epsilon * truth, rtol=0, atol=1e-13)
