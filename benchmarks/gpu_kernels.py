@@ -25,9 +25,9 @@ import machines
 from cuda_compiler import compile_ptx, find_nvcc
 from ptx_machine import PtxKernels, TritonPtxKernels
 
-from sinkhorn_ot.backends import cuda
-from sinkhorn_ot.backends.device import DevicePasses
-from sinkhorn_ot.problem import Problem
+from sinkhorn_ot.backends.gpu import cuda
+from sinkhorn_ot.backends.gpu.passes import DevicePasses
+from sinkhorn_ot.passes import Problem
 
 ROWS, K = 512, 1000  # that are executed; long enough for sums to be flushed as often as ever
 MODELLED = 1_000_000  # rows
@@ -74,7 +74,7 @@ class Counted:
 
 
 def count(kernels: Any, dtype: torch.dtype) -> Counted:
-    """Execute the read that makes neither labels nor a sketch, with a single block."""
+    """Execute the read that makes neither labels nor keeps entries, with a single block."""
     logits = torch.randn(ROWS, K, generator=torch.Generator().manual_seed(0)).to(dtype)
     b = torch.full((K,), 1 / K, dtype=torch.float64)
     kernels.launches.clear()
@@ -189,7 +189,7 @@ sheet; *model* is that of the slowest of: memory, the issue of instructions, the
 exponentials, float64 arithmetic. It knows nothing of latency, and takes an instruction of PTX for
 one of the machine.
 
-One read that makes neither labels nor a sketch:
+One read that neither makes labels nor keeps entries:
 
 """
 

@@ -1,41 +1,67 @@
-"""The public functions: check the input, choose a backend, solve, say how it went."""
+"""The public functions."""
 
 from __future__ import annotations
 
 import sys
-import time
-import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn, TypedDict, TypeVar, Unpack, overload
 
-from sinkhorn_ot.arrays import (
-    Array,
-    BadRow,
-    EmptyColumn,
-    check_matrix,
-    float64,
-    heads_of,
-    may_look,
-    namespace,
-)
+import numpy as np
+
+from sinkhorn_ot.arrays import Array, is_torch
 from sinkhorn_ot.backends import BACKENDS
-from sinkhorn_ot.options import Checked, Options, agreed, check, words_to_keep
-from sinkhorn_ot.problem import Problem, explain_bad_row, explain_empty_column
-from sinkhorn_ot.result import SinkhornResult, SinkhornWarning
-from sinkhorn_ot.sharding import Peers, Shard, Told
-from sinkhorn_ot.solvers import annealing, newton, textbook
-from sinkhorn_ot.solvers.watch import Callback, Watch
+from sinkhorn_ot.checks import Callback, Options, check_matrix, heads_of
+from sinkhorn_ot.result import SinkhornResult
+from sinkhorn_ot.solve import labels_of, solve_heads, solve_one
 
 if TYPE_CHECKING:
+    import torch
+    from numpy.typing import NDArray
     from torch.distributed import ProcessGroup
 
+    OneArray = TypeVar("OneArray", NDArray[Any], torch.Tensor)
 
-#: Reads after which a violation that has not fallen is not expected to fall any more.
-RECENT = 15
+#: What other packages call our keywords.
+ELSEWHERE = {
+    **dict.fromkeys(("reg", "eps", "blur"), "epsilon"),
+    **dict.fromkeys(("numItermax", "max_iters", "n_iter", "n_iters"), "max_iter"),
+    **dict.fromkeys(("stopThr", "threshold"), "tol"),
+    **dict.fromkeys(("M", "C", "cost"), "logits, which is the negative of the cost"),
+    "warmstart": "g_init",
+}
 
 
+class LabelOptions(TypedDict, total=False):
+    """The keywords of `equipartition_labels`."""
+
+    b: Array | None
+    epsilon: float
+    tol: float
+    max_iter: int
+    g_init: Array | None
+    method: str
+    memory_limit: int | None
+    backend: str
+    process_group: ProcessGroup | None
+    callback: Callback | None
+
+
+class SinkhornOptions(LabelOptions, total=False):
+    """The keywords of `sinkhorn`."""
+
+    a: Array | None
+
+
+# An array is typed as a matrix; of a (T, N, K) stack the functions return what they do of an
+# iterator, which types cannot tell.
+@overload
+def sinkhorn(
+    logits: Iterator[NDArray[Any]] | Iterator[torch.Tensor], **options: Unpack[SinkhornOptions]
+) -> list[SinkhornResult]: ...
+@overload
+def sinkhorn(
+    logits: NDArray[Any] | torch.Tensor, **options: Unpack[SinkhornOptions]
+) -> SinkhornResult: ...
 def sinkhorn(
     logits: Array | Iterator[Array],
     *,
@@ -50,6 +76,7 @@ def sinkhorn(
     backend: str = "auto",
     process_group: ProcessGroup | None = None,
     callback: Callback | None = None,
+    **others: Any,
 ) -> Any:
     """Entropic optimal transport of N samples to K clusters of given masses.
 
@@ -148,6 +175,8 @@ def sinkhorn(
     >>> sinkhorn(logits).labels
     array([0, 0, 1, 1])
     """
+    if others:
+        _explain_keywords("sinkhorn", others)
     if _is_compiling():  # one graph break: there is nothing to trace in a solve
         outside = sys.modules["torch"].compiler.disable(sinkhorn)
         return outside(
@@ -159,15 +188,15 @@ def sinkhorn(
         a, b, epsilon, tol, max_iter, g_init, method, memory_limit, backend, process_group, callback
     )
     heads = heads_of(logits)
-    if heads is None:
-        return _solve(logits, options)
-    results = []  # no comprehension: a warning is to point at the caller
-    for head, one in _each_head(heads, options):
-        with _naming(one.head):
-            results.append(_solve(head, one))
-    return results
+    return solve_one(logits, options) if heads is None else list(solve_heads(heads, options))
 
 
+@overload
+def equipartition_labels(
+    logits: Iterator[OneArray], **options: Unpack[LabelOptions]
+) -> OneArray: ...
+@overload
+def equipartition_labels(logits: OneArray, **options: Unpack[LabelOptions]) -> OneArray: ...
 def equipartition_labels(
     logits: Array | Iterator[Array],
     *,
@@ -181,11 +210,12 @@ def equipartition_labels(
     backend: str = "auto",
     process_group: ProcessGroup | None = None,
     callback: Callback | None = None,
-) -> Array:
+    **others: Any,
+) -> Any:
     """Balanced labels: the argmax of the entropic plan in which every cluster gets equal mass.
 
     ``sinkhorn(logits, ...).labels``; see `sinkhorn` for the parameters, warnings and errors.
-    Masses are balanced exactly, class sizes nearly: `SinkhornResult.counts` tells.
+    Masses are balanced to `tol`; class sizes are so nearly, and `SinkhornResult.counts` tells.
 
     Parameters
     ----------
@@ -206,28 +236,24 @@ def equipartition_labels(
     >>> equipartition_labels(np.array([[0.9, 0.1], [0.8, 0.2], [0.7, 0.3], [0.6, 0.4]]))
     array([0, 0, 1, 1])
     """
-    if _is_compiling():
-        if callback is not None:
-            raise TypeError("a compiled graph has no place for a callback; call it outside")
-        if process_group is not None:
-            raise TypeError("a compiled graph has no place for a process group; call it outside")
-        from sinkhorn_ot.torch_ops import equipartition_labels as operator
+    if others:
+        _explain_keywords("equipartition_labels", others)
+    if not _is_compiling():
+        return labels_of(
+            logits,
+            Options(
+                None, b, epsilon, tol, max_iter, g_init, method, memory_limit, backend,
+                process_group, callback,
+            ),
+        )  # fmt: skip
+    for name, value in {"callback": callback, "process group": process_group}.items():
+        if value is not None:
+            raise TypeError(f"a compiled graph has no place for a {name}; call it outside")
+    from sinkhorn_ot.torch_ops import as_vector
+    from sinkhorn_ot.torch_ops import equipartition_labels as operator
 
-        b, g_init = (None if v is None else float64(v, logits) for v in (b, g_init))
-        return operator(logits, b, epsilon, tol, max_iter, g_init, method, memory_limit, backend)
-    options = Options(
-        None, b, epsilon, tol, max_iter, g_init, method, memory_limit, backend, process_group,
-        callback,
-    )  # fmt: skip
-    heads = heads_of(logits)
-    if heads is None:
-        return _solve(logits, options).labels
-    # only the labels of a head are kept
-    labels = []
-    for head, one in _each_head(heads, options):
-        with _naming(one.head):
-            labels.append(_solve(head, one).labels)
-    return namespace(labels[0]).stack(labels)
+    b, g_init = (as_vector(v, name, logits) for name, v in (("b", b), ("g_init", g_init)))
+    return operator(logits, b, epsilon, tol, max_iter, g_init, method, memory_limit, backend)
 
 
 def _is_compiling() -> bool:
@@ -236,12 +262,21 @@ def _is_compiling() -> bool:
     return torch is not None and bool(torch.compiler.is_compiling())
 
 
+def _explain_keywords(function: str, others: dict[str, Any]) -> NoReturn:
+    name = next(iter(others))
+    known = ELSEWHERE.get(name)
+    raise TypeError(
+        f"{function}() got an unexpected keyword argument {name!r}"
+        + (f"; here it is {known}" if known else "; help(sinkhorn_ot.sinkhorn) lists them")
+    )
+
+
 def available_backends(logits: Array | None = None) -> dict[str, str]:
     """Which backends can run, here or on these logits.
 
     Parameters
     ----------
-    logits : (N, K) array, optional
+    logits : (N, K) or (T, N, K) array, optional
         When given, the reasons are about this input.
 
     Returns
@@ -251,123 +286,6 @@ def available_backends(logits: Array | None = None) -> dict[str, str]:
         takes "cuda" and "triton" for CUDA tensors and "cpu" for the others.
     """
     if logits is not None:
-        logits = check_matrix(logits)
+        stack = (isinstance(logits, np.ndarray) or is_torch(logits)) and logits.ndim == 3
+        logits = check_matrix(logits[0] if stack and len(logits) else logits)
     return {backend.name: backend.why_not(logits) or "ok" for backend in BACKENDS}
-
-
-def _each_head(heads: Iterator[Array], options: Options) -> Iterator[tuple[Array, Options]]:
-    """Pair each head with its options, in all processes of a group alike."""
-    each = _with_options(heads, options)
-    peers = _peers(options)
-    if peers is None:
-        yield from each
-        return
-
-    def another(pair: tuple[Array, Options] | None) -> Told:
-        return {"whether logits hold another head": pair is not None}, None
-
-    while True:
-        pair, _ = peers.agree(lambda: next(each, None), another)
-        if pair is None:
-            return
-        yield pair
-
-
-def _with_options(heads: Iterator[Array], options: Options) -> Iterator[tuple[Array, Options]]:
-    """Pair each head with its options; complain of a number of heads that does not fit."""
-    g_init, count = options.g_init, 0
-    for count, head in enumerate(heads, start=1):
-        if g_init is not None:
-            if len(g_init) < count:
-                raise ValueError(
-                    f"g_init has {len(g_init)} rows, but there is a head {count}; pass one row of "
-                    "K potentials for each head"
-                )
-            options = replace(options, g_init=g_init[count - 1])
-        yield head, replace(options, head=count - 1)
-    if count == 0:
-        raise ValueError("logits hold no head: pass at least one (N, K) matrix")
-    if g_init is not None and len(g_init) != count:
-        raise ValueError(f"g_init has {len(g_init)} rows for {count} heads; pass one for each")
-
-
-@contextmanager
-def _naming(head: int | None) -> Iterator[None]:
-    """Put the number of the head before the errors that it raises."""
-    try:
-        yield
-    except Exception as error:
-        if type(error) in (TypeError, ValueError):
-            raise type(error)(f"head {head}: {error}") from error
-        error.add_note(f"This was raised while head {head} was solved.")
-        raise
-
-
-def _peers(options: Options) -> Peers | None:
-    return None if options.process_group is None else Peers(options.process_group)
-
-
-def _solve(logits: Array, options: Options) -> SinkhornResult:
-    peers = _peers(options)
-    if peers is None:
-        checked = check(logits, options)
-        shard = Shard((checked.logits.shape[0],))
-    else:
-        if not may_look(logits):
-            raise ValueError("a CUDA graph has no place for a process group")
-        checked, shard = agreed(peers, logits, options)
-    problem = checked.problem(shard)
-    try:
-        result, stopped = _iterate(problem, checked, options)
-    except BadRow as error:
-        raise explain_bad_row(problem, error.row) from None
-    except EmptyColumn as error:
-        raise explain_empty_column(error.column) from None
-    if checked.tol > 0 and not result.converged and not stopped:
-        where = "" if options.head is None else f" (head {options.head})"
-        warnings.warn(
-            f"sinkhorn{where} stopped after {result.n_iter} iterations with marginal_violation "
-            f"{result.marginal_violation:.3g} > tol {checked.tol:.3g}: {_advice(result, checked)}. "
-            "The best result so far is returned.",
-            SinkhornWarning,
-            stacklevel=3,
-        )
-    return result
-
-
-def _advice(result: SinkhornResult, checked: Checked) -> str:
-    """Return what helps a solve that has not ended: more steps, if those it had still helped."""
-    recent = [entry.marginal_violation for entry in result.history[-RECENT:]]
-    if len(recent) == RECENT and min(recent) > 0.99 * recent[0]:
-        return (
-            f"it has fallen by less than 1% in the last {RECENT} reads, so more of them will not "
-            "help: -inf entries may leave no feasible plan"
-        )
-    return f"raise max_iter (now {checked.max_iter})"
-
-
-def _iterate(problem: Problem, checked: Checked, options: Options) -> tuple[SinkhornResult, bool]:
-    """Solve; the flag says whether the callback stopped it."""
-    backend, words, tol = checked.backend, words_to_keep(checked, problem), checked.tol
-    g, left, spent, start = checked.g, checked.max_iter, 0.0, time.perf_counter()
-    warm, stopped = options.g_init is not None, False
-    for epsilon in annealing.levels(problem) if words and not warm else ():
-        level = replace(problem, epsilon=epsilon)
-        watch = Watch(
-            level, backend.passes(level), max(tol, annealing.LEVEL_TOL), options.callback,
-            labels=False, spent=spent, start=start,
-        )  # fmt: skip
-        end, n_iter = newton.solve(watch, g, max_iter=left, words=words, warm=warm)
-        g, left, spent, warm, stopped = end.g, left - n_iter, watch.reads, True, watch.stopped
-        if stopped:
-            left = 0
-            break
-    watch = Watch(
-        problem, backend.passes(problem), tol, options.callback, spent=spent, start=start
-    )  # fmt: skip
-    if words:
-        end, n_iter = newton.solve(watch, g, max_iter=left, words=words, warm=warm)
-    else:
-        end, n_iter = textbook.solve(watch, g, max_iter=left)
-    result = watch.result(end, checked.max_iter - left + n_iter, backend.name)
-    return result, stopped or watch.stopped

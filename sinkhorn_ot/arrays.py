@@ -1,23 +1,16 @@
-"""The little that NumPy and torch do differently, and the checks of what the user passed."""
+"""The little that NumPy and torch do differently, and the choice of rows that both make alike."""
 
 from __future__ import annotations
 
-import math
 import sys
-from collections.abc import Iterator
-from dataclasses import dataclass
 from types import ModuleType
-from typing import Any, NamedTuple, TypeAlias
+from typing import Any, TypeAlias
 
 import numpy as np
 
 #: numpy.ndarray or torch.Tensor; torch is not imported here, so there is no narrower name.
 Array: TypeAlias = Any
 
-DTYPES = ("float64", "float32", "float16", "bfloat16")
-SUM_TOLERANCE = 1e-6
-#: What a sum of masses may be off by, because they were rounded to 16 bits.
-ROUNDING = {"float16": 2.0**-10, "bfloat16": 2.0**-7}
 #: Rows are worked on in Python in blocks of about this many entries (32 MB of float64).
 BLOCK_ENTRIES = 1 << 22
 
@@ -65,176 +58,30 @@ def row_blocks(n: int, k: int) -> list[slice]:
     return [slice(i, min(i + step, n)) for i in range(0, max(n, 1), step)]
 
 
-def heads_of(logits: object) -> Iterator[Array] | None:
-    """The (N, K) matrices of a (T, N, K) stack or an iterator; None for a single matrix."""
-    if isinstance(logits, Iterator):
-        return logits
-    stack = isinstance(logits, np.ndarray) or is_torch(logits)
-    return iter(logits) if stack and logits.ndim == 3 else None  # type: ignore[attr-defined, call-overload]
+def hashed(j: Any) -> Any:
+    """Fibonacci hashing of non-negative integers (numbers, arrays or tensors) to 32 bits.
 
-
-def check_matrix(logits: Array, *, may_be_empty: bool = False) -> Array:
-    """`logits` itself (a tensor detached) when it is a matrix this package can read."""
-    name = "logits"
-    if is_torch(logits):
-        if logits.layout != sys.modules["torch"].strided:
-            raise TypeError(f"{name} is a {logits.layout} tensor; pass {name}.to_dense()")
-        if logits.device.type not in ("cpu", "cuda"):
-            raise ValueError(
-                f"{name} is on device {str(logits.device)!r}; there are backends for the CPU and "
-                f"for CUDA: pass {name}.cpu()"
-            )
-        logits = logits.detach().resolve_neg()
-    elif isinstance(logits, np.ma.MaskedArray):
-        raise TypeError(
-            f"{name} is a masked array; forbid pairings with -inf instead: "
-            f"{name}.filled(-numpy.inf)"
-        )
-    elif not isinstance(logits, np.ndarray):
-        raise TypeError(
-            f"{name} must be a numpy.ndarray or a torch.Tensor, got {type(logits).__name__}; "
-            f"wrap it with numpy.asarray"
-        )
-    elif not logits.dtype.isnative:
-        raise TypeError(
-            f"{name} has byte-swapped dtype {logits.dtype.str}; pass "
-            f"{name}.astype({logits.dtype.name!r})"
-        )
-    if dtype_name(logits) not in DTYPES:
-        raise TypeError(
-            f"{name} must be one of {', '.join(DTYPES)}, got {dtype_name(logits)}; "
-            "convert it to a floating dtype first"
-        )
-    if logits.ndim != 2:
-        raise ValueError(
-            f"{name} must be a matrix (N samples, K clusters) or a (T, N, K) stack of heads, "
-            f"got shape {tuple(logits.shape)}"
-        )
-    if logits.shape[1] == 0 or (logits.shape[0] == 0 and not may_be_empty):
-        raise ValueError(
-            f"{name} needs at least one sample and one cluster, got shape {tuple(logits.shape)}"
-        )
-    return logits
-
-
-def _check_vector(v: object, name: str, length: int, logits: Array) -> Array:
-    if is_torch(v) != is_torch(logits) and (is_torch(v) or isinstance(v, np.ndarray)):
-        raise TypeError(
-            f"{name} is a {type(v).__name__} but logits is a {type(logits).__name__}; "
-            "pass both from one library"
-        )
-    if is_torch(v) and v.device != logits.device:  # type: ignore[attr-defined]
-        raise ValueError(
-            f"{name} is on {v.device}, logits on {logits.device}"  # type: ignore[attr-defined]
-        )
-    if is_torch(v):
-        v = v.detach()  # type: ignore[attr-defined]
-    try:
-        vector = float64(v, logits)
-    except (TypeError, ValueError, RuntimeError) as error:
-        raise TypeError(f"{name} must be a vector of {length} numbers: {error}") from error
-    if tuple(vector.shape) != (length,):
-        raise ValueError(f"{name} must have shape ({length},), got {tuple(vector.shape)}")
-    return vector
-
-
-def check_marginal(v: object, name: str, length: int, logits: Array) -> Array:
-    """A float64 probability vector; uniform for None."""
-    if v is None:  # made where it is used: nothing is copied to the device
-        xp = namespace(logits)
-        where = {"device": logits.device} if is_torch(logits) else {}
-        return xp.full((length,), 1.0 / length, dtype=xp.float64, **where)
-    vector = check_masses(v, name, length, logits)
-    if not may_look(vector):
-        return vector / vector.sum()
-    given = ROUNDING.get(dtype_name(v), 0.0) if hasattr(v, "dtype") else 0.0
-    return normalised(vector, name, exact_parts(vector, 2.0), tolerance=given)
-
-
-def check_masses(v: object, name: str, length: int, logits: Array) -> Array:
-    """A float64 vector of non-negative numbers."""
-    vector = _check_vector(v, name, length, logits)
-    if not may_look(vector):
-        return vector
-    ok = vector >= 0
-    if not bool(ok.all()):
-        first = int(namespace(vector).nonzero(~ok)[0][0])
-        raise ValueError(
-            f"{name} must be non-negative, but {name}[{first}] is {float(vector[first])}"
-        )
-    return vector
-
-
-def exact_parts(x: Array, bound: float) -> Array:
-    """The sum along the first axis as two numbers that come out the same in any order.
-
-    `bound` is one on the sum of the absolute values. See csrc/cpu/exact.hpp; here the
-    fine parts may be of more numbers.
+    The upper half of ``j * 0x9E3779B97F4A7C15 mod 2**64``, in halves as int64 has no unsigned
+    product.  Consecutive numbers are spread evenly, and without a period.
     """
-    xp = namespace(x)
-    coarse = math.ldexp(1.5, math.frexp(bound)[1] + 1)
-    fine = math.ldexp(coarse, -16)
-    high = (x + coarse) - coarse
-    return xp.stack((high.sum(0), (((x - high) + fine) - fine).sum(0)))
+    return (j * 0x9E3779B9 + (j * 0x7F4A7C15 >> 32)) & 0xFFFFFFFF
 
 
-def normalised(
-    vector: Array, name: str, parts: Array, over: str = "", tolerance: float = 0.0
-) -> Array:
-    """A vector of masses whose sum is 1, if that of these `parts` is about 1."""
-    total = float(parts[0] + parts[1])
-    if not abs(total - 1) <= max(SUM_TOLERANCE, tolerance):
-        raise ValueError(f"{name} must sum to 1{over}, got {total}; divide it by its sum{over}")
-    return vector / total
+def sampled_row(j: Any, stride: int) -> Any:
+    """Row number j of a sample of one row in each `stride`."""
+    return j * stride + hashed(j) % stride if stride > 1 else j
 
 
-def check_potential(g: object, length: int, logits: Array, b: Array) -> Array:
-    """The starting potential: float64, finite where b > 0; zeros for None."""
-    xp = namespace(logits)
-    if g is None:
-        vector = xp.zeros_like(b)
-    else:
-        vector = _check_vector(g, "g_init", length, logits)
-        bad = ~xp.isfinite(vector) & (b > 0)
-        if may_look(vector) and bool(bad.any()):
-            first = int(xp.nonzero(bad)[0][0])
-            raise ValueError(
-                f"g_init must be finite where b > 0, but g_init[{first}] is {float(vector[first])}"
-            )
-    return xp.where(b > 0, vector, -math.inf)
+def sampled_here(n: int, first: int, count: int, stride: int) -> tuple[int, int]:
+    """Which numbers of a sample are of `count` rows from `first` on: from one to before another.
 
+    The sample is of n rows, of which a process may hold a part.
+    """
 
-class Reading(NamedTuple):
-    """What a pass over the rows found; all of it belongs to the g of that pass."""
+    def number(row: int) -> int:
+        j = row // stride
+        if sampled_row(j, stride) < row:
+            j += 1
+        return min(j, n // stride)
 
-    log_mass: Array  # (K,) float64
-    f: Array | None = None  # (N,) float64
-    labels: Array | None = None  # (N,) int64
-
-
-@dataclass(frozen=True)
-class Needs:
-    """What a sketch takes in a backend."""
-
-    besides: int  # bytes that do not go to its entries, while it is filled
-    held: int  # and afterwards
-    least: int  # words of 4 bytes below which it is no use
-    everything: int  # words that hold all of the matrix
-    small: int = 1 << 19  # words that are worth it however small the matrix
-    always: int = 64 << 20  # bytes that are granted however small the matrix
-
-
-class BadRow(Exception):
-    """A pass met a row without a finite maximum."""
-
-    def __init__(self, row: int) -> None:
-        super().__init__(row)
-        self.row = row
-
-
-class EmptyColumn(Exception):
-    """A cluster that must receive mass is forbidden to every row."""
-
-    def __init__(self, column: int) -> None:
-        super().__init__(column)
-        self.column = column
+    return number(first), number(first + count)

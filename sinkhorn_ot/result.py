@@ -3,41 +3,16 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import NamedTuple
 
 import numpy as np
 
-from sinkhorn_ot.arrays import (
-    Array,
-    cast_like,
-    check_matrix,
-    float64,
-    is_torch,
-    namespace,
-    row_blocks,
-)
+from sinkhorn_ot.arrays import Array, cast_like, float64, is_torch, namespace, row_blocks
+from sinkhorn_ot.checks import check_matrix
+from sinkhorn_ot.solvers.watch import Progress
 
 
 class SinkhornWarning(UserWarning):
     """The solve stopped before the column marginal reached `tol`."""
-
-
-class Progress(NamedTuple):
-    """One entry of `SinkhornResult.history`, and what a callback receives.
-
-    Attributes
-    ----------
-    n_passes : float
-        Reads of the matrix so far.
-    marginal_violation : float
-        ``||m - b||_1`` at that point, in [0, 2].
-    seconds : float
-        Wall time since the solve began.
-    """
-
-    n_passes: float
-    marginal_violation: float
-    seconds: float
 
 
 @dataclass(frozen=True, eq=False, repr=False)

@@ -5,9 +5,13 @@ torch is imported here and so this module is imported only where there is a tens
 
 from __future__ import annotations
 
+from typing import Any
+
+import numpy as np
 import torch
 
-from sinkhorn_ot import api
+from sinkhorn_ot.checks import Options
+from sinkhorn_ot.solve import labels_of
 
 
 def labels(
@@ -22,18 +26,18 @@ def labels(
     backend: str,
 ) -> torch.Tensor:
     """Balanced labels of a matrix or of a stack of heads; see `api.equipartition_labels`."""
-    found: torch.Tensor = api.equipartition_labels(
+    found: torch.Tensor = labels_of(
         logits,
-        b=b,
-        epsilon=epsilon,
-        tol=tol,
-        max_iter=max_iter,
-        g_init=g_init,
-        method=method,
-        memory_limit=memory_limit,
-        backend=backend,
+        Options(None, b, epsilon, tol, max_iter, g_init, method, memory_limit, backend, None, None),
     )
     return found
+
+
+def as_vector(v: Any, name: str, logits: Any) -> torch.Tensor | None:
+    """Return what was passed beside the logits as a tensor like them; a NumPy array is refused."""
+    if isinstance(v, np.ndarray):
+        raise TypeError(f"{name} is a ndarray but logits is a Tensor; pass both from one library")
+    return None if v is None else torch.as_tensor(v, dtype=torch.float64, device=logits.device)
 
 
 def shape_of_labels(logits: torch.Tensor, *options: object) -> torch.Tensor:

@@ -13,8 +13,8 @@ import machines
 import torch
 
 from gpu_check.machinery import solver_of
-from sinkhorn_ot.backends.device_sketch import WORDS_PER_ENTRY
-from sinkhorn_ot.problem import Problem
+from sinkhorn_ot.backends.gpu.kept import WORDS_PER_ENTRY
+from sinkhorn_ot.passes import Problem
 
 DTYPES = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
 #: Several rows to a warp, a row to a warp, warps to a row, and rows that are cut into chunks.
@@ -23,7 +23,7 @@ EPSILON = 0.3
 
 
 def every_kernel(machine: machines.Machine, dtypes: tuple[torch.dtype, ...] = DTYPES) -> None:
-    """Read in all ways, multiply by sketches, solve."""
+    """Read in all ways, multiply by kept entries, solve."""
     generator = torch.Generator().manual_seed(0)
     for n, k in SIZES:
         for dtype in dtypes:
@@ -35,7 +35,7 @@ def every_kernel(machine: machines.Machine, dtypes: tuple[torch.dtype, ...] = DT
 
 
 def read_in_all_ways(machine: machines.Machine, logits: torch.Tensor) -> None:
-    """Launch each kernel for rows like these: with and without labels, weights, a sketch, gates."""
+    """Launch each kernel for rows like these: with and without labels, weights, kept entries, gates."""
     n, k = logits.shape
     b = torch.full((k,), 1 / k, dtype=torch.float64, device=logits.device)
     a = torch.full((n,), 1 / n, dtype=torch.float64, device=logits.device)
@@ -46,10 +46,9 @@ def read_in_all_ways(machine: machines.Machine, logits: torch.Tensor) -> None:
         passes.read(g, assign=True)
         passes.read(g, exact=True, assign=True)
         passes.read(g, stride=2)
-        sketch = passes.sketch(n * k * WORDS_PER_ENTRY)
-        sketch.expect(torch.zeros_like(g), 5.0)
-        passes.read(g, sketch=sketch)
-        for product in (sketch.mass, sketch.second_moment):
+        kept = passes.keep(n * k * WORDS_PER_ENTRY)
+        passes.read(g, kept=kept)
+        for product in (kept.mass, kept.second_moment):
             product(g)
     low = logits.clone()
     low[:, : k // 2] -= 1000.0  # masses underflow: the log domain

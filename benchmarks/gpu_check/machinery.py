@@ -11,7 +11,7 @@ import machines
 import torch
 
 from gpu_check.stage import Stage
-from sinkhorn_ot import options, sinkhorn
+from sinkhorn_ot import backends, sinkhorn
 
 #: Names of tests/kernels/machines.py, by device.
 NAMES = {"cuda": ("cuda", "triton"), "cpu": ("host", "interpreter")}
@@ -39,8 +39,8 @@ def machines_of(stage: Stage) -> dict[str, machines.Machine]:
 def solver_of(machine: machines.Machine) -> Callable[..., Any]:
     """Return `sinkhorn` on a machine."""
     name = machine.backend.name
-    others = [one for one in options.BACKENDS if one.name != name]
-    options.BACKENDS = (*others, machine.backend)
+    others = [one for one in backends.BACKENDS if one.name != name]
+    backends.BACKENDS = (*others, machine.backend)
     return functools.partial(sinkhorn, backend=name)
 
 

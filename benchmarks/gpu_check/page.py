@@ -175,7 +175,7 @@ def reads(records: list[Record], rehearsal: bool) -> Iterator[str]:
         "the time of queueing a read, *model* that of [gpu_kernels.md](gpu_kernels.md)."
     )
     yield ""
-    kinds = ("masses", "labels", "sketch", "log domain")
+    kinds = ("masses", "labels", "kept entries", "log domain")
     cases: dict[tuple[Any, ...], dict[str, Record]] = {}
     for r in records:
         if "device" in r:

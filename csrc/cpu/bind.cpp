@@ -3,8 +3,8 @@
 #include <pybind11/pybind11.h>
 #include <pybind11/stl.h>
 
+#include "kept.hpp"
 #include "passes.hpp"
-#include "sketch.hpp"
 
 namespace py = pybind11;
 using namespace sinkhorn;
@@ -36,42 +36,39 @@ PYBIND11_MODULE(_cpu, m, py::mod_gil_not_used()) {
                                               int64_t row_stride, int64_t col_stride) {
     return Rows{pointer<void>(data), dtype, n, k, row_stride, col_stride};
   }));
-  py::class_<Sketch>(m, "Sketch")
-      .def(py::init<int64_t, int64_t, const std::string&>())
-      .def("expect",
-           [](Sketch& s, uintptr_t move, double reach) { s.expect(pointer<double>(move), reach); })
-      .def("start", &Sketch::start)
-      .def_property_readonly("rows", &Sketch::rows)
-      .def_property_readonly("words", &Sketch::words)
+  py::class_<Kept>(m, "Kept")
+      .def(py::init<int64_t, int64_t, double, const std::string&>())
+      .def_property_readonly("fits", &Kept::fits)
+      .def_property_readonly("rows", &Kept::rows)
+      .def_property_readonly("words", &Kept::words)
       .def(
           "mass",
-          [](Sketch& s, uintptr_t scalings, double weight, uintptr_t out, int threads) {
-            s.mass(pointer<double>(scalings), weight, pointer<double>(out), threads);
+          [](Kept& kept, uintptr_t scalings, uintptr_t out, int threads) {
+            kept.mass(pointer<double>(scalings), pointer<double>(out), threads);
           },
           release)
       .def(
           "second_moment",
-          [](Sketch& s, uintptr_t scalings, uintptr_t v, double weight, uintptr_t out,
-             int threads) {
-            s.second_moment(pointer<double>(scalings), pointer<double>(v), weight,
-                            pointer<double>(out), threads);
+          [](Kept& kept, uintptr_t scalings, uintptr_t v, uintptr_t out, int threads) {
+            kept.second_moment(pointer<double>(scalings), pointer<double>(v), pointer<double>(out),
+                               threads);
           },
           release);
   m.def(
       "run_pass",
-      [](const Rows& x, uintptr_t g, uintptr_t a, double epsilon, Kind kind, int64_t stride,
-         int64_t first, int64_t last, int64_t block_rows, int64_t origin, const std::string& simd,
-         int threads, uintptr_t out, uintptr_t f, uintptr_t labels, Sketch* sketch) {
-        return run_pass(x, {pointer<double>(g), pointer<double>(a), epsilon}, kind,
-                        {stride, first, last}, block_rows, origin, simd, threads,
-                        pointer<double>(out),
-                        {pointer<double>(f), pointer<int64_t>(labels), sketch});
+      [](const Rows& x, uintptr_t g, uintptr_t a, double epsilon, Kind kind, const Sample& sample,
+         int64_t block_rows, const std::string& simd, int threads, uintptr_t out, uintptr_t f,
+         uintptr_t labels, Kept* kept, double share) {
+        return run_pass(x, {pointer<double>(g), pointer<double>(a), epsilon}, kind, sample,
+                        block_rows, simd, threads, pointer<double>(out),
+                        {pointer<double>(f), pointer<int64_t>(labels), kept, share});
       },
       "First bad row or -1; addresses of float64 and int64 arrays, 0 for none.", release);
+  py::class_<Sample>(m, "Sample")
+      .def(py::init([](int64_t stride, int64_t first, int64_t last, int64_t origin) {
+        return Sample{stride, first, last, origin};
+      }));
   m.def("rows_per_block", &rows_per_block);
-  m.def(
-      "sampled_row", [](int64_t j, int64_t stride) { return Sample{stride, j, j + 1}.row(j); },
-      "Which row the j-th of a sample is.");
   m.def("simd_levels", &simd_levels);
   m.def("max_threads", &max_threads);
 }

@@ -3,9 +3,8 @@
 
 #include <type_traits>
 
-#include "exact.hpp"
+#include "kept.hpp"
 #include "passes.hpp"
-#include "sketch.hpp"
 
 namespace sinkhorn {
 
@@ -25,16 +24,20 @@ struct Scratch {
   double* shifted;    // k: logits + g of the current row
   void* weights;      // k doubles or 2 k floats: exp(.) of the rows in hand
   void* partial;      // k: column sums of a short run of rows, double or float
-  uint32_t* columns;  // k + kPad: of the entries of a row of a sketch
+  uint32_t* columns;  // k: of the entries of a row that is kept
+  float* entries;     // k: these entries
   void* rows;         // 4 k floats: rows whose columns are not contiguous are copied here
 };
+
+// Stands for log(0) in the log-domain sums, where -inf - -inf would be NaN.
+constexpr double kLogZero = -1e300;
 
 struct Block {
   int64_t first, last;  // of the sample
   double* sum;          // k column sums of this block (Kind::log: relative to exp(top))
   double* top;          // k column maxima, Kind::log only
   double weight;        // total weight of the rows
-  SketchBlock* sketch;  // or null
+  KeptBlock* kept;      // or null
 };
 
 using BlockFn = BadRow (*)(const Rows&, const Point&, const Scaled&, const Sample&, const Extras&,
@@ -42,11 +45,9 @@ using BlockFn = BadRow (*)(const Rows&, const Point&, const Scaled&, const Sampl
 
 struct Kernels {
   BlockFn pass[3][4];  // [Kind][Dtype]
-  // Parts of Sketch's operations: (block, scalings, scratch, sums); see sketch.inl.
-  void (*sketch_mass)(SketchBlock&, const float* scalings, void* scratch, double* sums);
-  void (*sketch_second_moment)(SketchBlock&, const float* y, void* scratch, double* sums);
-  void (*add_exactly)(const Grids&, const double* x, const double* factor, int64_t count,
-                      double* high, double* low);
+  // Parts of the operations of `Kept`; see kept.inl.
+  void (*kept_mass)(KeptBlock&, const float* scalings, double* sums);
+  void (*kept_second_moment)(KeptBlock&, const float* y, double* sums);
 };
 
 // The kernels of a level that `simd_levels` names.

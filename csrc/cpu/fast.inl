@@ -78,8 +78,8 @@ struct InFlight {
 template <class T>
 BadRow fast_block(const Rows& x, const Point& at, const Scaled& g, const Sample& sample,
                   const Extras& extras, const Scratch& scratch, Block& block) {
-  constexpr int64_t run = 64, stretch = 64 * kLanes;  // rows, columns that are summed in float
-  constexpr int64_t line = 64 / sizeof(T);            // entries of a cache line
+  constexpr int64_t stretch = 64 * kLanes;  // columns that are summed in float
+  constexpr int64_t line = 64 / sizeof(T);  // entries of a cache line
   const int64_t k = x.k, padded = (k + kPad - 1) / kPad * kPad;
   const double n = double(x.n), log_n = __builtin_log(n);
   const float near = __builtin_exp2f(-kNearTop);
@@ -89,34 +89,36 @@ BadRow fast_block(const Rows& x, const Point& at, const Scaled& g, const Sample&
   const float *const g_high = g.high, *const g_low = g.low;  // not read anew after each store
   __builtin_memset(partial, 0, sizeof(float) * size_t(padded));
 
-  // in an odd last group the first row also plays the others, which count for nothing
-  const int64_t last = block.last;
-  auto fetch = [&](int64_t s, int r, int64_t turn) {
-    const int64_t slot = kRows * (turn % 2) + r;
-    return fetch_row<T>(x, sample.row(s + r < last ? s + r : s),
-                        static_cast<T*>(scratch.rows) + slot * padded);
+  // groups begin at multiples of kRows; where one reaches beyond the block, the nearest row of the
+  // block also plays the missing ones, which count for nothing
+  const int64_t last = block.last, begin = block.first / kRows * kRows;
+  auto missing = [&](int64_t s) { return s < block.first || s >= last; };
+  auto row_at = [&](int64_t s) {
+    return sample.row(s < block.first ? block.first : s < last ? s : last - 1);
+  };
+  auto fetch = [&](int64_t s, int64_t turn) {
+    const int64_t slot = s - begin - kRows * (turn - turn % 2);
+    return fetch_row<T>(x, row_at(s), static_cast<T*>(scratch.rows) + slot * padded);
   };
   InFlight<T> fly[kRows];
   for (int r = 0; r < kRows; ++r) {
-    fly[r] = {
-        0, nullptr, fetch(block.first, r, 0), static_cast<float*>(scratch.weights) + r * padded,
-        0, 0};
+    fly[r] = {0, nullptr, fetch(begin + r, 0), static_cast<float*>(scratch.weights) + r * padded,
+              0, 0};
     fly[r].top = search_row(fly[r].next, g, k);
     __builtin_memset(fly[r].weights, 0, sizeof(float) * size_t(padded));
   }
-  int64_t summed = block.first;
-  for (int64_t s = block.first, turn = 1; s < last; s += kRows, ++turn) {
+  for (int64_t s = begin, turn = 1; s < last; s += kRows, ++turn) {
     const bool more = s + kRows < last;
     const T* far[kRows];
     V top[kRows], scale[kRows], next_top[kRows];
     double total[kRows];
     for (int r = 0; r < kRows; ++r) {
-      fly[r].i = sample.row(s + r < last ? s + r : s);
+      fly[r].i = row_at(s + r);
       fly[r].row = fly[r].next;
-      if (more) fly[r].next = fetch(s + kRows, r, turn);
+      if (more) fly[r].next = fetch(s + kRows + r, turn);
       const int64_t later = s + r + ahead;
       far[r] = static_cast<const T*>(x.data) +
-               sample.row(later < sample.last ? later : s) * x.row_stride;
+               sample.row(later < sample.last ? later : last - 1) * x.row_stride;
       top[r] = all(fly[r].top);
       scale[r] = all(fly[r].scale);
       next_top[r] = all(-__builtin_inff());
@@ -151,7 +153,8 @@ BadRow fast_block(const Rows& x, const Point& at, const Scaled& g, const Sample&
       for (int r = 0; r < kRows; ++r) total[r] += sum(part[r]);
     }
 
-    for (int r = 0; r < kRows && s + r < last; ++r) {
+    for (int r = 0; r < kRows; ++r) {
+      if (missing(s + r)) continue;
       InFlight<T>& one = fly[r];
       double offset = one.top;  // sum_j 2^(scaled exponent) = total * 2^offset
       if (!(total[r] > 0) || !(__builtin_fabsf(one.top) <= kFastRange)) {
@@ -165,7 +168,8 @@ BadRow fast_block(const Rows& x, const Point& at, const Scaled& g, const Sample&
       const double weight = at.a ? at.a[one.i] * n : 1.;
       one.scale = float(weight / total[r]);
       block.weight += weight;
-      if (block.sketch) keep_row(*block.sketch, one.weights, float(weight), scratch.columns);
+      if (is_kept(block.kept, s + r))
+        keep_row(*block.kept, one.weights, float(weight), scratch.entries, scratch.columns);
       if (extras.labels) extras.labels[one.i] = decide(one.row, at.g, one.weights, near, k);
       if (extras.f) {
         const double log_a = at.a ? __builtin_log(at.a[one.i]) : -log_n;
@@ -173,17 +177,16 @@ BadRow fast_block(const Rows& x, const Point& at, const Scaled& g, const Sample&
       }
     }
     for (int r = 0; r < kRows; ++r) fly[r].top = round_to_grid(largest(next_top[r]));
-    if (s + kRows - summed >= run || !more) {
-      for (int r = 0; r < kRows && s + r < last; ++r) {  // what the next turn would have added
+    if ((s + kRows) % kRun == 0 || !more) {
+      for (int r = 0; r < kRows; ++r) {  // what the next turn would have added
+        if (missing(s + r)) continue;
         for (int64_t j = 0; j < k; j += kLanes)
           store(partial + j, load(fly[r].weights + j) * all(fly[r].scale) + load(partial + j));
         fly[r].scale = 0;
       }
-      summed = s + kRows;
       flush(partial, block.sum, k);
       __builtin_memset(partial, 0, sizeof(float) * size_t(padded));
     }
   }
-  close_sketch(block.sketch);
   return -1;
 }

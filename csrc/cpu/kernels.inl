@@ -74,9 +74,6 @@ inline double exp_nonpositive(double x) {
   return x > -708. ? p * scale : 0.;
 }
 
-// Stands for log(0) in the log-domain sums, where -inf - -inf would be NaN.
-constexpr double kLogZero = -1e300;
-
 // shifted = row + g; returns its maximum, or NaN when the row holds NaN, +inf or only -inf.
 template <class T>
 inline double shift_row(const T* row, int64_t stride, const double* g, int64_t k, double* shifted) {
@@ -138,34 +135,22 @@ inline void flush(const E* partial, double* sum, int64_t k) {
   for (int64_t j = 0; j < k; ++j) sum[j] += partial[j];
 }
 
-// Adds the parts of x * factor (or x, without factors) to `high` and `low`; see exact.hpp.
-void add_exactly(const Grids& grids, const double* x, const double* factor, int64_t count,
-                 double* high, double* low) {
-  const double coarse = grids.coarse, fine = grids.fine;
-#pragma omp simd
-  for (int64_t j = 0; j < count; ++j) {
-    const double y = factor ? x[j] * factor[j] : x[j], part = (y + coarse) - coarse;
-    high[j] += part;
-    low[j] += ((y - part) + fine) - fine;
-  }
-}
-
-#include "sketch.inl"
-// what a row leaves in a sketch comes first: the kernels use it
+#include "kept.inl"
+// how a row is kept comes first: the kernels use it
 #include "fast.inl"
 
 // Column masses times n: weights are then of order 1, far from float's underflow.
 template <class T, class E>
 BadRow mass_block(const Rows& x, const Point& at, const Scaled&, const Sample& sample,
                   const Extras& extras, const Scratch& scratch, Block& block) {
-  constexpr int64_t run = 64;  // rows summed in E before they are added in double
   const int64_t k = x.k;
   const double rate = 1. / at.epsilon, n = double(x.n), log_n = __builtin_log(n);
   E* weights = static_cast<E*>(scratch.weights);
   E* partial = static_cast<E*>(scratch.partial);
-  for (int64_t s0 = block.first; s0 < block.last; s0 += run) {
+  for (int64_t s = block.first; s < block.last;) {
+    const int64_t end = (s / kRun + 1) * kRun, stop = end < block.last ? end : block.last;
     __builtin_memset(partial, 0, sizeof(E) * size_t(k));
-    for (int64_t s = s0; s < s0 + run && s < block.last; ++s) {
+    for (; s < stop; ++s) {
       const int64_t i = sample.row(s);
       const T* row = static_cast<const T*>(x.data) + i * x.row_stride;
       double top = shift_row(row, x.col_stride, at.g, k, scratch.shifted);
@@ -178,16 +163,15 @@ BadRow mass_block(const Rows& x, const Point& at, const Scaled&, const Sample& s
 #pragma omp simd
       for (int64_t j = 0; j < k; ++j) partial[j] += weights[j] * scale;
       block.weight += weight;
-      if (block.sketch) {
+      if (is_kept(block.kept, s)) {
         float* narrow = reinterpret_cast<float*>(scratch.shifted);
         for (int64_t j = 0; j < k; ++j) narrow[j] = float(weights[j]);
         for (int64_t j = k; j % kPad; ++j) narrow[j] = 0;
-        keep_row(*block.sketch, narrow, float(weight), scratch.columns);
+        keep_row(*block.kept, narrow, float(weight), scratch.entries, scratch.columns);
       }
     }
     flush(partial, block.sum, k);
   }
-  close_sketch(block.sketch);
   return -1;
 }
 
@@ -231,8 +215,7 @@ constexpr Kernels kKernels = {
          mass_block<bfloat, double>},
         {log_block<double>, log_block<float>, log_block<half>, log_block<bfloat>},
     },
-    sketch_mass,
-    sketch_second_moment,
-    add_exactly};
+    kept_mass,
+    kept_second_moment};
 
 }  // namespace

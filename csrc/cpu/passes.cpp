@@ -1,5 +1,5 @@
 // Cuts the rows into blocks that do not depend on the number of threads, runs them, and adds
-// their column sums exactly: the same bits for any number of threads and processes.
+// their column sums in a fixed order: the same bits for any number of threads.
 #include "passes.hpp"
 
 #include <omp.h>
@@ -47,39 +47,59 @@ T* shifted(T* p, int64_t by) {
   return p ? reinterpret_cast<T*>(uintptr_t(p) + uintptr_t(by) * sizeof(T)) : nullptr;
 }
 
+// Adds the sums of the blocks: column masses and weight.
+void add_blocks(const double* sums, int64_t blocks, int64_t width, double* out) {
+  std::fill(out, out + width, 0.);
+  for (int64_t b = 0; b < blocks; ++b)
+    for (int64_t j = 0; j < width; ++j) out[j] += sums[b * width + j];
+}
+
+// The same of blocks in the log domain: k maxima, k sums relative to these, and the weight.
+void add_log_blocks(const double* sums, int64_t blocks, int64_t k, double* out) {
+  const int64_t width = 2 * k + 1;
+  for (int64_t j = 0; j < k; ++j) {
+    double top = kLogZero, total = 0;
+    for (int64_t b = 0; b < blocks; ++b) top = std::max(top, sums[b * width + j]);
+    for (int64_t b = 0; b < blocks; ++b)
+      total += sums[b * width + k + j] * std::exp(sums[b * width + j] - top);
+    out[j] = top + std::log(total);
+  }
+  out[k] = 0;
+  for (int64_t b = 0; b < blocks; ++b) out[k] += sums[b * width + 2 * k];
+}
+
 }  // namespace
 
 int64_t rows_per_block(int64_t count) {
   // at most 128 blocks bound the memory for their sums; at least 256 rows amortise the reduction
   const int64_t most = std::max<int64_t>(256, (count + 127) / 128);
   const int64_t blocks = std::max<int64_t>(1, (count + most - 1) / most);
-  return (count + blocks - 1) / blocks;
+  return ((count + blocks - 1) / blocks + kRun - 1) / kRun * kRun;
 }
 
 BadRow run_pass(Rows x, Point at, Kind kind, const Sample& sample, int64_t block_rows,
-                int64_t origin, const std::string& simd, int threads, double* out, Extras extras) {
+                const std::string& simd, int threads, double* out, Extras extras) {
   const int64_t k = x.k, padded = (k + kPad - 1) / kPad * kPad;
   const int64_t first_block = sample.first / block_rows;
   const int64_t blocks = (sample.last + block_rows - 1) / block_rows - first_block;
   // from here on addresses are those of row 0, wherever that is
-  x.data = shifted(static_cast<const char*>(x.data), -origin * x.row_stride * size_of(x.dtype));
-  at.a = shifted(at.a, -origin);
-  extras.f = shifted(extras.f, -origin);
-  extras.labels = shifted(extras.labels, -origin);
+  const int64_t back = -sample.origin;
+  x.data = shifted(static_cast<const char*>(x.data), back * x.row_stride * size_of(x.dtype));
+  at.a = shifted(at.a, back);
+  extras.f = shifted(extras.f, back);
+  extras.labels = shifted(extras.labels, back);
+  if (extras.kept) extras.kept->start(sample.first, sample.last, block_rows, extras.share);
   Buffer<float> split = aligned<float>(2 * padded);
   std::fill(split.get(), split.get() + 2 * padded, 0.f);
   const Scaled g = scale(at, k, split.get(), split.get() + padded);
   if (kind == Kind::quick && x.dtype != Dtype::f64 && !g.usable) kind = Kind::exact;
-  const Kernels& kernels = kernels_of(simd);
-  const BlockFn pass = kernels.pass[int(kind)][int(x.dtype)];
+  const BlockFn pass = kernels_of(simd).pass[int(kind)][int(x.dtype)];
   const bool log = kind == Kind::log;
   // per block: its column sums and its weight; in the log domain column maxima before them
   const int64_t width = (log ? 2 * k : k) + 1;
-  std::vector<double> memory_of_sums(log ? 0 : size_t(blocks * width));
-  double* const sums = log ? out : memory_of_sums.data();
-  std::fill(sums, sums + blocks * width, 0.);
+  std::vector<double> sums(size_t(blocks * width));
   std::vector<BadRow> bad(size_t(blocks), -1);
-  threads = int(std::min<int64_t>(std::max(threads, 1), blocks));
+  threads = int(std::max<int64_t>(1, std::min<int64_t>(threads, blocks)));
   const int64_t rows_apart = x.col_stride == 1 ? 0 : padded;  // rows that must be gathered
   std::vector<Buffer<double>>
       memory;  // allocated here: an exception may not leave a parallel region
@@ -89,30 +109,33 @@ BadRow run_pass(Rows x, Point at, Kind kind, const Sample& sample, int64_t block
   {
     FlushToZero flush;
     double* base = memory[size_t(omp_get_thread_num())].get();
-    const Scratch scratch{base, base + padded, base + 2 * padded,
-                          reinterpret_cast<uint32_t*>(base + 3 * padded), base + 4 * padded};
+    auto* const columns = reinterpret_cast<uint32_t*>(base + 3 * padded);
+    const Scratch scratch{base,
+                          base + padded,
+                          base + 2 * padded,
+                          columns,
+                          reinterpret_cast<float*>(columns + padded),
+                          base + 4 * padded};
 #pragma omp for schedule(dynamic)
     for (int64_t b = 0; b < blocks; ++b) {
       const int64_t begin = (first_block + b) * block_rows;
-      double* const mine = sums + b * width;
+      double* const mine = sums.data() + b * width;
       Block block{std::max(sample.first, begin),
                   std::min(sample.last, begin + block_rows),
                   mine + (log ? k : 0),
                   log ? mine : nullptr,
                   0.,
-                  extras.sketch ? &extras.sketch->block(first_block + b) : nullptr};
+                  extras.kept ? &extras.kept->block(b) : nullptr};
       bad[size_t(b)] = pass(x, at, g, sample, extras, scratch, block);
       mine[width - 1] = block.weight;
     }
   }
   for (BadRow row : bad)
     if (row >= 0) return row;
-  if (!log) {
-    const Grids grids = grids_for(double(x.n));
-    std::fill(out, out + 2 * width, 0.);
-    for (int64_t b = 0; b < blocks; ++b)
-      kernels.add_exactly(grids, sums + b * width, nullptr, width, out, out + width);
-  }
+  if (log)
+    add_log_blocks(sums.data(), blocks, k, out);
+  else
+    add_blocks(sums.data(), blocks, width, out);
   return -1;
 }
 

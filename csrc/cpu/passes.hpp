@@ -28,40 +28,47 @@ struct Point {
 // exact: float64 throughout.  log: float64 in the log domain, for masses that underflow.
 enum class Kind { quick, exact, log };
 
-// The rows of a pass: one of each `stride` neighbours, spread by a fixed hash; of these, the ones
-// from `first` to before `last`.
+// Fibonacci hashing: the upper bits of consecutive numbers are spread evenly and have no period.
+inline uint64_t hash_of(int64_t j) { return uint64_t(j) * 0x9E3779B97F4A7C15u; }
+
+// Rows whose column masses are summed in the precision of their exponentials, before float64 takes
+// over. Runs begin at multiples of this, wherever rows are shared out: only the sum of a run that
+// is cut rounds otherwise.
+constexpr int64_t kRun = 64;
+
+// The rows of a pass: one of each `stride` neighbours, spread by a hash; of these, the ones from
+// `first` to before `last`. The matrix may be spread over processes: rows are counted over all of
+// them, and `origin` is the one that lies first here.
 struct Sample {
-  int64_t stride, first, last;
+  int64_t stride, first, last, origin;
 
   int64_t row(int64_t j) const {
     if (stride == 1) return j;
-    uint64_t h = uint64_t(j) * 0x9E3779B97F4A7C15u;  // Fibonacci hashing
-    return j * stride + int64_t((h >> 32) % uint64_t(stride));
+    return j * stride + int64_t((hash_of(j) >> 32) % uint64_t(stride));
   }
 };
 
-class Sketch;
+class Kept;
 
 // What else a pass leaves behind; every pointer may be null.
 struct Extras {
-  double* f;        // n row potentials  (stride 1 only)
-  int64_t* labels;  // n                 (stride 1 only)
-  Sketch* sketch;   // filled with rows and their entries that matter
+  double* f;        // row potentials  (stride 1 only)
+  int64_t* labels;  //                 (stride 1 only)
+  Kept* kept;       // filled with large entries of a part `share` of the rows
+  double share;
 };
 
 // The first row (in row order) that has no finite maximum, or -1.
 using BadRow = int64_t;
 
-// A pass over `count` rows is cut into blocks of nearly equal size, of so many rows each.
+// A pass over `count` rows is cut into blocks of so many rows, multiples of kRun.
 int64_t rows_per_block(int64_t count);
 
-// One read of sampled rows, of whole blocks of `block_rows` or of a part of one.  The matrix may be
-// spread over processes: row `origin` is the one at x.data, at.a, extras.f and extras.labels.
-// out: their column masses times n and their weight, k + 1 coarse parts (see exact.hpp) and as many
-// fine ones.  For Kind::log, for each block the k maxima of the logarithms of these masses, k sums
-// relative to exp(maximum), and the weight.  The same bits for any `threads`.
+// One read of the rows that a sample has here. out: the column masses times n and the weight of the
+// rows, k + 1 in all; for Kind::log the logarithms of these masses. The same bits for any
+// `threads`.
 BadRow run_pass(Rows x, Point at, Kind kind, const Sample& sample, int64_t block_rows,
-                int64_t origin, const std::string& simd, int threads, double* out, Extras extras);
+                const std::string& simd, int threads, double* out, Extras extras);
 
 // Instruction sets this build has and this processor runs, best first; "plain" is always there.
 std::vector<std::string> simd_levels();

@@ -45,20 +45,19 @@ PYBIND11_MODULE(SINKHORN_MODULE, m, py::mod_gil_not_used()) {
       .def_readonly("per", &Tile::per)
       .def_readonly("threads", &Tile::threads)
       .def_readonly("chunks", &Tile::chunks);
-  py::class_<SketchRows> sketch(m, "SketchRows", local);
-  sketch.def(py::init<>())
-      .def_readwrite("pieces", &SketchRows::pieces)
-      .def_readwrite("step", &SketchRows::step);
-  address_field(sketch, "hold", &SketchRows::hold);
-  address_field(sketch, "cut", &SketchRows::cut);
-  address_field(sketch, "count", &SketchRows::count);
-  address_field(sketch, "top", &SketchRows::top);
-  address_field(sketch, "chunk_top", &SketchRows::chunk_top);
-  address_field(sketch, "begin", &SketchRows::begin);
-  address_field(sketch, "end", &SketchRows::end);
-  address_field(sketch, "entry", &SketchRows::entry);
-  address_field(sketch, "column", &SketchRows::column);
-  address_field(sketch, "row", &SketchRows::row);
+  py::class_<KeptRows> kept(m, "KeptRows", local);
+  kept.def(py::init<>())
+      .def_readwrite("least", &KeptRows::least)
+      .def_readwrite("pieces", &KeptRows::pieces)
+      .def_readwrite("step", &KeptRows::step);
+  address_field(kept, "count", &KeptRows::count);
+  address_field(kept, "top", &KeptRows::top);
+  address_field(kept, "chunk_top", &KeptRows::chunk_top);
+  address_field(kept, "begin", &KeptRows::begin);
+  address_field(kept, "end", &KeptRows::end);
+  address_field(kept, "entry", &KeptRows::entry);
+  address_field(kept, "column", &KeptRows::column);
+  address_field(kept, "row", &KeptRows::row);
   py::class_<RowPass> pass(m, "RowPass", local);
   pass.def(py::init<>())
       .def_readwrite("k", &RowPass::k)
@@ -71,7 +70,7 @@ PYBIND11_MODULE(SINKHORN_MODULE, m, py::mod_gil_not_used()) {
       .def_readwrite("count", &RowPass::count)
       .def_readwrite("rows_per_block", &RowPass::rows_per_block)
       .def_readwrite("tile", &RowPass::tile)
-      .def_readwrite("sketch", &RowPass::sketch);
+      .def_readwrite("kept", &RowPass::kept);
   address_field(pass, "x", &RowPass::x);
   address_field(pass, "g", &RowPass::g);
   address_field(pass, "high", &RowPass::high);

@@ -10,7 +10,7 @@ namespace sinkhorn::cuda {
 
 template <class T, class E, class C>
 void queue_read(const RowPass& p, Mode mode, dim3 grid, cudaStream_t stream) {
-  const bool full = p.labels || p.f || p.sketch.count;
+  const bool full = p.labels || p.f || p.kept.count;
   auto run = [&](auto kernel) {
     const size_t shared = Boards::kBytes + BlockSums<C, E>::bytes(p.tile.lanes, p.tile.threads);
     allow_shared(kernel, shared);
@@ -21,7 +21,7 @@ void queue_read(const RowPass& p, Mode mode, dim3 grid, cudaStream_t stream) {
   if (mode == Mode::fill) return run(read_rows_kernel<T, E, C, Mode::fill, false>);
   if constexpr (C::kSpan == kWarp && C::kPer == (sizeof(E) == 8 ? kExactPer : kLargePer)) {
     const bool stats = mode == Mode::stats;
-    if (p.sketch.count)
+    if (p.kept.count)
       return stats ? run(read_rows_kernel<T, E, C, Mode::stats, true>)
                    : run(read_rows_kernel<T, E, C, Mode::apply, true>);
     return stats ? run(read_rows_kernel<T, E, C, Mode::stats, false>)

@@ -17,8 +17,8 @@ enum class Kind { quick, exact };
 
 // whole: rows that one group of threads can hold. Longer ones are read twice, chunk by chunk:
 // `stats` finds the log of each chunk's sum, `apply` adds the masses. `whole` and `apply` count
-// what a sketch would keep.
-// fill: the entries of a sketch, of which a read has counted how many there are.
+// the entries to be kept.
+// fill: puts these where they belong, once it is known how many there are.
 enum class Mode { whole, stats, apply, fill };
 
 // How a row is held: by `lanes` threads with `per` entries each, in blocks of `threads`; rows that
@@ -28,15 +28,15 @@ struct Tile {
   int64_t chunks;
 };
 
-// What a read finds out for a sketch, and how a second one fills it. Rows are counted in `pieces`,
-// the shortest chunks that any kernel cuts them into; a chunk is `step` of them, and counts for the
-// first.
-struct SketchRows {
-  const float *hold, *cut;     // per column, padded: exp(-move), exp(-reach - move)
-  float* top;                  // per row: the largest probability when all have moved down
+// What a read finds out of the entries to be kept, and where a second one puts them. Rows are
+// counted in `pieces`, the shortest chunks that any kernel cuts them into; a chunk is `step` of
+// them, and counts for the first.
+struct KeptRows {
+  float least;                 // what an entry is of the largest of its row at least
+  float* top;                  // per row: the largest probability
   double* chunk_top;           // (count, chunks) of Mode::stats: log2 of that, not yet divided
   int64_t pieces, step;        // of a row, and of a chunk
-  int32_t* count;              // per piece: entries that matter; null: no sketch
+  int32_t* count;              // per piece: entries that are large enough; null: keep none
   const int64_t *begin, *end;  // per piece: where its entries go; nowhere if begin == end
   float* entry;                // per entry: its probability, column and row
   int32_t *column, *row;
@@ -69,7 +69,7 @@ struct RowPass {
   double* log_sum;       // log2 of the sums: (count, chunks) of Mode::stats, else (count); or null
   double* best;          // (count, chunks) of Mode::stats: the largest logits + g, and its
   int64_t* best_column;  // column; or null
-  SketchRows sketch;
+  KeptRows kept;
   Tile tile;
 
   // filled in by read_rows

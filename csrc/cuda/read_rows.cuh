@@ -9,7 +9,7 @@ namespace sinkhorn::cuda {
 // Entries this close to the largest (log2) may be the largest in float64.
 constexpr float kNearTop = 1.f / 256;
 constexpr int kRun = 64;             // rows of a group after which float64 takes over its sums
-constexpr float kSmallest = 1e-37f;  // entries of a sketch below this would be flushed anyhow
+constexpr float kSmallest = 1e-37f;  // kept entries below this would be flushed anyhow
 
 // A label, as it goes from lane to lane: the larger value, or the lower column of equal ones.
 struct Best {
@@ -46,38 +46,34 @@ __device__ inline void report(const RowPass& p, int64_t i) {
     atomicMin(p.bad_row, static_cast<long long>(i));
 }
 
-// Which of a thread's entries matter to a sketch, as bits: those that may come within reach of the
-// largest of their row, whose weight when all have moved down is `top`.
+// Which of a thread's entries are large enough to be kept beside the largest of their row, as bits.
 template <class C, class E>
-__device__ unsigned matter(const SketchRows& to, float top, Held<C> held,
-                           const E (&weight)[C::kPer]) {
+__device__ unsigned matter(const KeptRows& to, float top, const E (&weight)[C::kPer]) {
+  const float least = fmaxf(to.least * top, kSmallest);
   unsigned bits = 0;
 #pragma unroll
-  for (int j = 0; j < C::kPer; ++j)
-    bits |= unsigned(float(weight[j]) >= fmaxf(to.cut[held.column(j)] * top, kSmallest)) << j;
+  for (int j = 0; j < C::kPer; ++j) bits |= unsigned(float(weight[j]) >= least) << j;
   return bits;
 }
 
-// The largest weight of a group when all have moved down.
+// The largest weight of a group.
 template <class C, class E>
-__device__ float moved_top(const SketchRows& to, Held<C> held, Boards& boards,
-                           const E (&weight)[C::kPer]) {
+__device__ float largest(Held<C> held, Boards& boards, const E (&weight)[C::kPer]) {
   float top = 0;
 #pragma unroll
-  for (int e = 0; e < C::kPer; ++e) top = fmaxf(top, float(weight[e]) * to.hold[held.column(e)]);
+  for (int e = 0; e < C::kPer; ++e) top = fmaxf(top, float(weight[e]));
   return reduce<C::kSpan>(top, held.lanes, boards, Larger());
 }
 
 // Which piece of a row the block holds, or begins with.
-__device__ inline int64_t piece(const SketchRows& to, int64_t j) {
+__device__ inline int64_t piece(const KeptRows& to, int64_t j) {
   return j * to.pieces + blockIdx.y * to.step;
 }
 
 template <class C, class E>
-__device__ void count_row(const SketchRows& to, int64_t j, bool writes, float top, Held<C> held,
+__device__ void count_row(const KeptRows& to, int64_t j, bool writes, float top, Held<C> held,
                           Boards& boards, const E (&weight)[C::kPer]) {
-  const int count =
-      reduce<C::kSpan>(__popc(matter(to, top, held, weight)), held.lanes, boards, Sum());
+  const int count = reduce<C::kSpan>(__popc(matter<C>(to, top, weight)), held.lanes, boards, Sum());
   if (writes) to.count[piece(to, j)] = count;
 }
 
@@ -85,8 +81,8 @@ __device__ void count_row(const SketchRows& to, int64_t j, bool writes, float to
 template <class C, class E>
 __device__ void fill_row(const RowPass& p, int64_t j, bool active, int member, Held<C> held,
                          Boards& boards, const E (&weight)[C::kPer]) {
-  const SketchRows& to = p.sketch;
-  const unsigned bits = matter(to, to.top[j], held, weight);
+  const KeptRows& to = p.kept;
+  const unsigned bits = matter<C>(to, to.top[j], weight);
   int total;
   const int64_t at_row = piece(to, j);
   const int64_t end = active ? to.end[at_row] : 0, begin = active ? to.begin[at_row] : 0;
@@ -154,12 +150,12 @@ struct BlockSums {
 
 // As few registers as leave no spills: warps that wait for memory are what hides its latency. 64
 // let half of a multiprocessor's warps run, 96 nearly a third, 128 a quarter: for float64, and the
-// one or two reads of a solve that make labels or a sketch.
+// one or two reads of a solve that make labels or keep entries.
 constexpr int registers(bool rare, int per) { return rare ? 128 : per <= 8 ? 64 : 96; }
 
 // A block takes rows_per_block neighbours of the sample, its groups one row each at a time.
 //
-// kFull: labels, f or counts for a sketch may be asked for, of chunks the counts only. E: the type
+// kFull: labels, f or counts of entries may be asked for, of chunks the counts only. E: the type
 // of the exponentials.
 template <class T, class E, class C, Mode kMode, bool kFull>
 __global__ void __maxnreg__((registers(kFull || kMode == Mode::fill || sizeof(E) == 8, C::kPer)))
@@ -184,8 +180,8 @@ __global__ void __maxnreg__((registers(kFull || kMode == Mode::fill || sizeof(E)
     const bool active = turn + group < rows;  // others keep the barriers company
     const int64_t j = first + turn + (active ? group : 0);
     if constexpr (kMode == Mode::fill) {
-      const int64_t at = piece(p.sketch, j);
-      bool wanted = p.sketch.begin[at] < p.sketch.end[at];
+      const int64_t at = piece(p.kept, j);
+      bool wanted = p.kept.begin[at] < p.kept.end[at];
       if (lanes <= kWarp) wanted = __any_sync(kAllLanes, wanted);
       if (!wanted) continue;
     }
@@ -210,7 +206,7 @@ __global__ void __maxnreg__((registers(kFull || kMode == Mode::fill || sizeof(E)
       for (int e = 0; e < C::kPer; ++e) weight[e] *= scale;
       scale = row_weight;
       if constexpr (kFull)
-        count_row(p.sketch, j, active && leader, p.sketch.top[j], held, boards, weight);
+        count_row(p.kept, j, active && leader, p.kept.top[j], held, boards, weight);
       if constexpr (kMode == Mode::fill) fill_row(p, j, active, member, held, boards, weight);
     } else {
       const RowSum found = sum_row(p, held, x, boards, weight);
@@ -220,8 +216,8 @@ __global__ void __maxnreg__((registers(kFull || kMode == Mode::fill || sizeof(E)
         if (active && leader) p.log_sum[at] = found.offset + log2(found.total);
         if (p.odd && found.bad && found.total != 0) report(p, i);
         if constexpr (kFull) {
-          const float top = moved_top(p.sketch, held, boards, weight);
-          if (active && leader) p.sketch.chunk_top[at] = found.offset + log2(double(top));
+          const float top = largest(held, boards, weight);
+          if (active && leader) p.kept.chunk_top[at] = found.offset + log2(double(top));
         }
         if (p.best) {
           const Best best = decide(p, row, held, boards, weight);
@@ -231,11 +227,11 @@ __global__ void __maxnreg__((registers(kFull || kMode == Mode::fill || sizeof(E)
         report(p, i);
       }
       if constexpr (kFull && kMode == Mode::whole) {
-        if (p.sketch.count) {
-          const float top = moved_top(p.sketch, held, boards, weight);
-          count_row(p.sketch, j, active && leader, top, held, boards, weight);
+        if (p.kept.count) {
+          const float top = largest(held, boards, weight);
+          count_row(p.kept, j, active && leader, top, held, boards, weight);
           if (active && leader) {
-            p.sketch.top[j] = top / float(found.total);
+            p.kept.top[j] = top / float(found.total);
             p.log_sum[j] = found.offset + log2(found.total);
           }
         }

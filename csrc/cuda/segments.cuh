@@ -1,4 +1,4 @@
-// The sums over a sketch: rows and columns of a sparse matrix times a vector.
+// The sums over kept entries: rows and columns of a sparse matrix times a vector.
 #pragma once
 
 #include "groups.cuh"

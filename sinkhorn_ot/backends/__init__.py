@@ -4,105 +4,54 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Protocol
 
-from sinkhorn_ot.arrays import Array, Needs, Reading
-from sinkhorn_ot.backends import cpu, cuda, reference, triton
-from sinkhorn_ot.problem import Problem
-
-
-class Sketch(Protocol):
-    """A stand-in for the matrix: some rows, and of these the entries that matter.
-
-    It holds ``e_ik = exp((logits_ik + g_k - c_i) / epsilon)`` at the g at which it was read, c_i
-    being about the maximum of row i; a `delta` of (K,) numbers then moves g to g + epsilon * delta.
-    """
-
-    def expect(self, move: Array, reach: float) -> None:
-        """Say which entries matter: those that may come within `reach` of the largest of their row.
-
-        And this while each g_k moves by up to ``move_k``, both in epsilon. Until it is said, all
-        matter; a row of which half the entries matter is kept whole.
-        """
-
-    @property
-    def rows(self) -> int:
-        """How many rows it holds; each stands for those that were passed over."""
-
-    @property
-    def words(self) -> int:
-        """How much it holds: 4 bytes for each entry of a dense row, 8 for one of a sparse row."""
-
-    def mass(self, delta: Array) -> tuple[Array, Array]:
-        """Return column masses and second moments, (K,) each, for a total mass of 1.
-
-        With p_i the probabilities of row i these are ``sum_i a_i p_i`` and ``sum_i a_i p_i**2``;
-        they may be good to about 1e-7 of themselves only.
-        """
-
-    def second_moment(self, v: Array) -> Array:
-        """Return ``sum_i a_i p_i <p_i, v>`` at the delta of the last `mass`: (K,)."""
-
-
-class Passes(Protocol):
-    """What a backend does: reads of the rows with a (K,) vector in hand.
-
-    Vectors are float64 and live where the backend puts them.
-    """
-
-    @property
-    def reads(self) -> float:
-        """Reads of the matrix so far, in units of its bytes."""
-
-    @property
-    def may_wait(self) -> bool:
-        """Whether numbers may be looked at: not while a CUDA graph is recorded."""
-
-    def number(self, x: Array) -> float:
-        """Bring a number to the host; a device is waited for."""
-
-    def first_bad_row(self) -> int | None:
-        """The least bad row that a read met and did not raise `BadRow` for: its masses are NaN."""
-
-    def read(
-        self,
-        g: Array,
-        *,
-        exact: bool = False,
-        stride: int = 1,
-        assign: bool = False,
-        sketch: Any = None,
-    ) -> Reading:
-        """Read the rows once, or one of each `stride` rows; may raise `BadRow`.
-
-        Without `exact` a backend may use float32 exponentials (masses good to about 1e-7 of
-        themselves). `assign` also makes labels and f. A `sketch` is filled on the way.
-        """
-
-    def sketch(self, words: int) -> Sketch:
-        """Return an empty sketch with room for that many words of 4 bytes."""
+from sinkhorn_ot.arrays import Array, is_torch
+from sinkhorn_ot.backends import cpu, reference
+from sinkhorn_ot.backends.gpu import cuda, triton
+from sinkhorn_ot.passes import Needs, Passes, Problem
 
 
 @dataclass(frozen=True)
 class Backend:
-    """One way to run the passes."""
+    """One way to read rows; a new one is a line in `BACKENDS` below."""
 
     name: str
     devices: tuple[str, ...]  # for whose tensors "auto" takes it; NumPy arrays are on "cpu"
-    why_not: Callable[[Array | None], str | None]
+    why_not: Callable[[Array | None], str | None]  # None, or why it cannot run (on these logits)
     passes: Callable[[Problem], Passes]
-    needs: Callable[[Array, int], Needs]  # what a sketch of so many rows like these takes
+    needs: Callable[[Array, int], Needs]  # what kept entries of so many rows like these take
+    #: A column mass (in units of the mean row's) below which entries were lost to underflow, so
+    #: that a read is repeated in the log domain; 0 where the backend sees to it itself.
+    underflow: float = 0.0
+    #: Whether a read finds out how many entries there are before it keeps any.
+    counts_first: bool = False
 
 
 BACKENDS: tuple[Backend, ...] = (
-    Backend("cuda", ("cuda",), cuda.why_not, cuda.passes, cuda.needs),
-    Backend("triton", ("cuda",), triton.why_not, triton.passes, triton.needs),
-    Backend("cpu", ("cpu",), cpu.why_not, cpu.CpuPasses, cpu.needs),
+    Backend("cuda", ("cuda",), cuda.why_not, cuda.passes, cuda.needs, counts_first=True),
+    Backend("triton", ("cuda",), triton.why_not, triton.passes, triton.needs, counts_first=True),
+    Backend("cpu", ("cpu",), cpu.why_not, cpu.CpuPasses, cpu.needs, underflow=cpu.UNDERFLOW),
     Backend(
-        "reference",
-        ("cpu", "cuda"),
-        reference.why_not,
-        reference.ReferencePasses,
-        reference.needs,
+        "reference", ("cpu", "cuda"), reference.why_not, reference.ReferencePasses, reference.needs
     ),
 )
+
+
+def named(name: str, logits: Array) -> Backend:
+    """Return the backend of that name, or for "auto" the first that can run; else `ValueError`."""
+    for backend in BACKENDS:
+        if backend.name == name:
+            reason = backend.why_not(logits)
+            if reason:
+                raise ValueError(f"backend {name!r} cannot run here: {reason}")
+            return backend
+    if name == "auto":
+        return next(backend for backend in able(logits) if backend.why_not(logits) is None)
+    known = ", ".join(["auto", *(backend.name for backend in BACKENDS)])
+    raise ValueError(f"backend must be one of {known}, got {name!r}")
+
+
+def able(logits: Array) -> list[Backend]:
+    """Return the backends for the device of the logits."""
+    device = logits.device.type if is_torch(logits) else "cpu"
+    return [backend for backend in BACKENDS if device in backend.devices]

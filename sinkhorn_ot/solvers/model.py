@@ -4,17 +4,12 @@ from __future__ import annotations
 
 import math
 from dataclasses import replace
-from typing import TYPE_CHECKING
 
-from sinkhorn_ot.arrays import Array, Needs, Reading, namespace, on_host
-from sinkhorn_ot.problem import Problem
+from sinkhorn_ot.arrays import Array, namespace, on_host
+from sinkhorn_ot.group import GroupPasses
+from sinkhorn_ot.passes import REACH, Problem, Reading
 from sinkhorn_ot.solvers.watch import Seen, moved, sinkhorn_step
 
-if TYPE_CHECKING:
-    from sinkhorn_ot.backends import Passes
-
-#: Entries are kept down to exp(-REACH) of the largest of their row.
-REACH = 7.0
 #: lam at the start; what a good step divides it by, and a bad one multiplies it by; below LEAST it
 #: is 0, and after a bad step at least AGAIN.
 START, FALL, RISE, LEAST, AGAIN = 1.0, 3.0, 5.0, 1e-9, 1e-3
@@ -34,24 +29,8 @@ HALF, KNOWN, CHEAP = 0.5, 0.01, 0.15
 FORCING, CG_STEPS, CG_PATIENCE = 0.1, 50, 8
 #: Violations are divided by this at least.
 TINY = 1e-300
-#: Of the bytes of the input, what a solve may add by default. Of the entries of the matrix, one of
-#: so many is worth a word, and so many words are worth it at most. There are two sets of entries.
-DEFAULT_LIMIT, ONE_OF, MOST_WORDS, SETS = 0.55, 8, 1 << 25, 2
-
-
-def room_for_entries(logits: Array, n: int, memory_limit: int | None, needs: Needs) -> int:
-    """How many words of 4 bytes kept entries may take; 0 when there is no room for useful ones.
-
-    Of all `n` rows, whichever of them are held here.
-    """
-    entries = n * logits.shape[1]
-    default = max(int(DEFAULT_LIMIT * entries * logits.itemsize), needs.always)
-    limit = default if memory_limit is None else memory_limit
-    # the allocator's pages and the threads' stacks are within the limit too
-    room = int(0.95 * limit - needs.besides - (SETS - 1) * needs.held) // 4
-    wanted = max(min(max(entries // ONE_OF, needs.small), MOST_WORDS), SETS * needs.least)
-    words = min(room, wanted, SETS * needs.everything)
-    return words if words >= SETS * min(needs.least, needs.everything) else 0
+#: Sets of kept entries: those of the last step that was accepted, and of the one that is tried.
+SETS = 2
 
 
 class Model:
@@ -61,15 +40,13 @@ class Model:
     the place of the other if the step is accepted.
     """
 
-    def __init__(self, problem: Problem, passes: Passes, words: int) -> None:
+    def __init__(self, problem: Problem, passes: GroupPasses, words: int) -> None:
         self.xp = namespace(problem.b)
         self.problem, self.passes = problem, passes
         self.lam = START
         self.trusted = True  # the last step was not taken back
         nothing = self.xp.zeros_like(problem.b)
-        self.kept, self.spare = (passes.sketch(words // SETS) for _ in range(SETS))
-        for sketch in (self.kept, self.spare):
-            sketch.expect(nothing, REACH)
+        self.kept, self.spare = (passes.keep(words // SETS) for _ in range(SETS))
         self.kept_at: Array = None  # the g at which entries were kept
         self.spare_at: Array = None
         self.m = self.s = nothing  # of the kept entries: column masses, and sums of squares
@@ -79,7 +56,7 @@ class Model:
     ) -> Reading:
         """Read the matrix, and keep entries on the way."""
         self.spare_at = g
-        return self.passes.read(g, exact=exact, assign=assign, stride=stride, sketch=self.spare)
+        return self.passes.read(g, exact=exact, assign=assign, stride=stride, kept=self.spare)
 
     def accepts(self, before: Seen, after: Seen) -> bool:
         """Whether the step between two readings may stay; lam follows how good it was."""

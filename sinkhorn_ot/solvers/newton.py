@@ -21,7 +21,7 @@ from __future__ import annotations
 
 import math
 
-from sinkhorn_ot.arrays import Array, BadRow, namespace
+from sinkhorn_ot.arrays import Array, namespace
 from sinkhorn_ot.solvers.model import TINY, Model
 from sinkhorn_ot.solvers.watch import Seen, Watch, centre, sinkhorn_step
 
@@ -107,14 +107,11 @@ def start_by_samples(model: Model, g: Array) -> Array:
     for stride in sample_strides(problem.n, len(problem.b)):
         now: Seen | None = None
         for _ in range(SAMPLE_STEPS):
-            try:
-                reading = model.read(g, stride=stride)
-            except BadRow:
-                return g  # the read of the whole names the first bad row
+            reading = model.read(g, stride=stride)
             wrong = abs(namespace(g).exp(reading.log_mass) - problem.b).sum()
             violation = model.passes.number(wrong)
             if not math.isfinite(violation):
-                return g if now is None else now.g  # nothing can be learnt from bad rows
+                return g if now is None else now.g  # a bad row, which the read of the whole names
             seen = Seen(g, reading.log_mass, violation)
             if now is None or model.accepts(now, seen):
                 now = seen

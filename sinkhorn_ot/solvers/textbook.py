@@ -24,7 +24,7 @@ def solve(watch: Watch, g: Array, *, max_iter: int) -> tuple[Seen, int]:
     problem, passes, tol = watch.problem, watch.passes, watch.tol
     b = problem.b
     g = centre(g, b)
-    looks = tol > 0 or problem.shard.asks or watch.callback is not None
+    looks = tol > 0 or watch.asks is not None
     near = False  # whether the next reading may be the last
     for n_iter in range(max_iter + 1):
         last = n_iter == max_iter

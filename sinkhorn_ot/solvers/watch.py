@@ -6,16 +6,30 @@ import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import NamedTuple
 
-from sinkhorn_ot.arrays import Array, BadRow, EmptyColumn, Reading, namespace
-from sinkhorn_ot.problem import Problem
-from sinkhorn_ot.result import Progress, SinkhornResult
+from sinkhorn_ot.arrays import Array, namespace
+from sinkhorn_ot.group import GroupPasses
+from sinkhorn_ot.passes import BadRow, EmptyColumn, Problem, Reading
 
-if TYPE_CHECKING:
-    from sinkhorn_ot.backends import Passes
 
-Callback = Callable[[Progress], object]
+class Progress(NamedTuple):
+    """One entry of `SinkhornResult.history`, and what a callback receives.
+
+    Attributes
+    ----------
+    n_passes : float
+        Reads of the matrix so far.
+    marginal_violation : float
+        ``||m - b||_1`` at that point, in [0, 2].
+    seconds : float
+        Wall time since the solve began.
+    """
+
+    n_passes: float
+    marginal_violation: float
+    seconds: float
+
 
 #: With a `tol` below this, a violation below this must be found in float64.
 EXACT_BELOW = 5e-7
@@ -36,12 +50,13 @@ class Seen:
 
 @dataclass
 class Watch:
-    """Looks at every reading of a solve, and makes the result of the best one."""
+    """Looks at every reading of a solve, and remembers the best one."""
 
     problem: Problem
-    passes: Passes
+    passes: GroupPasses
     tol: float
-    callback: Callback | None = None
+    #: Whether the caller wants to stop; None if nobody is to be asked.
+    asks: Callable[[Progress], bool] | None = None
     labels: bool = True  # whether they are wanted: not of a larger epsilon
     spent: float = 0.0  # reads of the matrix before this solve, which count too
     exact: bool = False  # whether readings are in float64 from now on
@@ -58,7 +73,7 @@ class Watch:
 
     @property
     def reads(self) -> float:
-        """Reads of the matrix so far; in a group of processes all must ask."""
+        """Reads of the matrix so far."""
         return self.spent + self.passes.reads
 
     def read(self, g: Array, *, assign: bool, by: Callable[..., Reading] | None = None) -> Seen:
@@ -85,20 +100,20 @@ class Watch:
         if self.best is None or violation < self.best.violation:
             self.best = seen
         self.history.append(Progress(self.reads, violation, time.perf_counter() - self.start))
-        self.stopped = self.problem.shard.stops(self.callback, self.history[-1])
+        self.stopped = self.asks is not None and self.asks(self.history[-1])
         return seen
 
     def begin(self, reading: Reading, *, look: bool) -> None:
         """Take the first reading: a column that is forbidden to all rows shows in it."""
         self.first = reading.log_mass
         if look:
-            self._check_columns()
+            self._check_first()
 
     def violation(self, reading: Reading) -> float:
         """Return ``||m - b||_1``; a device is waited for.
 
-        NaN says that a row or (in the first reading) a column was bad, which not every backend
-        says at once. While a CUDA graph is recorded there is no waiting, and it is NaN.
+        NaN says that a row was bad, or that a column was in the first reading. While a CUDA graph
+        is recorded there is no waiting, and it is NaN.
         """
         if not self.passes.may_wait:
             return math.nan
@@ -106,14 +121,11 @@ class Watch:
         xp = namespace(b)
         violation = self.passes.number(abs(xp.exp(reading.log_mass) - b).sum())
         if math.isnan(violation):
-            self._check_columns()
-            row = self.passes.first_bad_row()
-            if row is not None:
-                raise BadRow(row)
+            self._check_first()
         return violation
 
-    def result(self, end: Seen, n_iter: int, backend: str) -> SinkhornResult:
-        """Return the result of a solve that ends there; labels are made if there are none yet."""
+    def final(self, end: Seen) -> tuple[Reading, float]:
+        """Return the reading with labels of the g at which a solve ends, and its violation."""
         if self.labelled is not None and self.labelled[0] is end:
             reading, violation = self.labelled[1], end.violation
         else:
@@ -123,25 +135,18 @@ class Watch:
         if not self.history or self.history[-1].n_passes != self.reads:
             now = time.perf_counter() - self.start
             self.history.append(Progress(self.reads, violation, now))
-        return SinkhornResult(
-            labels=reading.labels,
-            f=reading.f,
-            g=end.g,
-            n_iter=n_iter,
-            n_passes=self.reads,
-            converged=violation <= self.tol,
-            marginal_violation=violation,
-            history=tuple(self.history),
-            epsilon=self.problem.epsilon,
-            backend=backend,
-        )
+        return reading, violation
 
-    def _check_columns(self) -> None:
+    def _check_first(self) -> None:
         b = self.problem.b
         xp = namespace(b)
         empty = (b > 0) & (self.first == -math.inf)
-        if bool(xp.any(empty)):
+        if bool(empty.any()):
             raise EmptyColumn(int(xp.nonzero(empty)[0][0]))
+        if bool(xp.isnan(self.first).any()):
+            row = self.passes.first_bad_row()
+            assert row is not None
+            raise BadRow(row)
 
 
 def centre(g: Array, b: Array) -> Array:

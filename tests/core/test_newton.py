@@ -12,9 +12,12 @@ import pytest
 from problems import EPSILON, FAMILIES, make_logits, true_violation
 
 from sinkhorn_ot import SinkhornWarning, equipartition_labels, sinkhorn
+from sinkhorn_ot.backends import named
 from sinkhorn_ot.backends.cpu import CpuPasses, needs
-from sinkhorn_ot.problem import Problem
-from sinkhorn_ot.solvers.model import Model, room_for_entries
+from sinkhorn_ot.checks import room_for_entries
+from sinkhorn_ot.group import Group, GroupPasses
+from sinkhorn_ot.passes import Problem
+from sinkhorn_ot.solvers.model import Model
 from sinkhorn_ot.solvers.watch import Seen
 
 N, K = 20_000, 100
@@ -120,7 +123,7 @@ def test_forbidden_pairings_and_unused_clusters():
 
 
 def test_rows_in_order_of_their_class():
-    """Samples and sketches spread over the data, so sorted rows do no harm."""
+    """Samples and kept rows spread over the data, so sorted rows do no harm."""
     logits = make_logits("middle", N, K)
     order = np.argsort(logits.argmax(1), kind="stable")
     result = sinkhorn(logits[order], tol=1e-4)
@@ -134,12 +137,12 @@ def model(normal):
     """A model whose kept entries are all there are, at a g; and the dense matrices beside it."""
     logits = normal(500, 12, std=0.5)
     b = np.arange(1, 13) / 78
-    passes = CpuPasses(Problem(logits, None, b, 1.0))
+    passes = GroupPasses(Problem(logits, None, b, 1.0), Group(), named("cpu", logits))
     g = np.linspace(-0.5, 0.5, 12)
     p = np.exp(logits + g)
     p /= p.sum(1, keepdims=True)
     made = Model(passes.problem, passes, 1 << 16)
-    seen = Seen(g, made.read(g).log_mass, 0.0)
+    seen = Seen(g, made.read(g).log_mass, 1e-10)
     made.settle(seen)
     return made, seen, p.mean(0), np.diag(p.mean(0)) - p.T @ p / 500, b
 
@@ -251,25 +254,47 @@ def test_rows_with_large_offsets_keep_an_honest_violation(simd):
 
 
 @pytest.mark.parametrize("n", [256, 257, 308, 513, 1000])
-def test_a_sketch_with_room_for_all_rows_holds_all(n, normal):
-    """Whatever the number of rows: blocks are even, and none is passed over."""
-    problem = Problem(normal(n, 15), None, np.full(15, 1 / 15), 0.05)
-    passes = CpuPasses(problem)
-    sketch = passes.sketch(room_for_entries(problem.logits, n, None, needs(problem.logits, n)))
-    passes.read(np.zeros(15), sketch=sketch)
-    assert sketch.rows == n
+def test_all_rows_are_kept_where_there_is_room_for_all(n, normal):
+    """Whatever the number of rows: none is passed over, and nothing is lost between chunks."""
+    problem = Problem(normal(n, 15), None, np.full(15, 1 / 15), 0.5)
+    passes = GroupPasses(problem, Group(), named("cpu", problem.logits))
+    kept = passes.keep(needs(problem.logits, n).everything)
+    passes.read(np.zeros(15), kept=kept)
+    assert kept.count().rows == n
+    assert kept.count().misfits == 0
 
 
-def test_an_empty_sketch_is_no_sketch():
+def test_entries_are_used_only_after_they_were_kept():
     problem = Problem(np.zeros((300, 15)), None, np.full(15, 1 / 15), 0.05)
-    sketch = CpuPasses(problem).sketch(10_000)
-    with pytest.raises(RuntimeError, match="before a pass filled it"):
-        sketch.mass(np.zeros(15))
+    kept = CpuPasses(problem).keep(10_000)
+    with pytest.raises(RuntimeError, match="before a pass filled them"):
+        kept.mass(np.zeros(15))
+
+
+def test_what_does_not_fit_is_not_kept_and_less_is_tried(normal):
+    """Rows that grow denser than those before: nothing is kept, whatever the threads, then fewer."""
+    logits = np.where(np.arange(40_000)[:, None] < 20_000, 40.0, 1.0) * normal(40_000, 50)
+    problem = Problem(logits.astype(np.float32), None, np.full(50, 1 / 50), 1.0)
+    passes = GroupPasses(problem, Group(), named("cpu", logits))
+    kept = passes.keep(200_000)
+    passes.read(np.zeros(50), kept=kept)
+    sparse = kept.count()
+    assert sparse.misfits == 0
+    problem.logits[:] = 0.0  # now all entries are equally large
+    passes.read(np.zeros(50), kept=kept)
+    assert kept.count().misfits == 1
+    m, s = kept.mass(np.zeros(50))
+    assert not m.any()
+    assert not s.any()
+    passes.read(np.zeros(50), kept=kept)
+    assert kept.count().misfits == 0
+    assert kept.count().rows > 1000
+    np.testing.assert_allclose(kept.mass(np.zeros(50))[0], 1 / 50)
 
 
 @pytest.mark.parametrize("tol", [0.3, 0.1, 0.03, 0.01, 1e-3, 1e-5])
 def test_small_problems_whose_first_steps_nearly_end_it(tol):
-    """Two Sinkhorn steps come first; what follows may or may not have made a sketch."""
+    """Two Sinkhorn steps come first; what follows may or may not have kept entries."""
     for seed in range(30):
         logits = np.random.default_rng(seed).normal(0, 0.1, (200, 12)).astype(np.float32)
         assert sinkhorn(logits, tol=tol).converged

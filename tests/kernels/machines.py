@@ -19,9 +19,9 @@ from types import ModuleType
 
 import pybind11
 
-from sinkhorn_ot.backends import BACKENDS, Backend, device
-from sinkhorn_ot.backends.cuda import CudaKernels
-from sinkhorn_ot.backends.sharded import sharded
+from sinkhorn_ot.backends import BACKENDS, Backend
+from sinkhorn_ot.backends.gpu.cuda import CudaKernels
+from sinkhorn_ot.backends.gpu.passes import DevicePasses, needs_of
 
 HERE = Path(__file__).parent
 SOURCES = HERE.parents[1] / "csrc" / "cuda"

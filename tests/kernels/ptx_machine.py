@@ -20,7 +20,7 @@ from ptx import parse
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
-from sinkhorn_ot.backends.cuda import CudaKernels
+from sinkhorn_ot.backends.gpu.cuda import CudaKernels
 from sinkhorn_ot.backends.triton import (
     GPU,
     LEAST_WARPS,

@@ -9,7 +9,7 @@ import torch
 from sharded import family, masses, outcome, own_rows, peculiar, sink_column
 
 from sinkhorn_ot import options, sinkhorn
-from sinkhorn_ot.backends.cuda import CudaKernels
+from sinkhorn_ot.backends.gpu.cuda import CudaKernels
 
 CASES = {
     "marginals": family(

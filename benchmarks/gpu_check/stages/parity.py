@@ -14,12 +14,12 @@ from gpu_check.machinery import HOST_LIBRARY, NAMES, machines_of
 from gpu_check.stage import Stage
 
 PARITY, DEVICE = "tests/kernels/test_gpu_parity.py", "tests/gpu"
-#: One test of everything that a solve is made of: reads in all dtypes, sketches, labels, bad rows,
+#: One test of everything that a solve is made of: reads in all dtypes, kept entries, labels, bad rows,
 #: rows in chunks, the log domain, whole solves.
 CHOICE = (
     "test_whole_solve_equals_the_reference or test_passes_equal_the_reference or "
     "test_the_first_bad_row_is_found or test_masses_far_below_the_smallest_float or "
-    "test_sketch_of_all_rows_equals_plain_arrays and 40.0 or test_the_same_bits_every_time"
+    "test_kept_entries_equal_plain_arrays and 40.0 or test_the_same_bits_every_time"
 )
 #: What the rehearsal takes of it.
 SHORT_CHOICE = "test_passes_equal_the_reference and (257 or 9001) and float32"

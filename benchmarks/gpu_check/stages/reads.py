@@ -16,8 +16,9 @@ from problems import EPSILON
 from gpu_check.machinery import machines_of, synchronise
 from gpu_check.problems_on_device import make_logits
 from gpu_check.stage import Stage
-from sinkhorn_ot.problem import Problem
-from sinkhorn_ot.solvers.model import REACH, SETS, room_for_entries
+from sinkhorn_ot.checks import room_for_entries
+from sinkhorn_ot.passes import Problem
+from sinkhorn_ot.solvers.model import SETS
 
 MILLION, WIDER, LONG = (1_000_000, 1_000), (1_000_000, 3_000), (100_000, 30_000)
 #: By worth: what a solve is made of comes first.
@@ -29,7 +30,7 @@ CASES = (
 SMALL = (
     ((2_000, 100), torch.float32), ((2_000, 100), torch.bfloat16), ((40, 9_000), torch.float32),
 )  # fmt: skip
-KINDS = ("masses", "labels", "sketch", "log domain")
+KINDS = ("masses", "labels", "kept entries", "log domain")
 #: Reads that are timed together, and how often; reads before that, which compile and warm up.
 TOGETHER, RUNS, BEFORE = 10, 5, 3
 #: Columns of logits so low that their masses underflow, and the log domain is needed.
@@ -85,11 +86,10 @@ def reader(machine: machines.Machine, logits: torch.Tensor, kind: str) -> Callab
     b = torch.full((k,), 1 / k, dtype=torch.float64, device=logits.device)
     g = torch.zeros_like(b)
     passes = machine.backend.passes(Problem(logits, None, b, EPSILON))
-    if kind == "sketch":
+    if kind == "kept entries":
         words = room_for_entries(logits, n, None, machine.backend.needs(logits, n))
-        sketch = passes.sketch(words // SETS)
-        sketch.expect(g, REACH)
-        return lambda: passes.read(g, sketch=sketch)
+        kept = passes.keep(words // SETS)
+        return lambda: passes.read(g, kept=kept)
     return lambda: passes.read(g, assign=kind == "labels")
 
 

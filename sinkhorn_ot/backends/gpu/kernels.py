@@ -5,12 +5,14 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
 import numpy as np
 
 from sinkhorn_ot.arrays import Array
+from sinkhorn_ot.passes import REACH
 
 
 @dataclass(frozen=True)
@@ -30,18 +32,16 @@ class Tile:
 
 
 @dataclass(frozen=True)
-class SketchRows:
-    """What a read finds out for a sketch, and how a second read fills it.
+class KeptRows:
+    """What a read finds out of the entries to be kept, and where a second read puts them.
 
     Rows are counted in pieces, the shortest chunks into which any kernel cuts them.
     """
 
     width: int  # of a piece
     pieces: int  # of a row
-    hold: Array  # (padded columns) float32
-    cut: Array
-    count: Array  # (rows, pieces) int32, entries that matter
-    top: Array  # (rows) float32
+    count: Array  # (rows, pieces) int32, entries that are large enough
+    top: Array  # (rows) float32, the largest probability
     chunk_top: Array | None = None  # (rows, chunks) float64, in the mode "stats"
     begin: Array | None = None  # (rows, pieces) int64
     end: Array | None = None
@@ -54,9 +54,10 @@ class SketchRows:
         return max(tile.width // self.width, 1)
 
 
-#: The fields of `SketchRows` that are tensors.
-SKETCH_TENSORS = ("hold", "cut", "count", "top", "chunk_top", "begin", "end", "entry", "column",
-                  "row")  # fmt: skip
+#: The fields of `KeptRows` that are tensors, and what an entry is of the largest of its row at
+#: least.
+KEPT_TENSORS = ("count", "top", "chunk_top", "begin", "end", "entry", "column", "row")
+LEAST = math.exp(-REACH)
 
 
 @dataclass(frozen=True)
@@ -87,7 +88,7 @@ class Read:
     log_sum: Array | None = None
     best: Array | None = None
     best_column: Array | None = None
-    sketch: SketchRows | None = None
+    kept: KeptRows | None = None
 
     @property
     def blocks(self) -> int:
@@ -161,13 +162,3 @@ def rounded_rate(epsilon: float) -> float:
     """Return the same as float32 has it: logits and g are both scaled by that."""
     with np.errstate(over="ignore"):
         return float(np.float32(exact_rate(epsilon)))
-
-
-def sampled_rows(torch: Any, count: int, stride: int, device: Array) -> Array:
-    """The rows of a sample, one of each `stride` neighbours: Fibonacci hashing, as in C++."""
-    turn = torch.arange(count, device=device)
-    if stride == 1:
-        return turn
-    high, low = 0x9E3779B9, 0x7F4A7C15  # the 64-bit constant in halves: int64 has no unsigned
-    hashed = (turn * high + (turn * low >> 32)) & 0xFFFFFFFF
-    return turn * stride + hashed % stride

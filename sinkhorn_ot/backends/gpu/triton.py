@@ -16,26 +16,22 @@ import sys
 import warnings
 from dataclasses import dataclass, replace
 from itertools import product
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
-from sinkhorn_ot.arrays import Array, Needs, dtype_name, is_torch
-from sinkhorn_ot.backends import device
-from sinkhorn_ot.backends.device import DevicePasses
-from sinkhorn_ot.backends.launches import (
-    SKETCH_TENSORS,
+from sinkhorn_ot.arrays import Array, dtype_name, is_torch
+from sinkhorn_ot.backends.gpu.kernels import (
+    KEPT_TENSORS,
+    LEAST,
     Read,
     Segments,
     Tile,
     exact_rate,
     rounded_rate,
 )
-from sinkhorn_ot.backends.sharded import sharded
-from sinkhorn_ot.problem import Problem
-
-if TYPE_CHECKING:
-    from sinkhorn_ot.backends import Passes
+from sinkhorn_ot.backends.gpu.passes import DevicePasses, needs_of, not_on_gpu
+from sinkhorn_ot.passes import Needs, Problem
 
 #: The Triton of torch 2.6.
 OLDEST = (3, 2)
@@ -58,9 +54,9 @@ TURNS = 256
 #: Arguments that `read_rows` does without in each mode.
 LEFT_OUT = {
     "whole": "best best_column chunk_top begin end entry column row",
-    "stats": "a sums bad_row f labels cut entries tops begin end entry column row",
-    "apply": "odd bad_row f labels best best_column hold chunk_top begin end entry column row",
-    "fill": "a sums odd bad_row f labels best best_column hold chunk_top entries",
+    "stats": "a sums bad_row f labels entries tops begin end entry column row",
+    "apply": "odd bad_row f labels best best_column chunk_top begin end entry column row",
+    "fill": "a sums odd bad_row f labels best best_column chunk_top entries",
 }
 
 
@@ -126,7 +122,7 @@ def why_not(logits: Array | None) -> str | None:
         return "Triton finds no C compiler for its launchers; install gcc or set CC"
     if logits is None:
         return None
-    reason = device.not_on_gpu(logits)
+    reason = not_on_gpu(logits)
     if reason:
         return reason
     major, minor = torch.cuda.get_device_capability(logits.device)
@@ -149,13 +145,13 @@ def interpreted() -> bool:
 
 
 def needs(logits: Array, n: int) -> Needs:
-    """What a sketch takes; see `device.needs`."""
-    return device.needs(logits, n, TritonKernels())
+    """What kept entries take."""
+    return needs_of(logits, n, TritonKernels())
 
 
-def passes(problem: Problem) -> Passes:
+def passes(problem: Problem) -> DevicePasses:
     """The passes over rows on the GPU."""
-    return sharded(problem, lambda mine: DevicePasses(mine, TritonKernels()))
+    return DevicePasses(problem, TritonKernels())
 
 
 class TritonKernels:
@@ -196,7 +192,7 @@ class TritonKernels:
 
     def read_rows(self, read: Read) -> None:
         """Read rows, in the `mode` of the read."""
-        tile, sketch = read.tile, read.sketch
+        tile, kept = read.tile, read.kept
         row_stride, _ = read.x.stride()
         vector = 16 // read.x.element_size() if read.vectors else 1
         tensors = {
@@ -206,7 +202,7 @@ class TritonKernels:
                 "log_sum", "best", "best_column",
             )
         }  # fmt: skip
-        tensors |= {name: getattr(sketch, name, None) for name in SKETCH_TENSORS}
+        tensors |= {name: getattr(kept, name, None) for name in KEPT_TENSORS}
         tensors["entries"], tensors["tops"] = tensors.pop("count"), tensors.pop("top")
         tensors |= dict.fromkeys(LEFT_OUT[read.mode].split())
         rate = rounded_rate(read.epsilon)
@@ -215,7 +211,7 @@ class TritonKernels:
             n=read.n, epsilon_bits=bits(read.epsilon),
             share_bits=bits(-read.epsilon * math.log(read.n)),
             exact_rate_bits=bits(exact_rate(read.epsilon) if read.exact else rate), rate=rate,
-            pieces=sketch.pieces if sketch else 1, step=sketch.step(tile) if sketch else 1,
+            pieces=kept.pieces if kept else 1, step=kept.step(tile) if kept else 1, least=LEAST,
             **self._rows(read, row_stride // vector),
             MODE=read.mode, EXACT=read.exact, VECTOR=vector, ROWS=tile.rows, WIDTH=tile.width,
             TURNS=tile.launch.turns,
@@ -381,16 +377,16 @@ def variants(k: int, dtype: Any, *, aligned: bool = True, weighted: bool = False
     passes = DevicePasses(Problem(logits, a, b, 0.05), recorder)
     for exact, assign in product((False, True), repeat=2):
         passes.read(b, exact=exact, assign=assign)
-    sketch = passes.sketch(1 << 20)
-    passes.read(b, sketch=sketch)
-    recorder.add_segments(sketch.by_row, b, None, b, None)
-    recorder.add_segments(sketch.by_column, b, b, b, b)
+    kept = passes.keep(1 << 20)
+    passes.read(b, kept=kept)
+    recorder.add_segments(kept.by_row, b, None, b, None)
+    recorder.add_segments(kept.by_column, b, b, b, b)
     return recorder.variants
 
 
 def kernel_of(name: str) -> Any:
     """Return a kernel: only now is Triton imported."""
-    return getattr(importlib.import_module("sinkhorn_ot.backends.triton_kernels"), name)
+    return getattr(importlib.import_module("sinkhorn_ot.backends.gpu.triton_kernels"), name)
 
 
 def bits(number: float) -> int:

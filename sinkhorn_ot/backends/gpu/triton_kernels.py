@@ -24,7 +24,7 @@ import triton.language as tl
 GRID = tl.constexpr(1.0 / 1024)
 #: |top| beyond this: high - top may no longer be exact, and the row takes the float64 way.
 FAST_RANGE = tl.constexpr(8192.0)
-#: Entries of a sketch below this are too small to count.
+#: Kept entries below this are too small to count.
 SMALLEST = tl.constexpr(1e-37)
 #: A mass (in units of the mean row's) below this has lost entries to underflow.
 UNDERFLOW = tl.constexpr(1e-25)
@@ -88,16 +88,9 @@ def _decide(value, columns):
 
 
 @triton.jit
-def _moved_top(weight, hold, columns):
-    """The largest weight of each row when all have moved down."""
-    return tl.max(weight.to(tl.float32) * tl.load(hold + columns[None, :]), axis=1)
-
-
-@triton.jit
-def _matters(weight, cut, tops, columns):
-    """Which entries may come within reach of the largest of their row."""
-    least = tl.maximum(tl.load(cut + columns[None, :]) * tops[:, None], SMALLEST)
-    return weight.to(tl.float32) >= least
+def _matters(weight, least, tops):
+    """Which entries are at least `least` of the largest of their row."""
+    return weight.to(tl.float32) >= tl.maximum(tops * least, SMALLEST)[:, None]
 
 
 @triton.jit
@@ -126,8 +119,6 @@ def read_rows(
     log_sum,
     best,
     best_column,
-    hold,
-    cut,
     entries,
     tops,
     chunk_top,
@@ -141,6 +132,7 @@ def read_rows(
     share_bits: tl.int64,
     exact_rate_bits: tl.int64,
     rate: tl.float32,
+    least: tl.float32,
     row_stride: tl.int64,
     col_stride: tl.int64,
     stride: tl.int64,
@@ -222,9 +214,7 @@ def read_rows(
                     weight = weight * tl.exp2((top - log_total).to(tl.float32))[:, None]
                 scale = row_weight.to(FLOAT)
                 if entries is not None:
-                    matter = _matters(
-                        weight, cut, tl.load(tops + j, mask=inside, other=0.0), columns
-                    )
+                    matter = _matters(weight, least, tl.load(tops + j, mask=inside, other=0.0))
                     tl.store(entries + piece, _count(matter), mask=inside)
             else:
                 if CHOOSE:
@@ -256,8 +246,8 @@ def read_rows(
                     tl.store(log_sum + spot, log_total, mask=inside)
                     bad = bad & (total != 0)
                     if chunk_top is not None:
-                        moved = _moved_top(weight, hold, columns).to(tl.float64)
-                        tl.store(chunk_top + spot, offset + tl.log2(moved), mask=inside)
+                        largest = tl.max(weight, axis=1).to(tl.float64)
+                        tl.store(chunk_top + spot, offset + tl.log2(largest), mask=inside)
                 if MODE == "whole" or odd is not None:
                     first_bad = tl.minimum(first_bad, tl.where(bad, i, NO_ROW))
                 if CHOOSE:
@@ -272,15 +262,15 @@ def read_rows(
                         potential += tl.log(row_weight) * _float64(epsilon_bits)
                     tl.store(f + i, potential, mask=inside)
                 if entries is not None:
-                    moved = _moved_top(weight, hold, columns)
-                    matter = _matters(weight, cut, moved, columns)
+                    largest = tl.max(weight, axis=1).to(tl.float32)
+                    matter = _matters(weight, least, largest)
                     tl.store(entries + piece, _count(matter), mask=inside)
-                    tl.store(tops + j, moved / total.to(tl.float32), mask=inside)
+                    tl.store(tops + j, largest / total.to(tl.float32), mask=inside)
                     tl.store(log_sum + j, log_total, mask=inside)
 
             if MODE == "fill":
-                moved = tl.load(tops + j, mask=inside, other=0.0)
-                matters = _matters(weight, cut, moved, columns)
+                largest = tl.load(tops + j, mask=inside, other=0.0)
+                matters = _matters(weight, least, largest)
                 upto = tl.cumsum(matters.to(tl.int32), axis=1)
                 before = upto - matters.to(tl.int32)
                 held = _count(matters)

@@ -4,17 +4,12 @@ from __future__ import annotations
 
 import sys
 from types import ModuleType
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from sinkhorn_ot.arrays import Array, Needs, dtype_name, is_torch
-from sinkhorn_ot.backends import device
-from sinkhorn_ot.backends.device import DevicePasses
-from sinkhorn_ot.backends.launches import SKETCH_TENSORS, Read, Segments, Tile
-from sinkhorn_ot.backends.sharded import sharded
-from sinkhorn_ot.problem import Problem
-
-if TYPE_CHECKING:
-    from sinkhorn_ot.backends import Passes
+from sinkhorn_ot.arrays import Array, dtype_name, is_torch
+from sinkhorn_ot.backends.gpu.kernels import KEPT_TENSORS, LEAST, Read, Segments, Tile
+from sinkhorn_ot.backends.gpu.passes import DevicePasses, needs_of, not_on_gpu
+from sinkhorn_ot.passes import Needs, Problem
 
 try:
     import sinkhorn_ot._cuda as _cuda
@@ -29,7 +24,7 @@ except ImportError as error:
 RESIDENT_THREADS = 1024
 #: Of a device that is not there (the kernels then run on the host, for tests).
 HOST_PROCESSORS = 2
-#: A warp sums a row of a sketch, a block a column.
+#: A warp sums a row of kept entries, a block a column.
 ROW_THREADS, COLUMN_THREADS = 32, 256
 
 
@@ -40,17 +35,17 @@ def why_not(logits: Array | None) -> str | None:
     reason = _cuda.why_not()
     if reason:
         return str(reason)
-    return None if logits is None else device.not_on_gpu(logits)
+    return None if logits is None else not_on_gpu(logits)
 
 
 def needs(logits: Array, n: int) -> Needs:
-    """What a sketch takes; see `device.needs`."""
-    return device.needs(logits, n, CudaKernels(_cuda))
+    """What kept entries take."""
+    return needs_of(logits, n, CudaKernels(_cuda))
 
 
-def passes(problem: Problem) -> Passes:
+def passes(problem: Problem) -> DevicePasses:
     """The passes over rows on the GPU."""
-    return sharded(problem, lambda mine: DevicePasses(mine, CudaKernels(_cuda)))
+    return DevicePasses(problem, CudaKernels(_cuda))
 
 
 class CudaKernels:
@@ -143,12 +138,13 @@ class CudaKernels:
             setattr(p, name, getattr(read, name))
         p.row_stride, p.col_stride = read.x.stride()
         p.tile = read.tile.launch
-        if read.sketch is not None:
-            rows = self.module.SketchRows()
-            rows.pieces, rows.step = read.sketch.pieces, read.sketch.step(read.tile)
-            for name in SKETCH_TENSORS:
-                setattr(rows, name, self.address(getattr(read.sketch, name)))
-            p.sketch = rows
+        if read.kept is not None:
+            rows = self.module.KeptRows()
+            rows.pieces, rows.step = read.kept.pieces, read.kept.step(read.tile)
+            rows.least = LEAST
+            for name in KEPT_TENSORS:
+                setattr(rows, name, self.address(getattr(read.kept, name)))
+            p.kept = rows
         return p
 
     def _queue(self, function: Any, *arguments: Any, on: Array) -> None:

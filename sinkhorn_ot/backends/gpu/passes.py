@@ -12,34 +12,33 @@ import math
 from dataclasses import replace
 from typing import Any
 
-from sinkhorn_ot.arrays import Array, Needs, Reading, dtype_name, is_torch, may_look, namespace
-from sinkhorn_ot.backends.device_sketch import (
+from sinkhorn_ot.arrays import Array, dtype_name, is_torch, may_look, namespace, sampled_row
+from sinkhorn_ot.backends.gpu.kept import (
     BYTES_HELD,
     BYTES_PER_PIECE,
     WORDS_PER_ENTRY,
-    DeviceSketch,
+    DeviceKept,
 )
-from sinkhorn_ot.backends.launches import (
+from sinkhorn_ot.backends.gpu.kernels import (
     Kernels,
     Read,
     Tile,
     exact_rate,
     least_rows,
     rounded_rate,
-    sampled_rows,
 )
-from sinkhorn_ot.problem import Problem
+from sinkhorn_ot.passes import Needs, Problem, Reading
 
-#: So many entries are worth keeping in a sketch, even if they are all that the matrix has.
+#: So many entries are worth keeping, even if they are all that the matrix has.
 WORTH_IT = 1 << 20
-#: Bytes that a call may add however small the matrix: what a sketch of a million short rows takes.
+#: Bytes that a call may add however small the matrix: what is kept of a million short rows.
 ALWAYS = 160 << 20
 #: Vectors of K numbers that a solve holds at a time, rounded up.
 VECTORS = 32
 
 
-def needs(logits: Array, n: int, kernels: Kernels) -> Needs:
-    """What a sketch takes: its entries, and per row what tells which of them to keep."""
+def needs_of(logits: Array, n: int, kernels: Kernels) -> Needs:
+    """What kept entries take, and per row what tells which of them to keep."""
     k = logits.shape[1]
     tiles = [kernels.tile(k, exact, logits.device) for exact in (False, True)]
     slabs = sum(min(tile.slabs, n // least_rows(tile) + 1) for tile in tiles)
@@ -74,11 +73,11 @@ class DevicePasses:
         self.kernels = kernels
         self.torch = namespace(logits)
         self.device = logits.device
-        self.n, self.k = logits.shape
+        self.n, (self.rows, self.k) = problem.n, logits.shape
         self.double = dtype_name(logits) == "float64"
         self.a = None if problem.a is None else problem.a.contiguous()
         self.vectors = reads_in_vectors(logits)
-        self.bad_row = self._full(1, self.n, self.torch.int64)
+        self.bad_row = self._full(1, self.rows, self.torch.int64)
         self.certain = 0.0  # reads that were queued
         self.gated = self._full(1, 0.0)  # reads that happened behind a gate
         self.seen: float | None = 0.0  # of these, as the host knows them; None: not any more
@@ -101,56 +100,65 @@ class DevicePasses:
         return float(value)
 
     def first_bad_row(self) -> int | None:
-        """The least row without a finite maximum that a read has met."""
+        """The first row without a finite maximum that a read has met."""
         row = int(self.bad_row)  # of the first read that met one: later ones see its NaN everywhere
-        return row if row < self.n else None
+        return self.problem.first + row if row < self.rows else None
 
     def read(
         self,
         g: Array,
         *,
         exact: bool = False,
+        log: bool = False,
         stride: int = 1,
         assign: bool = False,
-        sketch: DeviceSketch | None = None,
+        kept: DeviceKept | None = None,
+        share: float = 1.0,
     ) -> Reading:
-        """Read the rows once; see `Passes`."""
-        torch, g = self.torch, g.contiguous()
+        """Read the rows once; see `Passes`.
+
+        The kernels see themselves to the log domain, and to how many rows there is room for.  A
+        sample is one of the rows held here.
+        """
+        torch, g, count = self.torch, g.contiguous(), self.rows // stride
+        if count == 0:  # of a process with fewer rows than a sample passes over
+            return Reading(torch.full_like(g, -math.inf), self._full(1, 0.0))
         exact = exact or self.double
         flags = self._full(2, 0, torch.int32)
         odd, low_mass = flags[:1], flags[1:]
-        f = self._empty(self.n) if assign else None
-        labels = self._empty(self.n, torch.int64) if assign else None
-        read = self._point(g, stride, self.n // stride, sketch)
+        f = self._empty(self.rows) if assign else None
+        labels = self._empty(self.rows, torch.int64) if assign else None
+        read = self._point(g, stride, count, kept)
         read = replace(read, f=f, labels=labels)
         fast = None if exact else self._sums(replace(read, exact=False, odd=odd))
         sure = self._sums(replace(read, exact=True, gate=None if exact else odd))
         if stride == 1:  # a sample need not hold the first one
-            self.bad_row = torch.where(self.bad_row < self.n, self.bad_row, read.bad_row)
+            self.bad_row = torch.where(self.bad_row < self.rows, self.bad_row, read.bad_row)
         out = self._empty(self.k + 1)
         self.kernels.finish(
             sure if fast is None else fast, sure, None if exact else odd, self.n, g, out, low_mass
         )
         del fast, sure  # their memory serves again
-        self._read_log(replace(read, exact=True, gate=low_mass, labels=None, sketch=None), out)
+        self._read_log(replace(read, exact=True, gate=low_mass, labels=None, kept=None), out)
         # rows in chunks are read twice, in float64 sooner than in float32
         sure_reads = min(self.tile(True).chunks, 2)
         self.certain += (sure_reads if exact else min(self.tile(False).chunks, 2)) / stride
         self.gated += ((not exact) * sure_reads * odd + (sure_reads + 1) * low_mass) / stride
         self.seen = None
-        if sketch is not None:
-            sketch.fill(read, None if exact else odd)
-        return Reading(out[: self.k], f, labels)
+        if kept is not None:
+            tiles = {exact: self.tile(exact) for exact in (False, True)}
+            self.gated += kept.fill(read, None if exact else odd, tiles) / (count * stride)
+        return Reading(out[: self.k], out[self.k :], f, labels)
 
-    def sketch(self, words: int) -> DeviceSketch:
-        """Return room for a sketch; see `Passes`."""
-        return DeviceSketch(self, words)
+    def keep(self, words: int) -> DeviceKept:
+        """Return room for kept entries; see `Passes`."""
+        return DeviceKept(self.problem, self.kernels, words)
 
     def tile(self, exact: bool) -> Tile:
         """Return how these rows are cut up."""
         return self.kernels.tile(self.k, exact, self.device)
 
-    def _point(self, g: Array, stride: int, count: int, sketch: DeviceSketch | None) -> Read:
+    def _point(self, g: Array, stride: int, count: int, kept: DeviceKept | None) -> Read:
         """What the reads at one g have in common."""
         torch, problem = self.torch, self.problem
         tiles = [self.tile(exact) for exact in (False, True)]
@@ -159,12 +167,12 @@ class DevicePasses:
         padded_g = self._empty(padded)
         self.kernels.prepare(g, problem.epsilon, padded_g, high, low)
         finest = max(tiles, key=lambda tile: tile.chunks)
-        rows = None if sketch is None else sketch.rows_of(count, padded, finest)
+        rows = None if kept is None else kept.rows_of(count, finest)
         log_sum = None if rows is None else self._empty(count)
         return Read(
             problem.logits, self.vectors, self.n, self.k, self.a, problem.epsilon, padded_g, high,
-            low, stride, count, tiles[0], False, self._full(1, self.n, torch.int64),
-            log_sum=log_sum, sketch=rows,
+            low, stride, count, tiles[0], False, self._full(1, self.rows, torch.int64),
+            log_sum=log_sum, kept=rows,
         )  # fmt: skip
 
     def _sums(self, read: Read) -> Array:
@@ -189,29 +197,29 @@ class DevicePasses:
         if read.labels is not None:
             best, column = self._full(shape, 0.0), self._full(shape, 0, torch.int64)
         chunk_top: Array = None
-        sketch = read.sketch
-        if sketch is not None:
+        kept = read.kept
+        if kept is not None:
             chunk_top = self._full(shape, 0.0)
-            sketch = replace(sketch, chunk_top=chunk_top)
+            kept = replace(kept, chunk_top=chunk_top)
         self.kernels.read_rows(
             replace(read, mode="stats", log_sum=log_sums, best=best, best_column=column,
-                    sketch=sketch)
+                    kept=kept)
         )  # fmt: skip
         log_sum = torch.logsumexp(log_sums * math.log(2), 1) / math.log(2)
-        rows = sampled_rows(torch, read.count, read.stride, self.device)
+        rows = sampled_row(torch.arange(read.count, device=self.device), read.stride)
         bad = ~log_sum.isfinite()
         if read.exact:
-            read.bad_row.copy_(torch.minimum(read.bad_row, torch.where(bad, rows, self.n).min()))
+            read.bad_row.copy_(torch.minimum(read.bad_row, torch.where(bad, rows, self.rows).min()))
         else:
             torch.bitwise_or(read.odd, bad.any().to(torch.int32), out=read.odd)
 
         def put(into: Array, values: Array, at: Array = rows) -> None:
             into[at] = values if read.gate is None else values.where(read.gate > 0, into[at])
 
-        if sketch is not None:
+        if kept is not None:
             every = slice(None)
             put(read.log_sum, log_sum, every)
-            put(sketch.top, (chunk_top.amax(1) - log_sum).exp2().to(torch.float32), every)
+            put(kept.top, (chunk_top.amax(1) - log_sum).exp2().to(torch.float32), every)
         if read.labels is not None:
             put(read.labels, column.gather(1, best.argmax(1, keepdim=True))[:, 0].where(~bad, -1))
         if read.f is not None:
@@ -223,7 +231,7 @@ class DevicePasses:
     def _read_log(self, read: Read, out: Array) -> None:
         """Queue the read in the log domain that replaces masses which underflowed."""
         if read.f is None:
-            read = replace(read, f=self._empty(self.n))
+            read = replace(read, f=self._empty(self.rows))
         self._sums(read)
         log = read.spread(-(-read.tile.blocks // max(self.k // 32, 1)))
         tops = self._empty((log.blocks, self.k))

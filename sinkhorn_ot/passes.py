@@ -1,0 +1,151 @@
+"""What a solver asks of a backend: the protocol between the two, and its words.
+
+problem    logits, marginals and epsilon; in a group of processes the rows held here
+read       one pass over the rows with a vector g of K numbers in hand: column masses, and on
+           request labels and f
+sample     a read of one row in each `stride`, spread by a hash (`arrays.sampled_row`)
+kept       the large entries of some rows, which a read leaves behind on its way; what is asked of
+           them costs a part of a read
+share      the part of the rows of which entries are kept
+weight     the mass of the rows that were read or kept, times n
+
+A backend knows the rows that this process holds.  `group.GroupPasses` adds up what those of all
+processes find; it is what solvers see.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, NamedTuple, Protocol
+
+from sinkhorn_ot.arrays import Array
+
+#: Entries are kept down to exp(-REACH) of the largest of their row.
+REACH = 7.0
+
+
+@dataclass(frozen=True)
+class Problem:
+    """A checked input."""
+
+    logits: Array  # (rows, K), as the user passed it; in a group the rows held here
+    a: Array | None  # (rows,) float64: the mass of each; None for 1/n each
+    b: Array  # (K,) float64
+    epsilon: float
+    total: int | None = None  # rows of all processes; None: those of `logits` are all
+    first: int = 0  # rows of the processes before this one
+
+    @property
+    def n(self) -> int:
+        """N: the rows of all processes."""
+        return int(self.logits.shape[0]) if self.total is None else self.total
+
+
+class Reading(NamedTuple):
+    """What a read found; all of it belongs to the g of that read."""
+
+    log_mass: Array  # (K,) logarithms of the column masses, for a total mass of 1; NaN: a bad row
+    weight: Array  # (1,) of the rows that were read
+    f: Array | None = None  # (rows,) float64
+    labels: Array | None = None  # (rows,) int64
+
+
+@dataclass(frozen=True)
+class Needs:
+    """What kept entries take in a backend."""
+
+    besides: int  # bytes that do not go to the entries, while they are filled
+    held: int  # and afterwards
+    least: int  # words of 4 bytes below which they are no use
+    everything: int  # words that hold all of the matrix
+    small: int = 1 << 19  # words that are worth it however small the matrix
+    always: int = 64 << 20  # bytes that are granted however small the matrix
+
+
+class Counts(NamedTuple):
+    """How much is kept."""
+
+    rows: int
+    words: int  # of 4 bytes
+    bytes: int  # that an operation on them reads
+    misfits: int  # 1 if not all fitted: then nothing is kept, and rows and words are what it takes
+
+
+class Kept(Protocol):
+    """Large entries of some rows, ``e_ik = exp((logits_ik + g_k) / epsilon - c_i)``.
+
+    They are those at the g of a read.  A `delta` of K numbers moves g to g + epsilon * delta; p_i
+    are then the probabilities of row i, e_i * exp(delta) over its sum, and w_i is its weight.
+    """
+
+    @property
+    def counts(self) -> Counts:
+        """What is kept; a device is waited for."""
+
+    def mass(self, delta: Array) -> tuple[Array, Array, Array]:
+        """Return ``sum_i w_i p_i``, ``sum_i w_i p_i**2`` (K,) and ``sum_i w_i`` (1,).
+
+        They may be good to about 1e-7 of themselves only.
+        """
+
+    def second_moment(self, v: Array) -> Array:
+        """Return ``sum_i w_i p_i <p_i, v>`` at the delta of the last `mass`: (K,)."""
+
+
+class Passes(Protocol):
+    """The reads of the rows held here; vectors are float64 and live where the backend puts them."""
+
+    @property
+    def may_wait(self) -> bool:
+        """Whether numbers may be looked at: not while a CUDA graph is recorded."""
+
+    @property
+    def reads(self) -> float:
+        """Reads of the rows held here so far, in units of their bytes."""
+
+    def number(self, x: Array) -> float:
+        """Bring a number to the host; a device is waited for."""
+
+    def first_bad_row(self) -> int | None:
+        """The first row without a finite maximum, if a read of all rows has met one.
+
+        Its masses are NaN.
+        """
+
+    def read(
+        self,
+        g: Array,
+        *,
+        exact: bool = False,
+        log: bool = False,
+        stride: int = 1,
+        assign: bool = False,
+        kept: Any = None,
+        share: float = 1.0,
+    ) -> Reading:
+        """Read the rows once, or a sample of them.
+
+        Without `exact` a backend may use float32 exponentials (masses good to about 1e-7 of
+        themselves).  `log` asks for sums in the log domain, `assign` for f and labels.  `kept` is
+        filled on the way, with entries of the rows whose hash (`arrays.hashed`) is below
+        ``share * 2**32``; a backend that counts first may take as many rows as there is room for.
+        """
+
+    def keep(self, words: int) -> Kept:
+        """Return room for kept entries, in words of 4 bytes."""
+
+
+class BadRow(Exception):
+    """A row without a finite maximum; `row` is its number among those of all processes."""
+
+    def __init__(self, row: int) -> None:
+        super().__init__(row)
+        self.row = row
+
+
+class EmptyColumn(Exception):
+    """A cluster that must receive mass is forbidden to every row."""
+
+    def __init__(self, column: int) -> None:
+        super().__init__(column)
+        self.column = column

@@ -1,0 +1,196 @@
+"""From what the caller passed to a result: head by head check, solve, report."""
+
+from __future__ import annotations
+
+import functools
+import itertools
+import os
+import sys
+import time
+import warnings
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+from sinkhorn_ot import backends
+from sinkhorn_ot.arrays import Array, namespace
+from sinkhorn_ot.checks import (
+    Options,
+    Settings,
+    check,
+    explain_bad_row,
+    explain_empty_column,
+    heads_of,
+    spread,
+)
+from sinkhorn_ot.group import Group, GroupPasses, Told
+from sinkhorn_ot.passes import BadRow, EmptyColumn, Problem
+from sinkhorn_ot.result import SinkhornResult, SinkhornWarning
+from sinkhorn_ot.solvers import annealing, newton, textbook
+from sinkhorn_ot.solvers.watch import Watch
+
+#: Reads after which a violation that has not fallen is not expected to fall any more.
+RECENT = 15
+HERE = str(Path(__file__).parent) + os.sep
+
+
+def solve_heads(heads: Iterator[Array], options: Options) -> Iterator[SinkhornResult]:
+    """Solve one matrix after the other, in all processes of a group alike.
+
+    What a head raises names it: in the message of our own errors, in a note of others.
+    """
+    each, group = _with_options(heads, options), Group(options.process_group)
+
+    def another(pair: tuple[Array, Options] | None) -> Told:
+        return {"whether logits hold another head": pair is not None}, None
+
+    for number in itertools.count():
+        pair, _ = group.agree(lambda: next(each, None), another)
+        if pair is None:
+            return
+        try:
+            result = solve_one(*pair, head=number)
+        except Exception as error:
+            if type(error) in (TypeError, ValueError):
+                raise type(error)(f"head {number}: {error}") from error
+            error.add_note(f"This was raised while head {number} was solved.")
+            raise
+        yield result
+
+
+def _with_options(heads: Iterator[Array], options: Options) -> Iterator[tuple[Array, Options]]:
+    """Pair each head with its row of g_init; complain of a number of heads that does not fit."""
+    g_init, count = options.g_init, 0
+    for count, head in enumerate(heads, start=1):
+        if g_init is not None:
+            if len(g_init) < count:
+                raise ValueError(
+                    f"g_init has {len(g_init)} rows, but there is a head {count}; pass one row of "
+                    "K potentials for each head"
+                )
+            options = replace(options, g_init=g_init[count - 1])
+        yield head, options
+    if count == 0:
+        raise ValueError("logits hold no head: pass at least one (N, K) matrix")
+    if g_init is not None and len(g_init) != count:
+        raise ValueError(f"g_init has {len(g_init)} rows for {count} heads; pass one for each")
+
+
+def labels_of(logits: Array | Iterator[Array], options: Options) -> Array:
+    """Return the labels of a matrix, or of several heads stacked; only these are kept of a head."""
+    heads = heads_of(logits)
+    if heads is None:
+        return solve_one(logits, options).labels
+    labels = [result.labels for result in solve_heads(_alike(heads), options)]
+    return namespace(labels[0]).stack(labels)
+
+
+def _alike(heads: Iterator[Array]) -> Iterator[Array]:
+    """Pass heads on; complain of one whose labels would not stack, before it is solved."""
+    n = None
+    for head in heads:
+        rows = head.shape[0] if hasattr(head, "shape") and head.shape else n
+        if n not in (None, rows):
+            raise ValueError(
+                f"logits has {rows} rows, but the heads before have {n}: labels of several heads "
+                "are stacked; for heads of several lengths use sinkhorn, which returns a list"
+            )
+        n = rows
+        yield head
+
+
+def solve_one(logits: Array, options: Options, head: int | None = None) -> SinkhornResult:
+    """Solve one matrix; `head` is its number in a stack or an iterator."""
+    group = Group(options.process_group)
+    problem, settings = check(logits, options, group)
+    if options.backend == "auto" and settings.backend.name == "reference":
+        *others, _ = backends.able(problem.logits)
+        _warn_slow("; ".join(f"{other.name}: {other.why_not(problem.logits)}" for other in others))
+    try:
+        result, stopped = _iterate(problem, settings, group)
+    except BadRow as error:
+        raise explain_bad_row(problem, group, error.row) from None
+    except EmptyColumn as error:
+        raise explain_empty_column(error.column) from None
+    if settings.tol > 0 and not result.converged and not stopped:
+        where = "" if head is None else f" (head {head})"
+        warnings.warn(
+            f"sinkhorn{where} stopped after {result.n_iter} iterations with marginal_violation "
+            f"{result.marginal_violation:.3g} > tol {settings.tol:.3g}: "
+            f"{_advice(result, settings)}. The best result so far is returned.",
+            SinkhornWarning,
+            stacklevel=_level_of_caller(),
+        )
+    return result
+
+
+def _iterate(problem: Problem, settings: Settings, group: Group) -> tuple[SinkhornResult, bool]:
+    """Solve for falling epsilon; the flag says whether the caller stopped it."""
+    words, tol, g, warm = settings.words, settings.tol, settings.g, settings.warm
+    steps, spent, start, stopped = 0, 0.0, time.perf_counter(), False
+
+    def watch_of(level: Problem, goal: float, *, labels: bool) -> Watch:
+        passes = GroupPasses(level, group, settings.backend)
+        return Watch(level, passes, goal, settings.asks, labels=labels, spent=spent, start=start)
+
+    larger = []
+    if words and not warm:
+        larger = annealing.levels(problem.epsilon, spread(problem, group))
+    for epsilon in larger:
+        goal = max(tol, annealing.LEVEL_TOL)
+        watch = watch_of(replace(problem, epsilon=epsilon), goal, labels=False)
+        left = settings.max_iter - steps
+        end, n_iter = newton.solve(watch, g, max_iter=left, words=words, warm=warm)
+        g, warm, spent, stopped = end.g, True, watch.reads, watch.stopped
+        steps += n_iter
+        if stopped:
+            break
+    watch = watch_of(problem, tol, labels=True)
+    left = 0 if stopped else settings.max_iter - steps
+    if words:
+        end, n_iter = newton.solve(watch, g, max_iter=left, words=words, warm=warm)
+    else:
+        end, n_iter = textbook.solve(watch, g, max_iter=left)
+    reading, violation = watch.final(end)
+    result = SinkhornResult(
+        labels=reading.labels,
+        f=reading.f,
+        g=end.g,
+        n_iter=steps + n_iter,
+        n_passes=watch.reads,
+        converged=violation <= tol,
+        marginal_violation=violation,
+        history=tuple(watch.history),
+        epsilon=problem.epsilon,
+        backend=settings.backend.name,
+    )
+    return result, stopped or watch.stopped
+
+
+def _advice(result: SinkhornResult, settings: Settings) -> str:
+    """Return what helps a solve that has not ended: more steps, if those it had still helped."""
+    recent = [entry.marginal_violation for entry in result.history[-RECENT:]]
+    if len(recent) == RECENT and min(recent) > 0.99 * recent[0]:
+        return (
+            f"it has fallen by less than 1% in the last {RECENT} reads, so more of them will not "
+            "help: -inf entries may leave no feasible plan"
+        )
+    return f"raise max_iter (now {settings.max_iter})"
+
+
+@functools.cache
+def _warn_slow(reasons: str) -> None:
+    """Say once that the slow backend runs, and why."""
+    warnings.warn(
+        f"sinkhorn_ot uses its slow float64 reference backend ({reasons})",
+        RuntimeWarning,
+        stacklevel=_level_of_caller(),
+    )
+
+
+def _level_of_caller() -> int:
+    """The stacklevel at which a warning of the function that asks points at our caller."""
+    frame, level = sys._getframe(1), 1
+    while frame.f_back is not None and frame.f_code.co_filename.startswith(HERE):
+        frame, level = frame.f_back, level + 1
+    return level
