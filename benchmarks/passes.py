@@ -2,9 +2,9 @@
 
 python benchmarks/passes.py
 
-Prints the seconds of a read at g = 0 for every family, plain, with labels and f, and keeping entries
-(R is measured between the reads); the parts of a solve to 1e-3; the nanoseconds that the loop takes
-when all rows are in the cache; and the microseconds of a whole call on 256 x 64 logits.
+Prints the seconds of a read at g = 0 for every family, plain, with labels and f, and with entries
+kept (R is measured between the reads); the parts of a solve to 1e-3; the nanoseconds that the loop
+takes when all rows are in the cache; and the microseconds of a whole call on 256 x 64 logits.
 """
 
 from __future__ import annotations

@@ -35,7 +35,7 @@ def every_kernel(machine: machines.Machine, dtypes: tuple[torch.dtype, ...] = DT
 
 
 def read_in_all_ways(machine: machines.Machine, logits: torch.Tensor) -> None:
-    """Launch each kernel for rows like these: with and without labels, weights, kept entries, gates."""
+    """Launch each kernel for rows like these: with and without labels, weights, entries, gates."""
     n, k = logits.shape
     b = torch.full((k,), 1 / k, dtype=torch.float64, device=logits.device)
     a = torch.full((n,), 1 / n, dtype=torch.float64, device=logits.device)

@@ -126,9 +126,10 @@ class ReferenceKept:
         self.rows = 0
 
     def keep(self, log_p: Array, a: Array, chosen: Array) -> None:
-        """Keep the chosen rows, and of these the entries within reach of the largest."""
+        """Keep the chosen rows: entries within reach of the largest, or if these are half all."""
         log_p = log_p[chosen]
         reach = log_p >= self.xp.amax(log_p, axis=1)[:, None] - REACH
+        reach = reach | (2 * reach.sum(1) >= log_p.shape[1])[:, None]
         self.rows += len(log_p)
         self.parts.append((self.xp.where(reach, self.xp.exp(log_p), 0.0), a[chosen] * self.n))
         if self.counts.misfits:

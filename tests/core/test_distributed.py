@@ -34,7 +34,7 @@ def agree(alone, parts):
 
     Of float32 a sum rounds otherwise where rows are cut, and g follows.
     """
-    tolerance = 1e-9 if alone.backend == "reference" else 1e-7
+    tolerance = 1e-9 if alone.backend == "reference" else 3e-7
     for part in parts:
         assert part.n_iter == alone.n_iter
         assert part.n_passes == pytest.approx(alone.n_passes, abs=1e-3)  # entries on the edge
@@ -47,7 +47,7 @@ def agree(alone, parts):
         np.testing.assert_allclose(part.g[used], alone.g[used], rtol=0, atol=tolerance)
         assert np.array_equal(part.g, parts[0].g)
     np.testing.assert_array_equal(np.concatenate([p.labels for p in parts]), alone.labels)
-    np.testing.assert_allclose(np.concatenate([p.f for p in parts]), alone.f, rtol=0, atol=1e-7)
+    np.testing.assert_allclose(np.concatenate([p.f for p in parts]), alone.f, rtol=0, atol=2e-7)
 
 
 @pytest.mark.parametrize(("name", "backend"), NAMES)

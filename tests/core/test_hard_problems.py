@@ -134,7 +134,7 @@ def test_what_cannot_be_solved_ends_with_the_best_g():
     with pytest.warns(SinkhornWarning, match="no feasible plan"):
         result = sinkhorn(logits, epsilon=0.3, max_iter=60)
     assert not result.converged
-    assert 2 * (1 / 3 - 1 / 10) <= result.marginal_violation <= 0.5
+    assert 2 * (1 / 3 - 1 / 10) - 1e-9 <= result.marginal_violation <= 0.5
     least = min(entry.marginal_violation for entry in result.history)
     assert result.marginal_violation == pytest.approx(least, rel=1e-5)
 

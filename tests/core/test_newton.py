@@ -272,7 +272,7 @@ def test_entries_are_used_only_after_they_were_kept():
 
 
 def test_what_does_not_fit_is_not_kept_and_less_is_tried(normal):
-    """Rows that grow denser than those before: nothing is kept, whatever the threads, then fewer."""
+    """Rows that are denser than those before: nothing is kept, then fewer rows are."""
     logits = np.where(np.arange(40_000)[:, None] < 20_000, 40.0, 1.0) * normal(40_000, 50)
     problem = Problem(logits.astype(np.float32), None, np.full(50, 1 / 50), 1.0)
     passes = GroupPasses(problem, Group(), named("cpu", logits))

@@ -6,8 +6,9 @@ import pytest
 import torch
 
 from sinkhorn_ot import sinkhorn
-from sinkhorn_ot.backends.cpu import CpuPasses
+from sinkhorn_ot.backends import named
 from sinkhorn_ot.backends.reference import ReferencePasses
+from sinkhorn_ot.group import Group, GroupPasses
 from sinkhorn_ot.passes import Problem
 
 DTYPES = [np.float64, np.float32, np.float16, ml_dtypes.bfloat16]
@@ -18,7 +19,8 @@ SIZES = [(1, 1), (1, 7), (3, 2), (17, 15), (300, 33), (257, 129), (515, 64), (40
 def both(logits, a=None, b=None, epsilon=0.3):
     b = np.full(logits.shape[1], 1 / logits.shape[1]) if b is None else b
     problem = Problem(logits, a, b, epsilon)
-    return CpuPasses(problem), ReferencePasses(problem)
+    cpu = GroupPasses(problem, Group(), named("cpu", logits))
+    return cpu, ReferencePasses(problem)
 
 
 def float32_mass(logits, g, epsilon):
@@ -214,8 +216,8 @@ def test_kept_entries_equal_those_of_the_reference(simd, dtype, weighted, share,
     a = np.random.default_rng(3).dirichlet(np.ones(700)) if weighted else None
     cpu, reference = both(logits, a=a)
     g, delta, v = normal(3, 21, seed=1)
-    ours, truth = cpu.keep(700 * 21 * 3), reference.keep(1 << 20)
-    cpu.read(g, kept=ours, share=share)
+    ours, truth = cpu.local.keep(700 * 21 * 3), reference.keep(1 << 20)
+    cpu.local.read(g, kept=ours, share=share)
     reference.read(g, kept=truth, share=share)
     assert ours.counts.rows == truth.counts.rows == pytest.approx(share * 700, abs=3)
     for mine, exact in zip(ours.mass(delta), truth.mass(delta), strict=True):
@@ -227,8 +229,8 @@ def test_some_rows_stand_for_all(normal):
     """Their masses are those of all rows, up to what so many random rows would be off by."""
     logits = normal(20_000, 30, std=0.3).astype(np.float32)
     cpu, _ = both(logits)
-    kept = cpu.keep(60_000)
-    mass = np.exp(cpu.read(np.zeros(30), kept=kept, share=0.05).log_mass)
+    kept = cpu.local.keep(60_000)
+    mass = np.exp(cpu.local.read(np.zeros(30), kept=kept, share=0.05).log_mass)
     rows = kept.counts.rows
     assert rows == pytest.approx(1000, abs=3)
     m, s, weight = kept.mass(np.zeros(30))

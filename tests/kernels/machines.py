@@ -58,8 +58,9 @@ def host_of(kernels: CudaKernels) -> Machine:
         "host",
         (),
         lambda logits: None,
-        lambda problem: sharded(problem, lambda mine: device.DevicePasses(mine, kernels)),
-        lambda logits, n: device.needs(logits, n, kernels),
+        lambda problem: DevicePasses(problem, kernels),
+        lambda logits, n: needs_of(logits, n, kernels),
+        counts_first=True,
     )
     return Machine(backend, "cpu")
 

@@ -17,10 +17,6 @@ import triton
 from machines import load
 from ptx import Machine as Interpreter
 from ptx import parse
-from triton.backends.compiler import GPUTarget
-from triton.compiler import ASTSource
-
-from sinkhorn_ot.backends.gpu.cuda import CudaKernels
 from sinkhorn_ot.backends.triton import (
     GPU,
     LEAST_WARPS,
@@ -29,6 +25,10 @@ from sinkhorn_ot.backends.triton import (
     Variant,
     variant_of,
 )
+from triton.backends.compiler import GPUTarget
+from triton.compiler import ASTSource
+
+from sinkhorn_ot.backends.gpu.cuda import CudaKernels
 
 STAND_IN = ctypes.CFUNCTYPE(
     None, ctypes.c_void_p, ctypes.POINTER(ctypes.c_uint * 3), ctypes.POINTER(ctypes.c_uint * 3),

@@ -11,9 +11,8 @@ import pytest
 import torch
 import triton
 from ptx_machine import compile_variant
-from triton.backends.compiler import GPUTarget
-
 from sinkhorn_ot.backends.triton import release, variants
+from triton.backends.compiler import GPUTarget
 
 DTYPES = [torch.float64, torch.float32, torch.float16, torch.bfloat16]
 # Triton 3.2 knows no compute capability 10.0, and `why_not` says so (test_triton_versions.py)

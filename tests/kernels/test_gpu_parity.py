@@ -9,14 +9,14 @@ import os
 import machines
 import numpy as np
 import pytest
-import torch
-
 import sinkhorn_ot.options
+import torch
+from sinkhorn_ot.backends.device_sketch import WORDS_PER_ENTRY
+from sinkhorn_ot.problem import Problem
+
 from sinkhorn_ot import sinkhorn
 from sinkhorn_ot.backends import cuda
-from sinkhorn_ot.backends.device_sketch import WORDS_PER_ENTRY
 from sinkhorn_ot.backends.reference import ReferencePasses
-from sinkhorn_ot.problem import Problem
 from sinkhorn_ot.solvers.model import room_for_entries
 
 DTYPES = [torch.float64, torch.float32, torch.float16, torch.bfloat16]

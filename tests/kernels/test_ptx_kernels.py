@@ -13,11 +13,11 @@ from cuda_compiler import compile_ptx
 from machines import SOURCES
 from ptx import PtxError
 from ptx_machine import PtxKernels, TritonPtxKernels
-
 from sinkhorn_ot.backends.device import DevicePasses
 from sinkhorn_ot.backends.device_sketch import WORDS_PER_ENTRY
-from sinkhorn_ot.backends.reference import ReferencePasses
 from sinkhorn_ot.problem import Problem
+
+from sinkhorn_ot.backends.reference import ReferencePasses
 
 DTYPES = [torch.float64, torch.float32, torch.float16, torch.bfloat16]
 

@@ -10,7 +10,6 @@ import numpy as np
 import pytest
 import torch
 import triton
-
 from sinkhorn_ot.backends.triton import bits, variants, why_not
 
 LOGITS = SimpleNamespace(device=torch.device("cuda", 0))

@@ -14,8 +14,8 @@ from gpu_check.machinery import HOST_LIBRARY, NAMES, machines_of
 from gpu_check.stage import Stage
 
 PARITY, DEVICE = "tests/kernels/test_gpu_parity.py", "tests/gpu"
-#: One test of everything that a solve is made of: reads in all dtypes, kept entries, labels, bad rows,
-#: rows in chunks, the log domain, whole solves.
+#: One test of everything that a solve is made of: reads in all dtypes, kept entries, labels, bad
+#: rows, rows in chunks, the log domain, whole solves.
 CHOICE = (
     "test_whole_solve_equals_the_reference or test_passes_equal_the_reference or "
     "test_the_first_bad_row_is_found or test_masses_far_below_the_smallest_float or "
