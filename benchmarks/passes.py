@@ -24,8 +24,7 @@ from sinkhorn_ot.backends import named
 from sinkhorn_ot.backends.cpu import CpuKept, CpuPasses, needs
 from sinkhorn_ot.checks import room_for_entries
 from sinkhorn_ot.group import Group, GroupPasses
-from sinkhorn_ot.passes import Problem
-from sinkhorn_ot.solvers.model import SETS
+from sinkhorn_ot.passes import SETS, Problem
 
 
 def main() -> None:

@@ -5,8 +5,7 @@ mass; ``sinkhorn(logits)`` also returns the potentials, the soft plan and what t
 """
 
 from sinkhorn_ot.api import available_backends, equipartition_labels, sinkhorn
-from sinkhorn_ot.result import SinkhornResult, SinkhornWarning
-from sinkhorn_ot.solvers.watch import Progress
+from sinkhorn_ot.result import Progress, SinkhornResult, SinkhornWarning
 
 __version__ = "0.1.0"
 

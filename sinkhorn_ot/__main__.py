@@ -6,13 +6,13 @@ import importlib.metadata
 import os
 import platform
 
-import sinkhorn_ot
+from sinkhorn_ot.api import available_backends
 from sinkhorn_ot.backends import cpu
 
 
 def main() -> None:
     """Print the report."""
-    print(f"sinkhorn_ot {sinkhorn_ot.__version__}")
+    print(f"sinkhorn_ot {importlib.metadata.version('sinkhorn_ot')}")
     print(f"python      {platform.python_version()} on {platform.platform()}")
     for package in ("numpy", "torch", "triton"):
         try:
@@ -21,7 +21,7 @@ def main() -> None:
             version = "not installed"
         print(f"{package:<11} {version}")
     print("backends")
-    for name, reason in sinkhorn_ot.available_backends().items():
+    for name, reason in available_backends().items():
         print(f"  {name:<10} {reason}")
     if cpu.why_not(None) is None:
         forced = os.environ.get("SINKHORN_OT_SIMD")

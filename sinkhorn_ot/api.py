@@ -6,13 +6,12 @@ import sys
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any, NoReturn, TypedDict, TypeVar, Unpack, overload
 
-import numpy as np
-
-from sinkhorn_ot.arrays import Array, is_torch
-from sinkhorn_ot.backends import BACKENDS
-from sinkhorn_ot.checks import Callback, Options, check_matrix, heads_of
+from sinkhorn_ot import backends
+from sinkhorn_ot.arrays import Array
+from sinkhorn_ot.checks import Callback, Options
+from sinkhorn_ot.inputs import first_head
 from sinkhorn_ot.result import SinkhornResult
-from sinkhorn_ot.solve import labels_of, solve_heads, solve_one
+from sinkhorn_ot.solve import labels_of, results_of
 
 if TYPE_CHECKING:
     import torch
@@ -184,11 +183,13 @@ def sinkhorn(
             method=method, memory_limit=memory_limit, backend=backend,
             process_group=process_group, callback=callback,
         )  # fmt: skip
-    options = Options(
-        a, b, epsilon, tol, max_iter, g_init, method, memory_limit, backend, process_group, callback
-    )
-    heads = heads_of(logits)
-    return solve_one(logits, options) if heads is None else list(solve_heads(heads, options))
+    return results_of(
+        logits,
+        Options(
+            a, b, epsilon, tol, max_iter, g_init, method, memory_limit, backend, process_group,
+            callback,
+        ),
+    )  # fmt: skip
 
 
 @overload
@@ -285,7 +286,4 @@ def available_backends(logits: Array | None = None) -> dict[str, str]:
         Backend name to "ok", or to the reason why it cannot run; in the order of "auto", which
         takes "cuda" and "triton" for CUDA tensors and "cpu" for the others.
     """
-    if logits is not None:
-        stack = (isinstance(logits, np.ndarray) or is_torch(logits)) and logits.ndim == 3
-        logits = check_matrix(logits[0] if stack and len(logits) else logits)
-    return {backend.name: backend.why_not(logits) or "ok" for backend in BACKENDS}
+    return backends.available(first_head(logits))

@@ -1,19 +1,15 @@
-"""What the caller passed, checked once: a `Problem` and `Settings`, or an error.
+"""What the caller asked for, checked once: a `Problem` and `Settings`, or an error.
 
-An error says what was received, where, and what to do.  In a group of processes all raise it.
+In a group of processes all raise it.
 """
 
 from __future__ import annotations
 
 import hashlib
 import math
-import numbers
-import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
-
-import numpy as np
 
 from sinkhorn_ot import backends
 from sinkhorn_ot.arrays import (
@@ -28,18 +24,21 @@ from sinkhorn_ot.arrays import (
 )
 from sinkhorn_ot.backends import Backend
 from sinkhorn_ot.group import Group, Told
-from sinkhorn_ot.passes import Needs, Problem
-from sinkhorn_ot.solvers.model import SETS
-from sinkhorn_ot.solvers.watch import Progress
+from sinkhorn_ot.inputs import (
+    check_integer,
+    check_marginal,
+    check_masses,
+    check_matrix,
+    check_number,
+    check_potential,
+    normalised,
+)
+from sinkhorn_ot.passes import SETS, Needs, Problem, Progress
 
 if TYPE_CHECKING:
     from torch.distributed import ProcessGroup
 
 METHODS = ("auto", "sinkhorn", "newton")
-DTYPES = ("float64", "float32", "float16", "bfloat16")
-SUM_TOLERANCE = 1e-6
-#: What a sum of masses may be off by, because they were rounded to 16 bits.
-ROUNDING = {"float16": 2.0**-10, "bfloat16": 2.0**-7}
 #: Of the bytes of the input, what a solve may add by default. Of the entries of the matrix, one of
 #: so many is worth a word, and so many words are worth it at most.
 DEFAULT_LIMIT, ONE_OF, MOST_WORDS = 0.55, 8, 1 << 25
@@ -137,11 +136,11 @@ def _agreed(logits: Array, options: Options, group: Group) -> tuple[Problem, Set
 def _check_here(logits: Array, options: Options, *, alone: bool) -> tuple[Problem, Settings]:
     """Check what this process was passed; what depends on the others is left open."""
     logits = check_matrix(logits, may_be_empty=not alone)
-    epsilon = _check_number(options.epsilon, "epsilon", positive=True)
-    tol = _check_number(options.tol, "tol", positive=False)
-    max_iter = _check_integer(options.max_iter, "max_iter", least=1)
+    epsilon = check_number(options.epsilon, "epsilon", positive=True)
+    tol = check_number(options.tol, "tol", positive=False)
+    max_iter = check_integer(options.max_iter, "max_iter", least=1)
     if options.memory_limit is not None:
-        _check_integer(options.memory_limit, "memory_limit", least=0)
+        check_integer(options.memory_limit, "memory_limit", least=0)
     method, callback = options.method, options.callback
     if method not in METHODS:
         raise ValueError(f"method must be one of {', '.join(METHODS)}, got {method!r}")
@@ -156,8 +155,8 @@ def _check_here(logits: Array, options: Options, *, alone: bool) -> tuple[Proble
     b = check_marginal(options.b, "b", k, logits)
     a = options.a
     if a is not None:
-        a = (check_marginal if alone else check_masses)(a, "a", n, logits)
-    g = check_potential(options.g_init, k, logits, b)
+        a = (check_marginal if alone else check_masses)(a, "a", n, b)
+    g = check_potential(options.g_init, b)
     backend = backends.named(options.backend, logits)
     warm = options.g_init is not None
     return Problem(logits, a, b, epsilon), Settings(g, warm, tol, max_iter, 0, backend, None)
@@ -245,131 +244,6 @@ def explain_empty_column(column: int) -> ValueError:
     )
 
 
-def heads_of(logits: object) -> Iterator[Array] | None:
-    """The (N, K) matrices of a (T, N, K) stack or an iterator; None for a single matrix."""
-    if isinstance(logits, Iterator):
-        return logits
-    stack = isinstance(logits, np.ndarray) or is_torch(logits)
-    return iter(logits) if stack and logits.ndim == 3 else None  # type: ignore[attr-defined, call-overload]
-
-
-def check_matrix(logits: Array, *, may_be_empty: bool = False) -> Array:
-    """`logits` itself (a tensor detached) when it is a matrix this package can read."""
-    name = "logits"
-    if is_torch(logits):
-        if logits.layout != sys.modules["torch"].strided:
-            raise TypeError(f"{name} is a {logits.layout} tensor; pass {name}.to_dense()")
-        if logits.device.type not in ("cpu", "cuda"):
-            raise ValueError(
-                f"{name} is on device {str(logits.device)!r}; there are backends for the CPU and "
-                f"for CUDA: pass {name}.cpu()"
-            )
-        logits = logits.detach().resolve_neg()
-    elif isinstance(logits, np.ma.MaskedArray):
-        raise TypeError(
-            f"{name} is a masked array; forbid pairings with -inf instead: "
-            f"{name}.filled(-numpy.inf)"
-        )
-    elif not isinstance(logits, np.ndarray):
-        raise TypeError(
-            f"{name} must be a numpy.ndarray or a torch.Tensor, got {type(logits).__name__}; "
-            f"wrap it with numpy.asarray"
-        )
-    elif not logits.dtype.isnative:
-        raise TypeError(
-            f"{name} has byte-swapped dtype {logits.dtype.str}; pass "
-            f"{name}.astype({logits.dtype.name!r})"
-        )
-    if dtype_name(logits) not in DTYPES:
-        raise TypeError(
-            f"{name} must be one of {', '.join(DTYPES)}, got {dtype_name(logits)}; "
-            "convert it to a floating dtype first"
-        )
-    if logits.ndim != 2:
-        raise ValueError(
-            f"{name} must be a matrix (N samples, K clusters) or a (T, N, K) stack of heads, "
-            f"got shape {tuple(logits.shape)}"
-        )
-    if logits.shape[1] == 0 or (logits.shape[0] == 0 and not may_be_empty):
-        raise ValueError(
-            f"{name} needs at least one sample and one cluster, got shape {tuple(logits.shape)}"
-        )
-    return logits
-
-
-def _check_vector(v: object, name: str, length: int, logits: Array) -> Array:
-    if is_torch(v) != is_torch(logits) and (is_torch(v) or isinstance(v, np.ndarray)):
-        raise TypeError(
-            f"{name} is a {type(v).__name__} but logits is a {type(logits).__name__}; "
-            "pass both from one library"
-        )
-    if is_torch(v) and v.device != logits.device:  # type: ignore[attr-defined]
-        raise ValueError(
-            f"{name} is on {v.device}, logits on {logits.device}"  # type: ignore[attr-defined]
-        )
-    if is_torch(v):
-        v = v.detach()  # type: ignore[attr-defined]
-    try:
-        vector = float64(v, logits)
-    except (TypeError, ValueError, RuntimeError) as error:
-        raise TypeError(f"{name} must be a vector of {length} numbers: {error}") from error
-    if tuple(vector.shape) != (length,):
-        raise ValueError(f"{name} must have shape ({length},), got {tuple(vector.shape)}")
-    return vector
-
-
-def check_marginal(v: object, name: str, length: int, logits: Array) -> Array:
-    """A float64 probability vector; uniform for None."""
-    if v is None:  # made where it is used: nothing is copied to the device
-        xp = namespace(logits)
-        where = {"device": logits.device} if is_torch(logits) else {}
-        return xp.full((length,), 1.0 / length, dtype=xp.float64, **where)
-    vector = check_masses(v, name, length, logits)
-    if not may_look(vector):
-        return vector / vector.sum()
-    given = ROUNDING.get(dtype_name(v), 0.0) if hasattr(v, "dtype") else 0.0
-    return normalised(vector, name, float(vector.sum()), tolerance=given)
-
-
-def check_masses(v: object, name: str, length: int, logits: Array) -> Array:
-    """A float64 vector of non-negative numbers."""
-    vector = _check_vector(v, name, length, logits)
-    if not may_look(vector):
-        return vector
-    ok = vector >= 0
-    if not bool(ok.all()):
-        first = int(namespace(vector).nonzero(~ok)[0][0])
-        raise ValueError(
-            f"{name} must be non-negative, but {name}[{first}] is {float(vector[first])}"
-        )
-    return vector
-
-
-def normalised(
-    vector: Array, name: str, total: float, over: str = "", tolerance: float = 0.0
-) -> Array:
-    """A vector of masses over their `total`, which must be about 1."""
-    if not abs(total - 1) <= max(SUM_TOLERANCE, tolerance):
-        raise ValueError(f"{name} must sum to 1{over}, got {total}; divide it by its sum{over}")
-    return vector / total
-
-
-def check_potential(g: object, length: int, logits: Array, b: Array) -> Array:
-    """The starting potential: float64, finite where b > 0; zeros for None."""
-    xp = namespace(logits)
-    if g is None:
-        vector = xp.zeros_like(b)
-    else:
-        vector = _check_vector(g, "g_init", length, logits)
-        bad = ~xp.isfinite(vector) & (b > 0)
-        if may_look(vector) and bool(bad.any()):
-            first = int(xp.nonzero(bad)[0][0])
-            raise ValueError(
-                f"g_init must be finite where b > 0, but g_init[{first}] is {float(vector[first])}"
-            )
-    return xp.where(b > 0, vector, -math.inf)
-
-
 def _summary(given: object, vector: Array) -> str | None:
     """What tells a vector from others; None where it is the default."""
     if given is None:
@@ -377,19 +251,3 @@ def _summary(given: object, vector: Array) -> str | None:
     values = (vector.cpu() if is_torch(vector) else vector).tolist()
     digest = hashlib.sha256(repr(values).encode()).hexdigest()
     return f"a vector of digest {digest[:8]}"
-
-
-def _check_integer(value: int, name: str, *, least: int) -> int:
-    if isinstance(value, bool) or not isinstance(value, numbers.Integral) or value < least:
-        raise ValueError(f"{name} must be an integer >= {least}, got {value!r}")
-    return int(value)
-
-
-def _check_number(value: float, name: str, *, positive: bool) -> float:
-    if isinstance(value, bool) or not isinstance(value, numbers.Real):
-        raise TypeError(f"{name} must be a number, got {type(value).__name__}")
-    number = float(value)
-    least = sys.float_info.min if positive else 0.0  # the inverse of a denormal is infinite
-    if not math.isfinite(number) or number < least:
-        raise ValueError(f"{name} must be finite and {'>' if positive else '>='} 0, got {value}")
-    return number

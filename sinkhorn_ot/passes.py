@@ -22,6 +22,27 @@ from sinkhorn_ot.arrays import Array
 
 #: Entries are kept down to exp(-REACH) of the largest of their row.
 REACH = 7.0
+#: Sets of kept entries that a solve holds: those of the last step that was accepted, and those of
+#: the step that is tried.
+SETS = 2
+
+
+class Progress(NamedTuple):
+    """One entry of `SinkhornResult.history`, and what a callback receives.
+
+    Attributes
+    ----------
+    n_passes : float
+        Reads of the matrix so far.
+    marginal_violation : float
+        ``||m - b||_1`` at that point, in [0, 2].
+    seconds : float
+        Wall time since the solve began.
+    """
+
+    n_passes: float
+    marginal_violation: float
+    seconds: float
 
 
 @dataclass(frozen=True)

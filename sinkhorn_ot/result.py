@@ -7,8 +7,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from sinkhorn_ot.arrays import Array, cast_like, float64, is_torch, namespace, row_blocks
-from sinkhorn_ot.checks import check_matrix
-from sinkhorn_ot.solvers.watch import Progress
+from sinkhorn_ot.inputs import check_matrix
+from sinkhorn_ot.passes import Progress as Progress
 
 
 class SinkhornWarning(UserWarning):

@@ -20,10 +20,10 @@ from sinkhorn_ot.checks import (
     check,
     explain_bad_row,
     explain_empty_column,
-    heads_of,
     spread,
 )
 from sinkhorn_ot.group import Group, GroupPasses, Told
+from sinkhorn_ot.inputs import heads_of
 from sinkhorn_ot.passes import BadRow, EmptyColumn, Problem
 from sinkhorn_ot.result import SinkhornResult, SinkhornWarning
 from sinkhorn_ot.solvers import annealing, newton, textbook
@@ -74,6 +74,14 @@ def _with_options(heads: Iterator[Array], options: Options) -> Iterator[tuple[Ar
         raise ValueError("logits hold no head: pass at least one (N, K) matrix")
     if g_init is not None and len(g_init) != count:
         raise ValueError(f"g_init has {len(g_init)} rows for {count} heads; pass one for each")
+
+
+def results_of(
+    logits: Array | Iterator[Array], options: Options
+) -> SinkhornResult | list[SinkhornResult]:
+    """Return the result of a matrix, or a list of those of several heads."""
+    heads = heads_of(logits)
+    return solve_one(logits, options) if heads is None else list(solve_heads(heads, options))
 
 
 def labels_of(logits: Array | Iterator[Array], options: Options) -> Array:

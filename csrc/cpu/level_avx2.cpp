@@ -4,8 +4,15 @@
 #if defined(__x86_64__)
 #include <immintrin.h>
 #define SINKHORN_AVX2 1
+#if defined(__clang__)
+#pragma clang attribute push(__attribute__((target("avx2,fma,f16c"))), apply_to = function)
+#else
 #pragma GCC target("avx2,fma,f16c")
+#endif
 #include "kernels.inl"
+#if defined(__clang__)
+#pragma clang attribute pop
+#endif
 
 const sinkhorn::Kernels& sinkhorn::avx2_kernels() { return kKernels; }
 #endif

@@ -4,8 +4,17 @@
 #if defined(__x86_64__)
 #include <immintrin.h>
 #define SINKHORN_AVX512 1
+#if defined(__clang__)
+#pragma clang attribute push(                                                    \
+    __attribute__((target("avx2,fma,f16c,avx512f,avx512bw,avx512dq,avx512vl"))), \
+    apply_to = function)
+#else
 #pragma GCC target("avx2,fma,f16c,avx512f,avx512bw,avx512dq,avx512vl,prefer-vector-width=512")
+#endif
 #include "kernels.inl"
+#if defined(__clang__)
+#pragma clang attribute pop
+#endif
 
 const sinkhorn::Kernels& sinkhorn::avx512_kernels() { return kKernels; }
 #endif

@@ -37,6 +37,11 @@ BACKENDS: tuple[Backend, ...] = (
 )
 
 
+def available(logits: Array | None) -> dict[str, str]:
+    """Return by name "ok" or why a backend cannot run (on these logits)."""
+    return {backend.name: backend.why_not(logits) or "ok" for backend in BACKENDS}
+
+
 def named(name: str, logits: Array) -> Backend:
     """Return the backend of that name, or for "auto" the first that can run; else `ValueError`."""
     for backend in BACKENDS:

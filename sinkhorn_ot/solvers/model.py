@@ -7,7 +7,7 @@ from dataclasses import replace
 
 from sinkhorn_ot.arrays import Array, namespace, on_host
 from sinkhorn_ot.group import GroupPasses
-from sinkhorn_ot.passes import REACH, Problem, Reading
+from sinkhorn_ot.passes import REACH, SETS, Problem, Reading
 from sinkhorn_ot.solvers.watch import Seen, moved, sinkhorn_step
 
 #: lam at the start; what a good step divides it by, and a bad one multiplies it by; below LEAST it
@@ -29,8 +29,6 @@ HALF, KNOWN, CHEAP = 0.5, 0.01, 0.15
 FORCING, CG_STEPS, CG_PATIENCE = 0.1, 50, 8
 #: Violations are divided by this at least.
 TINY = 1e-300
-#: Sets of kept entries: those of the last step that was accepted, and of the one that is tried.
-SETS = 2
 
 
 class Model:

@@ -6,30 +6,10 @@ import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import NamedTuple
 
 from sinkhorn_ot.arrays import Array, namespace
 from sinkhorn_ot.group import GroupPasses
-from sinkhorn_ot.passes import BadRow, EmptyColumn, Problem, Reading
-
-
-class Progress(NamedTuple):
-    """One entry of `SinkhornResult.history`, and what a callback receives.
-
-    Attributes
-    ----------
-    n_passes : float
-        Reads of the matrix so far.
-    marginal_violation : float
-        ``||m - b||_1`` at that point, in [0, 2].
-    seconds : float
-        Wall time since the solve began.
-    """
-
-    n_passes: float
-    marginal_violation: float
-    seconds: float
-
+from sinkhorn_ot.passes import BadRow, EmptyColumn, Problem, Progress, Reading
 
 #: With a `tol` below this, a violation below this must be found in float64.
 EXACT_BELOW = 5e-7

@@ -17,8 +17,7 @@ from gpu_check.machinery import machines_of, synchronise
 from gpu_check.problems_on_device import make_logits
 from gpu_check.stage import Stage
 from sinkhorn_ot.checks import room_for_entries
-from sinkhorn_ot.passes import Problem
-from sinkhorn_ot.solvers.model import SETS
+from sinkhorn_ot.passes import SETS, Problem
 
 MILLION, WIDER, LONG = (1_000_000, 1_000), (1_000_000, 3_000), (100_000, 30_000)
 #: By worth: what a solve is made of comes first.
