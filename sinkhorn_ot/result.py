@@ -104,13 +104,15 @@ class SinkhornResult:
 
         Parameters
         ----------
-        logits : (M, K)
+        logits : (M, K), or a (T, M, K) stack of such
             Any rows, those that were solved or new ones.
 
         Returns
         -------
-        (M, K) array in the logits' dtype
+        array like the logits, in their dtype
         """
+        if getattr(logits, "ndim", 2) == 3:
+            return namespace(logits).stack([self.soft_labels(head) for head in logits])
         logits = self._check(logits)
         xp, out = namespace(logits), _empty_like(logits)
         for rows in row_blocks(*logits.shape):
@@ -124,13 +126,15 @@ class SinkhornResult:
 
         Parameters
         ----------
-        new_logits : (M, K)
+        new_logits : (M, K), or a (T, M, K) stack of such
 
         Returns
         -------
-        (M,) int64 array
+        (M,) or (T, M) int64 array
             The lowest index on ties.
         """
+        if getattr(new_logits, "ndim", 2) == 3:
+            return namespace(new_logits).stack([self.predict(head) for head in new_logits])
         logits = self._check(new_logits)
         xp = namespace(logits)
         blocks = row_blocks(*logits.shape)

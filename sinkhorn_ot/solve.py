@@ -96,12 +96,12 @@ def labels_of(logits: Array | Iterator[Array], options: Options) -> Array:
 def _alike(heads: Iterator[Array]) -> Iterator[Array]:
     """Pass heads on; complain of one whose labels would not stack, before it is solved."""
     n = None
-    for head in heads:
+    for number, head in enumerate(heads):
         rows = head.shape[0] if hasattr(head, "shape") and head.shape else n
         if n not in (None, rows):
             raise ValueError(
-                f"logits has {rows} rows, but the heads before have {n}: labels of several heads "
-                "are stacked; for heads of several lengths use sinkhorn, which returns a list"
+                f"head {number}: logits have {rows} rows, but those of the heads before have {n}: "
+                "labels of several heads are stacked; for heads of several lengths use sinkhorn, which returns a list"
             )
         n = rows
         yield head

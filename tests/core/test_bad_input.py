@@ -82,6 +82,10 @@ CASES = [
     (GOOD[None], {"g_init": np.zeros((2, 3))}, ValueError, "g_init has 2 rows for 1 heads"),
     (np.stack([GOOD] * 2), {"g_init": np.zeros((1, 3))}, ValueError, "but there is a head 2"),
     (GOOD, {"callback": 3}, TypeError, "callback must be callable, got int"),
+    (GOOD, {"reg": 0.1}, TypeError, "unexpected keyword argument 'reg'; here it is epsilon"),
+    (GOOD, {"numItermax": 9}, TypeError, "argument 'numItermax'; here it is max_iter"),
+    (GOOD, {"stopThr": 1e-9}, TypeError, "argument 'stopThr'; here it is tol"),
+    (GOOD, {"wrong": 1}, TypeError, "argument 'wrong'; help.sinkhorn_ot.sinkhorn. lists them"),
 ]
 
 
@@ -104,6 +108,18 @@ def test_first_bad_row_is_named_in_a_large_input(backend):
     logits[[4999, 3333, 1234], 7] = np.nan
     with pytest.raises(ValueError, match=re.escape("logits[1234, 7] is nan")):
         equipartition_labels(logits, backend=backend)
+
+
+def test_heads_of_several_lengths_are_refused_before_they_are_solved():
+    """Their labels would not stack; nobody is asked after the head before."""
+    solved = []
+    heads = iter([GOOD, GOOD, GOOD[:4], GOOD])
+    with pytest.raises(ValueError, match=r"head 2: .* 4 rows, but those .* have 6"):
+        equipartition_labels(heads, callback=lambda info: solved.append(info.n_passes) or False)
+    both = len(solved)
+    assert next(heads) is GOOD
+    assert len(sinkhorn(iter([GOOD, GOOD[:4]]))) == 2
+    assert len(solved) == both
 
 
 def test_row_forbidden_by_unused_clusters():

@@ -4,6 +4,7 @@ import itertools
 
 import numpy as np
 import pytest
+import torch
 
 import sinkhorn_ot
 from sinkhorn_ot import Progress, SinkhornWarning, equipartition_labels, sinkhorn
@@ -116,3 +117,18 @@ def test_a_result_is_one_line_and_the_module_lists_its_public_names():
         "epsilon=0.04, backend='cpu')"
     )
     assert sorted(dir(sinkhorn_ot)) == sorted([*sinkhorn_ot.__all__, "__version__"])
+
+
+@pytest.mark.parametrize("library", [np.asarray, torch.as_tensor], ids=["numpy", "torch"])
+def test_stacks_are_predicted_head_by_head(library, normal):
+    logits = library(normal(60, 5))
+    result = sinkhorn(logits, epsilon=0.5)
+    stack = logits.reshape(3, 20, 5)
+    labels, soft = result.predict(stack), result.soft_labels(stack)
+    assert labels.reshape(60).tolist() == result.labels.tolist()
+    np.testing.assert_array_equal(soft.reshape(60, 5), result.soft_labels(logits))
+
+
+def test_a_stack_may_ask_which_backends_can_run(normal):
+    found = sinkhorn_ot.available_backends(normal(60, 5).reshape(3, 20, 5))
+    assert found == sinkhorn_ot.available_backends(normal(20, 5))

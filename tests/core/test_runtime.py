@@ -111,6 +111,7 @@ def test_without_the_compiled_core_the_reference_runs_and_says_so():
         assert result.backend == "reference"
         assert result.labels.tolist() == [0, 1, 2, 3]
         assert len(caught) == 1, caught
+        assert caught[0].filename == "<string>"  # it points at the caller
         assert "install a C++17 compiler" in str(caught[0].message)
         assert "compiled core is missing" in sinkhorn_ot.available_backends()["cpu"]
         try:

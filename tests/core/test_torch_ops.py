@@ -1,5 +1,6 @@
 """`equipartition_labels` inside compiled graphs."""
 
+import numpy as np
 import pytest
 import torch
 
@@ -50,6 +51,15 @@ def test_marginals_may_be_a_list():
     logits = torch.randn(400, 2)
     labels = compiled(lambda x: equipartition_labels(x, b=[0.9, 0.1]))(logits)
     assert labels.equal(equipartition_labels(logits, b=[0.9, 0.1]))
+
+
+def test_marginals_of_the_other_library_are_refused_as_eagerly():
+    b = np.array([0.9, 0.1])
+    logits = torch.randn(40, 2)
+    with pytest.raises(TypeError, match="b is a ndarray but logits is a Tensor"):
+        equipartition_labels(logits, b=b)
+    with pytest.raises(torch._dynamo.exc.Unsupported, match="b is a ndarray but logits is a Ten"):
+        compiled(lambda x: equipartition_labels(x, b=b))(logits)
 
 
 def test_a_callback_has_no_place_in_a_graph():
