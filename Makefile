@@ -61,7 +61,7 @@ $(VENV)/triton-%/installed: | $(VENV)/installed
 	touch $@
 
 # With each: every kernel compiled ahead of time for one or two GPUs of NVIDIA and one of AMD, and in
-# the interpreter all single reads and sketches of the parity suite, in all dtypes and layouts; whole
+# the interpreter all single reads and kept entries of the parity suite, in all dtypes and layouts; whole
 # solves are left to `test-kernels`, which runs this too.
 test-triton-versions: $(TRITONS:%=$(VENV)/triton-%/installed)
 	for version in $(TRITONS); do \

@@ -117,7 +117,7 @@ def sinkhorn(
     memory_limit : int, optional
         Bytes that the call may add to the input and the returned arrays; by default 0.55 of the
         input, or 67 MB (on a GPU 168 MB) if that is more; of large inputs it takes about 0.05.
-        Kept entries take 4 or 8 bytes each and 24 a row; without room for a useful part of them
+        Kept entries take 4 or 8 bytes each and 32 a row; without room for a useful part of them
         the original rows are all there is, as with ``method="sinkhorn"``, which adds about 2 KB
         for each cluster.  On a GPU it is 48 bytes an entry and 84 a row (for each chunk of long
         rows).
@@ -129,11 +129,12 @@ def sinkhorn(
         own rows, in the order of the ranks, and their part of `a`; shards may be of any size and
         some of them empty, (0, K).  Everything else is to be the same in all processes.  Each
         gets the labels and f of its own rows (so ``counts`` is of these), and all else is the
-        same for all.  Backend "cpu" gives the bits that one process with all rows gets,
-        "reference" the same up to rounding; on a GPU every process keeps entries of its own rows,
-        and results agree within `tol`.  About 2 K numbers are reduced for each read and each
-        operation on kept entries.  `memory_limit` is then that of all processes together; besides,
-        each on the CPU holds a copy of up to 1/128 of all rows (or 256 of them).
+        same for all but for `n_passes`, which is that of the rows held here.  On the CPU the
+        labels are those of one process with all rows, and g to about 1e-7 (float64 logits: 1e-9),
+        as sums of float32 round otherwise where rows are cut; on a GPU every process samples and
+        keeps rows of its own, and results agree within `tol`.  About 2 K numbers are reduced for
+        each read and each operation on kept entries.  `memory_limit` is that of all processes
+        together.
     callback : callable, optional
         Gets a `Progress` (n_passes, marginal_violation, seconds) at each iteration; a true
         return value stops the solve (of that head), in a group that of any process.  While a

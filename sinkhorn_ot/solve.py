@@ -101,7 +101,8 @@ def _alike(heads: Iterator[Array]) -> Iterator[Array]:
         if n not in (None, rows):
             raise ValueError(
                 f"head {number}: logits have {rows} rows, but those of the heads before have {n}: "
-                "labels of several heads are stacked; for heads of several lengths use sinkhorn, which returns a list"
+                "labels of heads are stacked; for heads of several lengths use sinkhorn, which "
+                "returns a list"
             )
         n = rows
         yield head

@@ -87,7 +87,7 @@ CASES = {
     "few rows of all fit": family(
         "peaked", 40_000, 100, options={"tol": 1e-6, "memory_limit": 1_500_000}, by_backend=False
     ),
-    "no room for a sketch": family("late", 1437, 10, options={"memory_limit": 1000}),
+    "no room to keep entries": family("late", 1437, 10, options={"memory_limit": 1000}),
     "textbook": family("middle", 1437, 10, options={"method": "sinkhorn", "tol": 1e-6}),
     "newton": family("middle", 1437, 10, options={"method": "newton", "tol": 1e-9}),
     "exactly five": family("late", 5000, 64, options={"tol": 0, "max_iter": 5}),

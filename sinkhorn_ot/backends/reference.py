@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import math
 
+import numpy as np
+
 from sinkhorn_ot.arrays import (
     Array,
     float64,
@@ -57,6 +59,7 @@ class ReferencePasses:
         """Return the first row without a finite maximum."""
         return self.bad_row
 
+    @np.errstate(invalid="ignore")  # of bad rows, which make all masses NaN
     def read(
         self,
         g: Array,
