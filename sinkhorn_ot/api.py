@@ -130,8 +130,8 @@ def sinkhorn(
         some of them empty, (0, K).  Everything else is to be the same in all processes.  Each
         gets the labels and f of its own rows (so ``counts`` is of these), and all else is the
         same for all but for `n_passes`, which is that of the rows held here.  On the CPU the
-        labels are those of one process with all rows, and g to about 1e-7 (float64 logits: 1e-9),
-        as sums of float32 round otherwise where rows are cut; on a GPU every process samples and
+        labels are those of one process with all rows, and g to about 1e-7, as sums of float32
+        round otherwise where rows are cut ("reference": 1e-9); on a GPU every process samples and
         keeps rows of its own, and results agree within `tol`.  About 2 K numbers are reduced for
         each read and each operation on kept entries.  `memory_limit` is that of all processes
         together.

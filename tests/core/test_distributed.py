@@ -57,9 +57,8 @@ def test_shards_give_what_one_process_gives(groups, name, backend):
         warnings.simplefilter("ignore")
         alone = sinkhorn(case.input(), backend=backend, **case.options)
     for parts in groups:
-        exact = backend == "reference" or name == "float64"
         found = [part["cases"][name, backend] for part in parts]
-        agree(alone, found, tolerance=1e-9 if exact else 3e-7)
+        agree(alone, found, tolerance=1e-9 if backend == "reference" else 3e-7)
 
 
 def test_heads_are_solved_one_by_one(groups):
