@@ -17,14 +17,16 @@ from sinkhorn_ot.arrays import Array, BadRow, check_matrix, float64, heads_of, i
 from sinkhorn_ot.backends.host_rows import HostRows
 from sinkhorn_ot.balanced_start import EPSILON, WIDEST, Sample, candidates, masses_within, on_grid
 from sinkhorn_ot.class_sizes import class_sizes
-from sinkhorn_ot.result import Progress
+from sinkhorn_ot.result import Progress, SinkhornResult
 from sinkhorn_ot.solvers.balanced import Floats, Infeasible, Optimum, Sizes, solve
 
 if TYPE_CHECKING:
     from torch.distributed import ProcessGroup
 
-#: The entropic potentials need not be better than this, and may take so many reads.
-START_TOL, START_READS = 1e-3, 40
+#: Potentials at the wanted epsilon are tried with so many reads; where they do not reach the
+#: violation, epsilon falls from the spread of the logits by this factor, with so many reads each.
+START_TOL, START_READS = 1e-3, 10
+LEVEL_TOL, LEVEL_READS, FALL = 1e-2, 15, 2.5
 #: Rows of a sample hold about so many entries.
 SAMPLE_ENTRIES = 1 << 20
 #: Bytes that are granted however small the matrix is.
@@ -271,7 +273,7 @@ def _solve(logits: Array, request: _Request) -> BalancedResult:
         g, spent = _potentials(logits, sample, sizes, epsilon, request, tell)
     g[sizes.high == 0] = -math.inf
     g = on_grid(sample, sizes, n, g, epsilon)
-    kept = candidates(sample, g, epsilon, _room(rows, request.memory_limit))
+    kept = candidates(sample, n, g, epsilon, _room(rows, request.memory_limit))
     try:
         end = solve(
             rows, sizes, g, kept, max_gap=float(request.max_gap),
@@ -318,18 +320,35 @@ def _potentials(
     if not used.any():
         return np.zeros(k), 0.0
 
-    def watch(info: Progress) -> bool:
-        tell(info.n_passes, None)
-        return info.n_passes >= START_READS
+    masses = float64(target / target.sum(), logits)
+    spent = 0.0
 
-    entropic = sinkhorn(
-        logits, b=float64(target / target.sum(), logits), epsilon=epsilon, tol=START_TOL,
-        memory_limit=request.memory_limit, backend=request.backend, callback=watch,
-    )  # fmt: skip
-    g = np.asarray(entropic.g.cpu().numpy() if is_torch(entropic.g) else entropic.g).copy()
+    def entropic(level: float, g: Array | None, tol: float, reads: int) -> SinkhornResult:
+        nonlocal spent
+        before = spent
+
+        def watch(info: Progress) -> bool:
+            tell(before + info.n_passes, None)
+            return info.n_passes >= reads
+
+        found: SinkhornResult = sinkhorn(
+            logits, b=masses, epsilon=level, tol=tol, g_init=g,
+            memory_limit=request.memory_limit, backend=request.backend, callback=watch,
+        )  # fmt: skip
+        spent += found.n_passes
+        return found
+
+    end = entropic(epsilon, None, START_TOL, START_READS)
+    if not end.converged:  # such as many equal rows
+        falls = max(1, math.ceil(math.log(sample.deviation / epsilon, FALL)))
+        start = None
+        for fall in range(falls, -1, -1):
+            end = entropic(epsilon * FALL**fall, start, LEVEL_TOL, LEVEL_READS)
+            start = end.g
+    g = np.array(end.g.cpu().numpy() if is_torch(end.g) else end.g)
     level = float(np.median(g[free & used])) if (free & used).any() else 0.0
     g[free | ~used] = level
-    return g, float(entropic.n_passes)
+    return g, spent
 
 
 def _columns_in_use(logits: Array, sample: Sample) -> np.ndarray[Any, np.dtype[np.bool_]]:

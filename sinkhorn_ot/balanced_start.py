@@ -13,12 +13,15 @@ from sinkhorn_ot.solvers.balanced import Candidates, Floats, Sizes, begin
 
 #: Epsilon of the entropic potentials, in standard deviations of the logits of a row.
 EPSILON = 0.02
-#: Entries of a row that are kept in the mean, at least as far down as so many epsilon; at most.
-KEPT, REACH, WIDEST = 10, 8.0, 64
+#: Entries are kept for about so many ways out of each class, and of each row as far down as so
+#: many epsilon; of rows with many equal ones at most so many.
+WAYS, REACH, WIDEST = 200, 8.0, 64
 #: Sinkhorn steps within bounds on a sample, and their epsilon in standard deviations.
 BOX_STEPS, BOX_EPSILON = 300, 0.1
 #: A grid of the logits is noticed if it is coarser than this part of epsilon.
 FINE = 0.05
+#: Rows of which all values are looked at where their largest ones are all equal.
+SOME_ROWS = 64
 #: Entries of the rows on which two beginnings are compared.
 TRIAL_ENTRIES = 1 << 20
 
@@ -61,12 +64,12 @@ def masses_within(sample: Sample, sizes: Sizes, n: int) -> Floats:
     return mass * scaling
 
 
-def candidates(sample: Sample, g: Floats, epsilon: float, room: int) -> Candidates:
+def candidates(sample: Sample, n: int, g: Floats, epsilon: float, room: int) -> Candidates:
     """How far below the top of a row entries are kept, if there is room for so many a row."""
     shifted = sample.rows + g
     k = shifted.shape[1]
     width = max(2, min(WIDEST, room, k))
-    below = max(k - KEPT, 0)
+    below = max(k - 1 - math.ceil(min(WAYS, k) * k / n), 0)
     slack = shifted.max(1) - np.partition(shifted, below, axis=1)[:, below]
     slack = slack[np.isfinite(slack)]
     usual = float(np.median(slack)) if len(slack) else 0.0
@@ -93,7 +96,7 @@ def on_grid(sample: Sample, sizes: Sizes, n: int, g: Floats, epsilon: float) -> 
     )
     left = []
     for start in (g, rounded):
-        core = begin(HostRows(rows), fewer, start, candidates(sample, start, epsilon, WIDEST))
+        core = begin(HostRows(rows), fewer, start, candidates(sample, len(rows), start, epsilon, WIDEST))
         left.append(core.start(start.ctypes.data))
     return rounded if left[1] < left[0] else g
 
@@ -103,6 +106,9 @@ def _grid(sample: Sample) -> float:
     k = sample.rows.shape[1]
     largest = np.partition(sample.rows, max(k - 4, 0), axis=1)[:, max(k - 4, 0) :]
     values, counts = np.unique(largest[np.isfinite(largest)], return_counts=True)
+    if len(values) == 1:  # votes
+        few = sample.rows[:SOME_ROWS]
+        values, counts = np.unique(few[np.isfinite(few)], return_counts=True)
     if len(values) < 2:
         return 0.0
     apart = np.diff(values)

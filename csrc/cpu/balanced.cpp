@@ -1,9 +1,12 @@
 // Shortest augmenting paths over the classes, on the candidates of the rows.
 #include "balanced.hpp"
 
+#include <omp.h>
+
 #include <algorithm>
 #include <chrono>
 #include <cmath>
+#include <new>
 #include <numeric>
 #include <queue>
 
@@ -53,6 +56,16 @@ void Balancer::store(int64_t i, const std::vector<Candidate>& entries) {
   kept_ += int64_t(all.size());
   row.list = memory_.back().get();
   row.count = uint32_t(all.size());
+  if (row.count > 1 && row.place == kNowhere) join(uint32_t(i));
+  stale_[row.label] = 1;
+}
+
+// Members are the rows that can move: those with another candidate than their label.
+void Balancer::join(uint32_t i) {
+  Row& row = rows_[i];
+  row.place = uint32_t(members_[row.label].size());
+  members_[row.label].push_back(i);
+  stale_[row.label] = 1;
 }
 
 // The classes of smallest g hand all they may to the pool, as its best use is.  The marginal ones,
@@ -126,9 +139,8 @@ int64_t Balancer::start(const double* g) {
   share_out_pool(counts_);
   for (std::vector<uint32_t>& members : members_) members.clear();
   for (int64_t i = 0; i < n_; ++i) {
-    Row& row = rows_[size_t(i)];
-    row.place = uint32_t(members_[row.label].size());
-    members_[row.label].push_back(uint32_t(i));
+    rows_[size_t(i)].place = kNowhere;
+    if (rows_[size_t(i)].count > 1) join(uint32_t(i));
   }
   for (size_t c = 0; c < size_t(k_); ++c) excess_[c] = counts_[c] - low_[c] - pooled_[c];
   std::fill(stale_.begin(), stale_.end(), 1);
@@ -163,20 +175,34 @@ void Balancer::move(uint32_t i, uint32_t to) {
   old[row.place] = old.back();
   rows_[old.back()].place = row.place;
   old.pop_back();
-  stale_[row.label] = stale_[to] = 1;
+  stale_[row.label] = 1;
   --counts_[row.label];
   ++counts_[to];
   row.label = to;
-  row.place = uint32_t(members_[to].size());
-  members_[to].push_back(i);
+  join(i);
   ++moves_;
 }
 
 // Finds anew the arcs of classes whose members have changed.
 void Balancer::find_arcs() {
-  std::vector<int64_t> best(static_cast<size_t>(k_), -1);
+  std::vector<uint32_t> stale;
   for (uint32_t c = 0; c < uint32_t(k_); ++c)
-    if (stale_[c]) find_arcs_of(c, best);
+    if (stale_[c]) stale.push_back(c);
+  const int threads = int(std::max<size_t>(1, std::min<size_t>(size_t(threads_), stale.size())));
+  std::vector<std::vector<int64_t>> best(static_cast<size_t>(threads));
+  bool failed = false;  // an exception may not leave a parallel region
+#pragma omp parallel for schedule(dynamic) num_threads(threads) if (threads > 1)
+  for (size_t s = 0; s < stale.size(); ++s) {
+    try {
+      std::vector<int64_t>& mine = best[size_t(omp_get_thread_num())];
+      mine.resize(static_cast<size_t>(k_), -1);
+      find_arcs_of(stale[s], mine);
+    } catch (const std::bad_alloc&) {
+#pragma omp atomic write
+      failed = true;
+    }
+  }
+  if (failed) throw std::bad_alloc();
 }
 
 void Balancer::find_arcs_of(uint32_t c, std::vector<int64_t>& best) {
@@ -184,7 +210,6 @@ void Balancer::find_arcs_of(uint32_t c, std::vector<int64_t>& best) {
   arcs.clear();
   for (uint32_t i : members_[c]) {
     const Row& row = rows_[i];
-    if (row.count < 2) continue;
     const double own = row.own();
     for (uint32_t e = 0; e < row.count; ++e) {
       const uint32_t to = row.list[e].column;
@@ -304,7 +329,7 @@ void Balancer::scan(uint32_t c) {
       arc_to[arcs[a].to] = int64_t(a);
   for (uint32_t i : members_[c]) {
     const Row& row = rows_[i];
-    const double own = row.count < 2 ? 0 : row.own();
+    const double own = row.own();
     for (uint32_t e = 0; e < row.count; ++e) {
       const uint32_t to = row.list[e].column;
       if (to != c && arc_to[to] >= 0 && cost({own - row.list[e].value, to, i}, c) == 0)
@@ -374,7 +399,6 @@ Balancer::State Balancer::repair(double seconds) {
   using Clock = std::chrono::steady_clock;
   const Clock::time_point start = Clock::now();
   while (to_repair() > 0) {
-    if (std::chrono::duration<double>(Clock::now() - start).count() > seconds) return State::busy;
     find_arcs();
     if (!search()) return State::stuck;
     raise_potentials();
@@ -385,6 +409,8 @@ Balancer::State Balancer::repair(double seconds) {
     for (uint32_t c = 0; c < uint32_t(k_); ++c)
       while (excess_[c] > 0 && augment(c)) {
       }
+    const std::chrono::duration<double> spent = Clock::now() - start;
+    if (to_repair() > 0 && spent.count() > seconds) return State::busy;
   }
   return State::done;
 }

@@ -81,7 +81,7 @@ class Balancer {
     const Candidate* list;
     uint32_t count;
     uint32_t label;
-    uint32_t place;  // among the members of its class
+    uint32_t place;  // among the members of its class, or kNowhere
     double own() const;
   };
   // The cheapest way from a class to another: `row` is the member that loses least.
@@ -102,9 +102,10 @@ class Balancer {
   struct Step {
     uint32_t from, to, row;  // row: kPool for a step to or from the pool
   };
-  static constexpr uint32_t kPool = UINT32_MAX;
+  static constexpr uint32_t kPool = UINT32_MAX, kNowhere = UINT32_MAX;
 
   void store(int64_t row, const std::vector<Candidate>& entries);
+  void join(uint32_t row);
   void share_out_pool(const std::vector<int64_t>& counts);
   double target(int64_t c) const { return double(low_[size_t(c)] + pooled_[size_t(c)]); }
   void find_arcs();
@@ -120,6 +121,7 @@ class Balancer {
   void move(uint32_t row, uint32_t to);
 
   int64_t n_, k_;
+  int threads_ = 1;  // of the last read
   std::vector<int64_t> low_, high_;
   std::vector<double> g_;
   double largest_g_ = 0;

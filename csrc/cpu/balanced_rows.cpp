@@ -121,7 +121,7 @@ int64_t beginning(int64_t i, int64_t k) {
   return int64_t(((uint64_t(i) * 0x9E3779B97F4A7C15u) >> 32) % uint64_t(k));
 }
 
-// Columns of at most `width` largest entries that are within `window` of the top.
+// Columns of at most `width` entries that are within `window` of the top.
 void near_top(const Shifted& row, int64_t i, int64_t k, double window, int64_t width, double tie,
               std::vector<uint32_t>& columns) {
   columns.clear();
@@ -134,21 +134,24 @@ void near_top(const Shifted& row, int64_t i, int64_t k, double window, int64_t w
   if (int64_t(columns.size()) <= width) return;
   const int64_t begin = beginning(i, k);
   const double equal = row.top - tie;
+  const auto distance = [&](uint32_t j) { return (int64_t(j) - begin + k) % k; };
+  // the best quarter, and of the others what comes first from `begin` on: equal rows are to keep
+  // different entries, so that together they have them all
   const auto ties = std::count_if(columns.begin(), columns.end(),
                                   [&](uint32_t j) { return row.values[j] >= equal; });
-  if (ties >= width) {
-    const auto middle = std::lower_bound(columns.begin(), columns.end(), uint32_t(begin));
-    std::rotate(columns.begin(), middle, columns.end());
+  if (ties >= width)
     columns.erase(std::remove_if(columns.begin(), columns.end(),
                                  [&](uint32_t j) { return row.values[j] < equal; }),
                   columns.end());
-  } else {
-    const auto before = [&](uint32_t a, uint32_t b) {
-      const double x = row.values[a], y = row.values[b];
-      return x != y ? x > y : (int64_t(a) - begin + k) % k < (int64_t(b) - begin + k) % k;
-    };
-    std::nth_element(columns.begin(), columns.begin() + width, columns.end(), before);
-  }
+  const auto rest = columns.begin() + (ties >= width ? 0 : (width + 3) / 4);
+  const auto better = [&](uint32_t a, uint32_t b) {
+    const double x = row.values[a], y = row.values[b];
+    return x != y ? x > y : distance(a) < distance(b);
+  };
+  const auto sooner = [&](uint32_t a, uint32_t b) { return distance(a) < distance(b); };
+  if (rest != columns.begin()) std::nth_element(columns.begin(), rest, columns.end(), better);
+  if (columns.begin() + width < columns.end())
+    std::nth_element(rest, columns.begin() + width, columns.end(), sooner);
   columns.resize(size_t(width));
   std::sort(columns.begin(), columns.end());
 }
@@ -207,6 +210,7 @@ BadRow Balancer::collect(const Span& span, const double* g, double window, int64
   };
   const int64_t k = k_, step = 64;  // blocks in hand at a time
   largest_g_ = largest_finite(g, k);
+  threads_ = span.threads;
   for (int64_t first = 0; first < span.rows.n; first += step * kBlockRows) {
     Span some = span;
     const int64_t size = span.rows.dtype == Dtype::f64   ? 8
@@ -233,7 +237,7 @@ BadRow Balancer::collect(const Span& span, const double* g, double window, int64
       std::copy(part.entries.begin(), part.entries.end(), memory_.back().get());
       const Candidate* list = memory_.back().get();
       for (uint32_t count : part.counts) {
-        rows_[size_t(at++)] = {list, count, 0, 0};
+        rows_[size_t(at++)] = {list, count, 0, kNowhere};
         list += count;
       }
       kept_ += int64_t(part.entries.size());
@@ -291,7 +295,6 @@ int64_t Balancer::look_outside(const Span& span) {
   for (std::vector<Noted>& part : parts)
     for (Noted& noted : part) {
       store(noted.row, noted.entries);
-      stale_[rows_[size_t(noted.row)].label] = 1;
       ++found;
     }
   return found;

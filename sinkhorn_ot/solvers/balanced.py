@@ -85,14 +85,16 @@ def solve(
     """Find the optimum, beginning at `g`; `tell` hears how many rows are still to be moved."""
     core = begin(rows, sizes, g, candidates)
     tell(core.start(g.ctypes.data))
+    window = candidates.window
     while True:
         _repair(core, rows, tell)
         for some, first, threads in rows.spans():
-            core.check(some, first, threads, candidates.window, candidates.width)
+            core.check(some, first, threads, window, candidates.width)
         gap = _gap(core, sizes, rows.n)
         if not core.noted or gap <= max_gap * abs(core.objective):
             break
         core.relabel()
+        window *= 2  # potentials still move: look further
     labels = np.empty(rows.n, np.int64)
     core.labels(labels.ctypes.data)
     return Optimum(
