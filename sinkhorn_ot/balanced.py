@@ -27,6 +27,8 @@ if TYPE_CHECKING:
 #: violation, epsilon falls from the spread of the logits by this factor, with so many reads each.
 START_TOL, START_READS = 1e-3, 10
 LEVEL_TOL, LEVEL_READS, FALL = 1e-2, 15, 2.5
+#: All but the last of these are of a sample: so many rows for each class.
+LEVEL_ROWS = 64
 #: Rows of a sample hold about so many entries.
 SAMPLE_ENTRIES = 1 << 20
 #: Bytes that are granted however small the matrix is.
@@ -323,27 +325,30 @@ def _potentials(
     masses = float64(target / target.sum(), logits)
     spent = 0.0
 
-    def entropic(level: float, g: Array | None, tol: float, reads: int) -> SinkhornResult:
+    def entropic(
+        level: float, g: Array | None, tol: float, reads: int, stride: int = 1
+    ) -> SinkhornResult:
         nonlocal spent
         before = spent
 
         def watch(info: Progress) -> bool:
-            tell(before + info.n_passes, None)
+            tell(before + info.n_passes / stride, None)
             return info.n_passes >= reads
 
         found: SinkhornResult = sinkhorn(
-            logits, b=masses, epsilon=level, tol=tol, g_init=g,
+            logits[::stride], b=masses, epsilon=level, tol=tol, g_init=g,
             memory_limit=request.memory_limit, backend=request.backend, callback=watch,
         )  # fmt: skip
-        spent += found.n_passes
+        spent += found.n_passes / stride
         return found
 
     end = entropic(epsilon, None, START_TOL, START_READS)
     if not end.converged:  # such as many equal rows
         falls = max(1, math.ceil(math.log(sample.deviation / epsilon, FALL)))
-        start = None
+        start, stride = None, max(1, n // max(LEVEL_ROWS * k, LEVEL_ROWS << 10))
         for fall in range(falls, -1, -1):
-            end = entropic(epsilon * FALL**fall, start, LEVEL_TOL, LEVEL_READS)
+            step = 1 if fall == 0 else stride
+            end = entropic(epsilon * FALL**fall, start, LEVEL_TOL, LEVEL_READS, step)
             start = end.g
     g = np.array(end.g.cpu().numpy() if is_torch(end.g) else end.g)
     level = float(np.median(g[free & used])) if (free & used).any() else 0.0

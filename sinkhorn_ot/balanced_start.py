@@ -15,7 +15,7 @@ from sinkhorn_ot.solvers.balanced import Candidates, Floats, Sizes, begin
 EPSILON = 0.02
 #: Entries are kept for about so many ways out of each class, and of each row as far down as so
 #: many epsilon; of rows with many equal ones at most so many.
-WAYS, REACH, WIDEST = 200, 8.0, 64
+WAYS, REACH, WIDEST = 200, 8.0, 24
 #: Sinkhorn steps within bounds on a sample, and their epsilon in standard deviations.
 BOX_STEPS, BOX_EPSILON = 300, 0.1
 #: A grid of the logits is noticed if it is coarser than this part of epsilon.

@@ -30,12 +30,14 @@ Balancer::Balancer(int64_t n, std::vector<int64_t> low, std::vector<int64_t> hig
       pooled_(size_t(k_)),
       excess_(size_t(k_)),
       members_(size_t(k_)),
+      joined_(size_t(k_)),
       arcs_(size_t(k_)),
       stale_(size_t(k_)),
       distance_(size_t(k_) + 1),
       hops_(size_t(k_) + 1),
       settled_(size_t(k_) + 1),
-      visits_(size_t(k_)) {}
+      visits_(size_t(k_)),
+      arc_to_(size_t(k_)) {}
 
 double Balancer::Row::own() const {
   for (uint32_t e = 0; e < count; ++e)
@@ -56,7 +58,10 @@ void Balancer::store(int64_t i, const std::vector<Candidate>& entries) {
   kept_ += int64_t(all.size());
   row.list = memory_.back().get();
   row.count = uint32_t(all.size());
-  if (row.count > 1 && row.place == kNowhere) join(uint32_t(i));
+  if (row.count > 1 && row.place == kNowhere)
+    join(uint32_t(i));
+  else if (row.count > 1)
+    joined_[row.label].push_back(uint32_t(i));
   stale_[row.label] = 1;
 }
 
@@ -65,6 +70,7 @@ void Balancer::join(uint32_t i) {
   Row& row = rows_[i];
   row.place = uint32_t(members_[row.label].size());
   members_[row.label].push_back(i);
+  joined_[row.label].push_back(i);
   stale_[row.label] = 1;
 }
 
@@ -137,7 +143,11 @@ int64_t Balancer::start(const double* g) {
     ++counts_[row.label];
   }
   share_out_pool(counts_);
-  for (std::vector<uint32_t>& members : members_) members.clear();
+  for (size_t c = 0; c < size_t(k_); ++c) {
+    members_[c].clear();
+    joined_[c].clear();
+    arcs_[c].clear();
+  }
   for (int64_t i = 0; i < n_; ++i) {
     rows_[size_t(i)].place = kNowhere;
     if (rows_[size_t(i)].count > 1) join(uint32_t(i));
@@ -205,27 +215,61 @@ void Balancer::find_arcs() {
   if (failed) throw std::bad_alloc();
 }
 
-void Balancer::find_arcs_of(uint32_t c, std::vector<int64_t>& best) {
+// `at` holds, for each class, the arc to it, and is -1 everywhere before and after.
+void Balancer::find_arcs_of(uint32_t c, std::vector<int64_t>& at) {
   std::vector<Arc>& arcs = arcs_[c];
-  arcs.clear();
-  for (uint32_t i : members_[c]) {
-    const Row& row = rows_[i];
+  std::vector<char> lost(arcs.size());
+  size_t missing = 0;
+  for (size_t a = 0; a < arcs.size(); ++a) {
+    at[arcs[a].to] = int64_t(a);
+    lost[a] = rows_[arcs[a].row].label != c;
+    missing += lost[a];
+  }
+  for (uint32_t i : joined_[c])
+    if (rows_[i].label == c) offer(c, i, arcs, at);
+  joined_[c].clear();
+  lost.resize(arcs.size());
+  // a lost arc goes by the best member that is left; one as good as the lost one is the best
+  std::vector<Arc> found(arcs);
+  for (size_t a = 0; a < lost.size(); ++a)
+    if (lost[a]) found[a].loss = kFar;
+  for (size_t m = 0; m < members_[c].size() && missing > 0; ++m) {
+    const Row& row = rows_[members_[c][m]];
     const double own = row.own();
     for (uint32_t e = 0; e < row.count; ++e) {
-      const uint32_t to = row.list[e].column;
-      if (to == c) continue;
+      const int64_t a = at[row.list[e].column];
+      if (a < 0 || !lost[size_t(a)]) continue;
       const double loss = own - row.list[e].value;
-      if (best[to] < 0) {
-        best[to] = int64_t(arcs.size());
-        arcs.push_back({loss, to, i});
-      } else if (Arc& arc = arcs[size_t(best[to])]; loss < arc.loss) {
-        arc.loss = loss;
-        arc.row = i;
+      if (loss < found[size_t(a)].loss) found[size_t(a)] = {loss, row.list[e].column, members_[c][m]};
+      if (loss <= arcs[size_t(a)].loss) {
+        lost[size_t(a)] = 0;
+        --missing;
       }
     }
   }
-  for (const Arc& arc : arcs) best[arc.to] = -1;
+  for (const Arc& arc : arcs) at[arc.to] = -1;
+  found.erase(std::remove_if(found.begin(), found.end(),
+                             [](const Arc& arc) { return arc.loss == kFar; }),
+              found.end());
+  arcs.swap(found);
   stale_[c] = 0;
+}
+
+// Looks whether a member makes an arc of its class shorter.
+void Balancer::offer(uint32_t c, uint32_t i, std::vector<Arc>& arcs, std::vector<int64_t>& at) {
+  const Row& row = rows_[i];
+  const double own = row.own();
+  for (uint32_t e = 0; e < row.count; ++e) {
+    const uint32_t to = row.list[e].column;
+    if (to == c) continue;
+    const double loss = own - row.list[e].value;
+    if (at[to] < 0) {
+      at[to] = int64_t(arcs.size());
+      arcs.push_back({loss, to, i});
+    } else if (Arc& arc = arcs[size_t(at[to])]; loss < arc.loss && rows_[arc.row].label == c) {
+      arc = {loss, to, i};
+    }
+  }
 }
 
 // What an arc costs: 0 where it differs from that by rounding.
@@ -301,39 +345,45 @@ void Balancer::raise_potentials() {
   }
 }
 
-// The next way on from class `at` by a member, along its arc `a`; each member once a phase.
+// The next way on from class `at` by a member, along its arc `a`.
 bool Balancer::step_by_row(uint32_t at, size_t a, Step& step) {
   Visit& visit = visits_[at];
   const Arc& arc = arcs_[at][a];
   step = {at, arc.to, arc.row};
   if (rows_[arc.row].label == at) return true;
-  if (!visit.scanned) scan(at);
+  if (visit.rows.empty()) visit.rows.resize(arcs_[at].size());
   std::vector<uint32_t>& rows = visit.rows[a];
-  while (!rows.empty()) {
-    step.row = rows.back();
-    if (rows_[step.row].label == at) return true;
-    rows.pop_back();
+  for (;;) {
+    for (; !rows.empty(); rows.pop_back()) {
+      step.row = rows.back();
+      if (rows_[step.row].label == at) return true;
+    }
+    if (visit.scanned >= members_[at].size()) return false;
+    scan(at, a);
   }
-  return false;
 }
 
-// Finds all members of a class that can move along its arcs for nothing, one hop on.
-void Balancer::scan(uint32_t c) {
+// Goes on through the members of a class, and notes what they can do for nothing, one hop on, until
+// one can go along arc `a`.  (Members that take the place of one that has left may be missed; a
+// later phase finds them.)
+void Balancer::scan(uint32_t c, size_t a) {
   Visit& visit = visits_[c];
   const std::vector<Arc>& arcs = arcs_[c];
-  visit.scanned = true;
-  visit.rows.assign(arcs.size(), {});
-  std::vector<int64_t> arc_to(static_cast<size_t>(k_), -1);
-  for (size_t a = 0; a < arcs.size(); ++a)
-    if (hops_[arcs[a].to] == hops_[c] + 1 && cost(arcs[a], c) == 0)
-      arc_to[arcs[a].to] = int64_t(a);
-  for (uint32_t i : members_[c]) {
+  if (arc_to_class_ != int64_t(c)) {
+    std::fill(arc_to_.begin(), arc_to_.end(), -1);
+    for (size_t other = 0; other < arcs.size(); ++other)
+      if (hops_[arcs[other].to] == hops_[c] + 1 && cost(arcs[other], c) == 0)
+        arc_to_[arcs[other].to] = int64_t(other);
+    arc_to_class_ = int64_t(c);
+  }
+  while (visit.scanned < members_[c].size() && visit.rows[a].empty()) {
+    const uint32_t i = members_[c][visit.scanned++];
     const Row& row = rows_[i];
     const double own = row.own();
     for (uint32_t e = 0; e < row.count; ++e) {
-      const uint32_t to = row.list[e].column;
-      if (to != c && arc_to[to] >= 0 && cost({own - row.list[e].value, to, i}, c) == 0)
-        visit.rows[size_t(arc_to[to])].push_back(i);
+      const uint32_t next = row.list[e].column;
+      if (next != c && arc_to_[next] >= 0 && cost({own - row.list[e].value, next, i}, c) == 0)
+        visit.rows[size_t(arc_to_[next])].push_back(i);
     }
   }
 }
@@ -404,6 +454,7 @@ Balancer::State Balancer::repair(double seconds) {
     raise_potentials();
     ++phases_;
     for (Visit& visit : visits_) visit = {};
+    arc_to_class_ = -1;
     pool_next_ = 0;
     pool_closed_ = false;
     for (uint32_t c = 0; c < uint32_t(k_); ++c)

@@ -95,9 +95,9 @@ class Balancer {
   };
   // What a phase knows of a class that a path has visited.
   struct Visit {
-    size_t next = 0;  // arc that is tried next
-    bool scanned = false;
-    std::vector<std::vector<uint32_t>> rows;  // by arc: members that can move for nothing
+    size_t next = 0;     // arc that is tried next
+    size_t scanned = 0;  // members that were looked at
+    std::vector<std::vector<uint32_t>> rows;  // by arc: those of them that can move for nothing
   };
   struct Step {
     uint32_t from, to, row;  // row: kPool for a step to or from the pool
@@ -109,7 +109,8 @@ class Balancer {
   void share_out_pool(const std::vector<int64_t>& counts);
   double target(int64_t c) const { return double(low_[size_t(c)] + pooled_[size_t(c)]); }
   void find_arcs();
-  void find_arcs_of(uint32_t c, std::vector<int64_t>& best);
+  void find_arcs_of(uint32_t c, std::vector<int64_t>& at);
+  void offer(uint32_t c, uint32_t i, std::vector<Arc>& arcs, std::vector<int64_t>& at);
   double tolerance(double own) const;
   double cost(const Arc& arc, uint32_t from) const;
   bool search();
@@ -117,7 +118,7 @@ class Balancer {
   bool augment(uint32_t source);
   bool advance(uint32_t at, Step& step);
   bool step_by_row(uint32_t at, size_t a, Step& step);
-  void scan(uint32_t c);
+  void scan(uint32_t c, size_t a);
   void move(uint32_t row, uint32_t to);
 
   int64_t n_, k_;
@@ -134,7 +135,7 @@ class Balancer {
 
   std::vector<int64_t> counts_, pooled_;  // rows of each class; those of them that the pool takes
   std::vector<int64_t> excess_;           // counts - low - pooled
-  std::vector<std::vector<uint32_t>> members_;
+  std::vector<std::vector<uint32_t>> members_, joined_;  // joined: since arcs were found
   std::vector<std::vector<Arc>> arcs_;
   std::vector<char> stale_;  // classes whose members have changed since their arcs were found
 
@@ -143,6 +144,8 @@ class Balancer {
   std::vector<uint32_t> hops_;
   std::vector<char> settled_;
   std::vector<Visit> visits_;
+  std::vector<int64_t> arc_to_;  // arcs by the class that they lead to, of class arc_to_class_
+  int64_t arc_to_class_ = -1;
   size_t pool_next_ = 0;  // class that the pool tries next
   bool pool_closed_ = false;  // no way on from the pool
   int64_t phases_ = 0, moves_ = 0;

@@ -121,38 +121,44 @@ int64_t beginning(int64_t i, int64_t k) {
   return int64_t(((uint64_t(i) * 0x9E3779B97F4A7C15u) >> 32) % uint64_t(k));
 }
 
-// Columns of at most `width` entries that are within `window` of the top.
+// Columns of at most `width` entries that are within `window` of the top.  Where there are more:
+// `width` of those that equal the top, if there are so many, the first ones from `beginning` on;
+// else the best quarter, and of the others the first ones from there.  So equal rows keep
+// different entries, and together all.
 void near_top(const Shifted& row, int64_t i, int64_t k, double window, int64_t width, double tie,
               std::vector<uint32_t>& columns) {
+  const double bound = row.top - std::max(window, tie), equal = row.top - tie;
   columns.clear();
-  const double bound = row.top - std::max(window, tie);
-  for (size_t lump = 0; lump < row.tops.size(); ++lump) {
-    if (!(row.tops[lump] >= bound)) continue;
-    for (int64_t j = int64_t(lump) * kLump; j < int64_t(lump + 1) * kLump; ++j)
-      if (row.values[size_t(j)] >= bound) columns.push_back(uint32_t(j));
-  }
+  const auto gather = [&](int64_t most) {
+    for (size_t lump = 0; lump < row.tops.size() && int64_t(columns.size()) <= most; ++lump) {
+      if (!(row.tops[lump] >= bound)) continue;
+      for (int64_t j = int64_t(lump) * kLump; j < int64_t(lump + 1) * kLump; ++j)
+        if (row.values[size_t(j)] >= bound) columns.push_back(uint32_t(j));
+    }
+  };
+  gather(width);
   if (int64_t(columns.size()) <= width) return;
   const int64_t begin = beginning(i, k);
-  const double equal = row.top - tie;
-  const auto distance = [&](uint32_t j) { return (int64_t(j) - begin + k) % k; };
-  // the best quarter, and of the others what comes first from `begin` on: equal rows are to keep
-  // different entries, so that together they have them all
-  const auto ties = std::count_if(columns.begin(), columns.end(),
-                                  [&](uint32_t j) { return row.values[j] >= equal; });
-  if (ties >= width)
-    columns.erase(std::remove_if(columns.begin(), columns.end(),
-                                 [&](uint32_t j) { return row.values[j] < equal; }),
-                  columns.end());
-  const auto rest = columns.begin() + (ties >= width ? 0 : (width + 3) / 4);
-  const auto better = [&](uint32_t a, uint32_t b) {
-    const double x = row.values[a], y = row.values[b];
-    return x != y ? x > y : distance(a) < distance(b);
-  };
-  const auto sooner = [&](uint32_t a, uint32_t b) { return distance(a) < distance(b); };
-  if (rest != columns.begin()) std::nth_element(columns.begin(), rest, columns.end(), better);
-  if (columns.begin() + width < columns.end())
-    std::nth_element(rest, columns.begin() + width, columns.end(), sooner);
-  columns.resize(size_t(width));
+  columns.clear();
+  for (int64_t step = 0; step < k && int64_t(columns.size()) < width; ++step) {
+    const int64_t j = begin + step < k ? begin + step : begin + step - k;
+    if (row.values[size_t(j)] >= equal) columns.push_back(uint32_t(j));
+  }
+  if (int64_t(columns.size()) < width) {
+    columns.clear();
+    gather(k);
+    const auto distance = [&](uint32_t j) { return (int64_t(j) - begin + k) % k; };
+    const auto sooner = [&](uint32_t a, uint32_t b) { return distance(a) < distance(b); };
+    const auto better = [&](uint32_t a, uint32_t b) {
+      const double x = row.values[a], y = row.values[b];
+      return x != y ? x > y : sooner(a, b);
+    };
+    const auto rest = columns.begin() + (width + 3) / 4;
+    std::nth_element(columns.begin(), rest, columns.end(), better);
+    if (rest < columns.begin() + width)
+      std::nth_element(rest, columns.begin() + width, columns.end(), sooner);
+    columns.resize(size_t(width));
+  }
   std::sort(columns.begin(), columns.end());
 }
 
