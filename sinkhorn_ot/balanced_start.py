@@ -70,6 +70,7 @@ def candidates(sample: Sample, n: int, g: Floats, epsilon: float, room: int) -> 
     k = shifted.shape[1]
     width = max(2, min(WIDEST, room, k))
     below = max(k - 1 - math.ceil(min(WAYS, k) * k / n), 0)
+    shifted = shifted[np.isfinite(shifted).any(1)]
     slack = shifted.max(1) - np.partition(shifted, below, axis=1)[:, below]
     slack = slack[np.isfinite(slack)]
     usual = float(np.median(slack)) if len(slack) else 0.0

@@ -164,17 +164,19 @@ int64_t Balancer::to_repair() const {
 }
 
 int64_t Balancer::relabel() {
+  int64_t changed = 0;
   for (const Noted& noted : noted_) {
     store(noted.row, noted.entries);
     Row& row = rows_[size_t(noted.row)];
     const Candidate* best = row.list;
     for (const Candidate* e = row.list; e < row.list + row.count; ++e)
       if (e->value + g_[e->column] > best->value + g_[best->column]) best = e;
+    if (best->column == row.label) continue;
+    ++changed;
     --excess_[row.label];
     ++excess_[best->column];
     move(uint32_t(noted.row), best->column);
   }
-  const int64_t changed = noted();
   noted_.clear();
   return changed;
 }

@@ -270,7 +270,8 @@ void Balancer::check(const Span& span, double window, int64_t width) {
     const double value = value_at(span.rows, i, label), slack = row.top - row.values[label];
     add(value, part.objective[0], part.objective[1]);
     add(slack, part.slack[0], part.slack[1]);
-    if (!(slack > tolerance(row.top))) return;
+    // more than twice what a path may have taken for nothing
+    if (!(slack > 2 * (tolerance(row.top) + tolerance(value)))) return;
     Noted noted{span.first + i, {}};
     near_top(row, noted.row, k_, window, width, tolerance(row.top), part.columns);
     for (uint32_t j : part.columns) noted.entries.push_back({value_at(span.rows, i, j), j});

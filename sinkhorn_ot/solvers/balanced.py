@@ -91,9 +91,8 @@ def solve(
         for some, first, threads in rows.spans():
             core.check(some, first, threads, window, candidates.width)
         gap = _gap(core, sizes, rows.n)
-        if not core.noted or gap <= max_gap * abs(core.objective):
+        if gap <= max_gap * abs(core.objective) or not core.relabel():
             break
-        core.relabel()
         window *= 2  # potentials still move: look further
     labels = np.empty(rows.n, np.int64)
     core.labels(labels.ctypes.data)
