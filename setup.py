@@ -28,7 +28,8 @@ flags += [
 ]  # g++ 12 warns of its own AVX-512 header
 openmp = ["-fopenmp"] if platform.system() != "Darwin" else ["-Xpreprocessor", "-fopenmp"]
 libomp = ["-fopenmp"] if platform.system() != "Darwin" else ["-lomp"]
-sources = ["bind", "passes", "sketch", "balanced", "balanced_rows", "level_plain", "level_avx2", "level_avx512"]
+sources = ["bind", "passes", "sketch", "balanced", "balanced_rows"]
+sources += ["level_plain", "level_avx2", "level_avx512"]
 headers = ["passes.hpp", "block.hpp", "sketch.hpp", "memory.hpp", "flush.hpp", "exact.hpp"]
 headers += ["balanced.hpp", "widen.hpp", "kernels.inl", "simd.inl", "sketch.inl", "fast.inl"]
 cuda_units = ["rows_f64", "rows_f32", "rows_f16", "rows_bf16", "passes"]

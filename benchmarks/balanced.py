@@ -1,4 +1,4 @@
-"""Exactly balanced labels: seconds, reads of the matrix, gap and memory, beside other exact solvers.
+"""Exactly balanced labels: seconds, reads, gap and memory, beside other exact solvers.
 
 python benchmarks/balanced.py --n 1000000 --k 1000
 python benchmarks/balanced.py --n 20000 --k 1000 --families peaked --solvers sinkhorn_ot pot

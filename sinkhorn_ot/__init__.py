@@ -5,7 +5,8 @@ mass; ``sinkhorn(logits)`` also returns the potentials, the soft plan and what t
 """
 
 from sinkhorn_ot.api import available_backends, equipartition_labels, sinkhorn
-from sinkhorn_ot.balanced import BalancedProgress, BalancedResult, balanced_labels
+from sinkhorn_ot.balanced import balanced_labels
+from sinkhorn_ot.balanced_result import BalancedProgress, BalancedResult
 from sinkhorn_ot.result import Progress, SinkhornResult, SinkhornWarning
 
 __version__ = "0.1.0"

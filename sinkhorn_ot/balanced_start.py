@@ -6,7 +6,6 @@ import math
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
 
 from sinkhorn_ot.backends.host_rows import HostRows
 from sinkhorn_ot.solvers.balanced import Candidates, Floats, Sizes, begin
@@ -97,7 +96,9 @@ def on_grid(sample: Sample, sizes: Sizes, n: int, g: Floats, epsilon: float) -> 
     )
     left = []
     for start in (g, rounded):
-        core = begin(HostRows(rows), fewer, start, candidates(sample, len(rows), start, epsilon, WIDEST))
+        core = begin(
+            HostRows(rows), fewer, start, candidates(sample, len(rows), start, epsilon, WIDEST)
+        )
         left.append(core.start(start.ctypes.data))
     return rounded if left[1] < left[0] else g
 

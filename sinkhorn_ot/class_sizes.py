@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -98,9 +99,7 @@ def _whole_numbers(x: Array, name: str, k: int) -> NDArray[np.int64]:
     return vector.astype(np.int64)
 
 
-def _vector(
-    x: Array, name: str, k: int, *, scalar: bool = False
-) -> tuple[NDArray[np.generic], float]:
+def _vector(x: Array, name: str, k: int, *, scalar: bool = False) -> tuple[NDArray[Any], float]:
     """Return K numbers on the host, and what rounding to their dtype may have changed them by."""
     vector = np.asarray(x.detach().cpu().numpy() if is_torch(x) else x)
     if scalar and vector.ndim == 0:

@@ -242,7 +242,8 @@ void Balancer::find_arcs_of(uint32_t c, std::vector<int64_t>& at) {
       const int64_t a = at[row.list[e].column];
       if (a < 0 || !lost[size_t(a)]) continue;
       const double loss = own - row.list[e].value;
-      if (loss < found[size_t(a)].loss) found[size_t(a)] = {loss, row.list[e].column, members_[c][m]};
+      if (loss < found[size_t(a)].loss)
+        found[size_t(a)] = {loss, row.list[e].column, members_[c][m]};
       if (loss <= arcs[size_t(a)].loss) {
         lost[size_t(a)] = 0;
         --missing;
@@ -250,9 +251,9 @@ void Balancer::find_arcs_of(uint32_t c, std::vector<int64_t>& at) {
     }
   }
   for (const Arc& arc : arcs) at[arc.to] = -1;
-  found.erase(std::remove_if(found.begin(), found.end(),
-                             [](const Arc& arc) { return arc.loss == kFar; }),
-              found.end());
+  found.erase(
+      std::remove_if(found.begin(), found.end(), [](const Arc& arc) { return arc.loss == kFar; }),
+      found.end());
   arcs.swap(found);
   stale_[c] = 0;
 }

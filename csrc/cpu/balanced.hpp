@@ -95,8 +95,8 @@ class Balancer {
   };
   // What a phase knows of a class that a path has visited.
   struct Visit {
-    size_t next = 0;     // arc that is tried next
-    size_t scanned = 0;  // members that were looked at
+    size_t next = 0;                          // arc that is tried next
+    size_t scanned = 0;                       // members that were looked at
     std::vector<std::vector<uint32_t>> rows;  // by arc: those of them that can move for nothing
   };
   struct Step {
@@ -146,7 +146,7 @@ class Balancer {
   std::vector<Visit> visits_;
   std::vector<int64_t> arc_to_;  // arcs by the class that they lead to, of class arc_to_class_
   int64_t arc_to_class_ = -1;
-  size_t pool_next_ = 0;  // class that the pool tries next
+  size_t pool_next_ = 0;      // class that the pool tries next
   bool pool_closed_ = false;  // no way on from the pool
   int64_t phases_ = 0, moves_ = 0;
 };

@@ -20,9 +20,9 @@ namespace sinkhorn {
 
 namespace {
 
-constexpr int64_t kLump = 16;         // entries of which the largest is noted
-constexpr int64_t kBlockRows = 256;   // rows that a thread takes at a time
-constexpr double kTie = 0x1p-46;      // relative difference below which entries count as equal
+constexpr int64_t kLump = 16;        // entries of which the largest is noted
+constexpr int64_t kBlockRows = 256;  // rows that a thread takes at a time
+constexpr double kTie = 0x1p-46;     // relative difference below which entries count as equal
 constexpr double kLow = -INFINITY;
 
 // A row of x + g, padded with -inf to whole lumps, and the largest entry of each lump.
@@ -70,10 +70,10 @@ __attribute__((always_inline)) inline double shift(const T* row, const double* g
   return bad || top == kLow ? NAN : top;
 }
 
-#define SINKHORN_SHIFT(T)                                                                     \
+#define SINKHORN_SHIFT(T)                                                                    \
   SINKHORN_CLONES double shift_row(const T* row, const double* g, int64_t k, double* values, \
-                                   double* tops) {                                            \
-    return shift(row, g, k, values, tops);                                                    \
+                                   double* tops) {                                           \
+    return shift(row, g, k, values, tops);                                                   \
   }
 SINKHORN_SHIFT(double)
 SINKHORN_SHIFT(float)
@@ -97,10 +97,14 @@ using ReadRow = void (*)(const Rows&, int64_t, const double*, Shifted&);
 
 ReadRow reader(Dtype dtype) {
   switch (dtype) {
-    case Dtype::f64: return read_row<double>;
-    case Dtype::f32: return read_row<float>;
-    case Dtype::f16: return read_row<half>;
-    case Dtype::bf16: return read_row<bfloat>;
+    case Dtype::f64:
+      return read_row<double>;
+    case Dtype::f32:
+      return read_row<float>;
+    case Dtype::f16:
+      return read_row<half>;
+    case Dtype::bf16:
+      return read_row<bfloat>;
   }
   return nullptr;
 }
@@ -108,10 +112,14 @@ ReadRow reader(Dtype dtype) {
 double value_at(const Rows& x, int64_t i, int64_t j) {
   const int64_t at = i * x.row_stride + j * x.col_stride;
   switch (x.dtype) {
-    case Dtype::f64: return widen(static_cast<const double*>(x.data)[at]);
-    case Dtype::f32: return widen(static_cast<const float*>(x.data)[at]);
-    case Dtype::f16: return widen(static_cast<const half*>(x.data)[at]);
-    case Dtype::bf16: return widen(static_cast<const bfloat*>(x.data)[at]);
+    case Dtype::f64:
+      return widen(static_cast<const double*>(x.data)[at]);
+    case Dtype::f32:
+      return widen(static_cast<const float*>(x.data)[at]);
+    case Dtype::f16:
+      return widen(static_cast<const half*>(x.data)[at]);
+    case Dtype::bf16:
+      return widen(static_cast<const bfloat*>(x.data)[at]);
   }
   return NAN;
 }
@@ -219,9 +227,7 @@ BadRow Balancer::collect(const Span& span, const double* g, double window, int64
   threads_ = span.threads;
   for (int64_t first = 0; first < span.rows.n; first += step * kBlockRows) {
     Span some = span;
-    const int64_t size = span.rows.dtype == Dtype::f64   ? 8
-                         : span.rows.dtype == Dtype::f32 ? 4
-                                                         : 2;
+    const int64_t size = span.rows.dtype == Dtype::f64 ? 8 : span.rows.dtype == Dtype::f32 ? 4 : 2;
     some.rows.data = static_cast<const char*>(span.rows.data) + first * span.rows.row_stride * size;
     some.rows.n = std::min(step * kBlockRows, span.rows.n - first);
     std::vector<Part> parts(size_t(blocks_of(some)));

@@ -108,9 +108,7 @@ def begin(rows: Rows, sizes: Sizes, g: Floats, candidates: Candidates) -> Any:
 
     core = Balancer(rows.n, sizes.low.tolist(), sizes.high.tolist())
     for some, first, threads in rows.spans():
-        bad = core.collect(
-            some, first, threads, g.ctypes.data, candidates.window, candidates.width
-        )
+        bad = core.collect(some, first, threads, g.ctypes.data, candidates.window, candidates.width)
         if bad >= 0:
             raise BadRow(bad)
     return core

@@ -29,7 +29,9 @@ def best(logits, low, high):
     finite = np.abs(values[np.isfinite(values)])
     reward = 4 * (n + 1) * (1 + finite.max(initial=0))
     places = np.repeat(np.arange(len(low)), high)
-    needed = np.concatenate([np.arange(h) < l for l, h in zip(low, high, strict=True)])
+    needed = np.concatenate(
+        [np.arange(most) < least for least, most in zip(low, high, strict=True)]
+    )
     try:
         rows, columns = linear_sum_assignment(values[:, places] + reward * needed, maximize=True)
     except ValueError:
@@ -63,7 +65,12 @@ def problem(rng, dtype):
     if wish == 2:
         b = rng.dirichlet(np.full(k, 0.5))
         exact = n * b / b.sum()
-        return logits.astype(dtype), {"b": b}, np.floor(exact).astype(int), np.ceil(exact).astype(int)
+        return (
+            logits.astype(dtype),
+            {"b": b},
+            np.floor(exact).astype(int),
+            np.ceil(exact).astype(int),
+        )
     sizes = np.bincount(rng.integers(0, k, n), minlength=k)
     low = np.maximum(sizes - rng.integers(0, 4, k), 0)
     high = sizes + rng.integers(0, 4, k)
@@ -258,7 +265,9 @@ def test_a_conflict_is_named():
     """Samples 3 to 7 may only join classes 1 and 2, which hold four."""
     logits = np.zeros((8, 4))
     logits[3:, [0, 3]] = -np.inf
-    with pytest.raises(ValueError, match=r"leaves 5 samples .* only the 2 classes 1, 2.* at most 4"):
+    with pytest.raises(
+        ValueError, match=r"leaves 5 samples .* only the 2 classes 1, 2.* at most 4"
+    ):
         balanced_labels(logits, sizes=[2, 2, 2, 2])
     logits = np.zeros((8, 4))
     logits[2:, 3] = -np.inf
