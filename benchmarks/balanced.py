@@ -35,7 +35,7 @@ def make(name: str, n: int, k: int) -> NDArray[Any]:
     if name in FAMILIES:
         return make_logits(name, n, k)
     if name == "zeros":
-        return np.zeros((n, k), np.float32)
+        return np.full((n, k), 0, np.float32)  # pages of their own, which have to be read
     if name == "few rows":  # each a thousand times
         return make_logits("peaked", -(-n // 1000), k)[np.arange(n) // 1000]
     logits = make_logits("peaked", n, k)

@@ -14,12 +14,14 @@ from sinkhorn_ot.balanced_start import Sample, masses_within
 from sinkhorn_ot.result import Progress, SinkhornResult
 from sinkhorn_ot.solvers.balanced import Floats, Sizes
 
-#: Potentials at the wanted epsilon are tried with so many reads; where they do not reach the
-#: violation, epsilon falls from the spread of the logits by this factor, with so many reads each.
-START_TOL, START_READS = 1e-3, 10
-LEVEL_TOL, LEVEL_READS, FALL = 1e-2, 15, 2.5
-#: All but the last of these are of a sample: so many rows for each class.
-LEVEL_ROWS = 64
+#: Epsilon falls to the wanted one from so many steps above, by this factor each: a cold start at
+#: a small epsilon fails where many rows are equal.
+FALLS, FALL = 4, 2.5
+#: This is done on a sample of so many rows for each class (and at least so many in all), to this
+#: violation or so many reads of it; then the whole is solved at the wanted epsilon.
+ROWS_A_CLASS, LEAST_ROWS = 16, 4096
+LEVEL_TOL, LEVEL_READS = 1e-2, 15
+WHOLE_TOL, WHOLE_READS = 2e-3, 4
 
 
 def entropic_potentials(
@@ -48,7 +50,7 @@ def entropic_potentials(
     spent = 0.0
 
     def entropic(
-        level: float, g: Array | None, tol: float, reads: int, stride: int = 1
+        level: float, g: Array | None, tol: float, reads: int, stride: int
     ) -> SinkhornResult:
         nonlocal spent
         before = spent
@@ -64,14 +66,15 @@ def entropic_potentials(
         spent += found.n_passes / stride
         return found
 
-    end = entropic(epsilon, None, START_TOL, START_READS)
-    if not end.converged:  # such as many equal rows
-        falls = max(1, math.ceil(math.log(sample.deviation / epsilon, FALL)))
-        start, stride = None, max(1, n // max(LEVEL_ROWS * k, LEVEL_ROWS << 10))
-        for fall in range(falls, -1, -1):
-            step = 1 if fall == 0 else stride
-            end = entropic(epsilon * FALL**fall, start, LEVEL_TOL, LEVEL_READS, step)
-            start = end.g
+    stride = max(1, n // max(ROWS_A_CLASS * k, LEAST_ROWS))
+    if not np.isfinite(sample.rows[:, used]).all():
+        stride = 1  # a class might have no row in a sample
+    start = None
+    for fall in range(FALLS, -1, -1):
+        end = entropic(epsilon * FALL**fall, start, LEVEL_TOL, LEVEL_READS, stride)
+        start = end.g
+    if stride > 1:
+        end = entropic(epsilon, start, WHOLE_TOL, WHOLE_READS, 1)
     g = np.array(end.g.cpu().numpy() if is_torch(end.g) else end.g)
     level = float(np.median(g[free & used])) if (free & used).any() else 0.0
     g[free | ~used] = level

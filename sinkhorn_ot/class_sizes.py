@@ -36,8 +36,7 @@ def class_sizes(
 def _of_masses(n: int, k: int, b: Array | None) -> Sizes:
     """Sizes of floor or ceil of N * b_k each."""
     if b is None:
-        low, left = divmod(n, k)
-        return Sizes(np.full(k, low), np.full(k, low + (left > 0)))
+        return Sizes(np.full(k, n // k), np.full(k, -(-n // k)))
     masses, rounding = _vector(b, "b", k)
     masses = masses.astype(np.float64)
     bad = ~(masses >= 0)

@@ -16,6 +16,7 @@ namespace {
 
 constexpr double kFar = INFINITY;
 constexpr uint32_t kUnreached = UINT32_MAX;
+constexpr size_t kAlone = 1 << 16;  // members that one thread looks at sooner than two
 
 }  // namespace
 
@@ -198,9 +199,13 @@ void Balancer::move(uint32_t i, uint32_t to) {
 // Finds anew the arcs of classes whose members have changed.
 void Balancer::find_arcs() {
   std::vector<uint32_t> stale;
+  size_t members = 0;
   for (uint32_t c = 0; c < uint32_t(k_); ++c)
-    if (stale_[c]) stale.push_back(c);
-  const int threads = int(std::max<size_t>(1, std::min<size_t>(size_t(threads_), stale.size())));
+    if (stale_[c]) {
+      stale.push_back(c);
+      members += members_[c].size();
+    }
+  const int threads = members < kAlone ? 1 : std::max(1, threads_);
   std::vector<std::vector<int64_t>> best(static_cast<size_t>(threads));
   bool failed = false;  // an exception may not leave a parallel region
 #pragma omp parallel for schedule(dynamic) num_threads(threads) if (threads > 1)

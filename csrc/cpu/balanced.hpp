@@ -52,8 +52,8 @@ class Balancer {
   // Adds the rows up, and notes those whose label is not the largest entry, with entries within
   // `window` of the largest.
   void check(const Span& span, double window, int64_t width);
-  // For rows of classes that the last search reached: keeps the best entry of all other classes.
-  // The number of rows that have one.
+  // For rows of classes that the last search reached: keeps the best entry of all other classes,
+  // and a few besides.  The number of rows that have one.
   int64_t look_outside(const Span& span);
 
   // --- work on the candidates (balanced.cpp)

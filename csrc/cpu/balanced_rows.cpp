@@ -22,6 +22,7 @@ namespace {
 
 constexpr int64_t kLump = 16;        // entries of which the largest is noted
 constexpr int64_t kBlockRows = 256;  // rows that a thread takes at a time
+constexpr size_t kOutside = 4;       // entries that a row keeps beyond the classes it can reach
 constexpr double kTie = 0x1p-46;     // relative difference below which entries count as equal
 constexpr double kLow = -INFINITY;
 
@@ -300,9 +301,16 @@ int64_t Balancer::look_outside(const Span& span) {
   each_row(span, outside.data(), [&](int64_t b, int64_t i, const Shifted& row) {
     const int64_t at = span.first + i;
     if (!settled_[rows_[size_t(at)].label] || row.top != row.top) return;
-    int64_t j = beginning(at, k_);
-    while (row.values[size_t(j)] != row.top) j = (j + 1) % k_;
-    parts[size_t(b)].push_back({at, {{value_at(span.rows, i, j), uint32_t(j)}}});
+    Noted noted{at, {}};
+    bool best = false;
+    for (int64_t step = 0, j = beginning(at, k_); step < k_; ++step, j = j + 1 < k_ ? j + 1 : 0) {
+      const double value = row.values[size_t(j)];
+      const bool top = !best && value == row.top;
+      best = best || top;
+      if (top || (value > kLow && noted.entries.size() < kOutside))
+        noted.entries.push_back({value_at(span.rows, i, j), uint32_t(j)});
+    }
+    parts[size_t(b)].push_back(std::move(noted));
   });
   int64_t found = 0;
   for (std::vector<Noted>& part : parts)
