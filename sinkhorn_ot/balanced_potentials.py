@@ -14,9 +14,9 @@ from sinkhorn_ot.balanced_start import Sample, masses_within
 from sinkhorn_ot.result import Progress, SinkhornResult
 from sinkhorn_ot.solvers.balanced import Floats, Sizes
 
-#: Epsilon falls to the wanted one from so many steps above, by this factor each: a cold start at
-#: a small epsilon fails where many rows are equal.
-FALLS, FALL = 4, 2.5
+#: Where a start at the wanted epsilon does not come to balance in so many reads, as with many equal
+#: rows, epsilon falls to it from so many steps above, by this factor each.
+COLD_READS, FALLS, FALL = 6, 4, 2.5
 #: This is done on a sample of so many rows for each class (and at least so many in all), to this
 #: violation or so many reads of it; then the whole is solved at the wanted epsilon.
 ROWS_A_CLASS, LEAST_ROWS = 16, 4096
@@ -69,12 +69,14 @@ def entropic_potentials(
     stride = max(1, n // max(ROWS_A_CLASS * k, LEAST_ROWS))
     if not np.isfinite(sample.rows[:, used]).all():
         stride = 1  # a class might have no row in a sample
-    start = None
-    for fall in range(FALLS, -1, -1):
-        end = entropic(epsilon * FALL**fall, start, LEVEL_TOL, LEVEL_READS, stride)
-        start = end.g
+    end = entropic(epsilon, None, LEVEL_TOL, COLD_READS, stride)
+    if not end.converged:
+        start = None
+        for fall in range(FALLS, -1, -1):
+            end = entropic(epsilon * FALL**fall, start, LEVEL_TOL, LEVEL_READS, stride)
+            start = end.g
     if stride > 1:
-        end = entropic(epsilon, start, WHOLE_TOL, WHOLE_READS, 1)
+        end = entropic(epsilon, end.g, WHOLE_TOL, WHOLE_READS, 1)
     g = np.array(end.g.cpu().numpy() if is_torch(end.g) else end.g)
     level = float(np.median(g[free & used])) if (free & used).any() else 0.0
     g[free | ~used] = level
