@@ -34,8 +34,9 @@ class Sample:
 
     @staticmethod
     def of(rows: Floats, sizes: Sizes) -> Sample:
-        """Look at some rows."""
-        rows = np.where(sizes.high > 0, rows, -math.inf)
+        """Look at some rows; those with bad entries are found later, when all are read."""
+        good = (rows < math.inf).all(1, keepdims=True)
+        rows = np.where(good & (sizes.high > 0), rows, -math.inf)
         finite = np.isfinite(rows)
         count = np.maximum(finite.sum(1), 1)
         mean = np.where(finite, rows, 0.0).sum(1) / count
