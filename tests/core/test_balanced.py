@@ -2,8 +2,10 @@
 
 import math
 import os
+import re
 import subprocess
 import sys
+from pathlib import Path
 
 import ml_dtypes
 import numpy as np
@@ -174,6 +176,21 @@ def test_the_certificate_of_worse_labels_shows_it():
     lost = result.objective - math.fsum(logits.astype(np.float64)[np.arange(1000), labels])
     assert lost > 0
     assert proof.gap == pytest.approx(lost, rel=1e-6)
+
+
+def test_the_program_of_the_documentation_proves_it(tmp_path, monkeypatch):
+    text = Path(__file__).parents[2].joinpath("docs/exact.md").read_text()
+    program = re.search(r"```python\n(.*?)```", text, re.S)[1]
+    logits = peaked(30_000, 10)
+    result = balanced_labels(logits)
+    for name, array in (("logits", logits), ("labels", result.labels), ("g", result.g)):
+        np.save(tmp_path / f"{name}.npy", array)
+    monkeypatch.chdir(tmp_path)
+    found = {}
+    exec(program, found)
+    assert abs(found["gap"]) <= 1e-9 * result.objective
+    assert math.fsum(found["objective"]) == pytest.approx(result.objective, rel=1e-12)
+    assert (found["counts"] == 3000).all()
 
 
 def test_the_bits_do_not_depend_on_threads():
