@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, NoReturn, TypedDict, TypeVar, Unpack, ove
 from sinkhorn_ot import backends
 from sinkhorn_ot.arrays import Array
 from sinkhorn_ot.checks import Callback, Options
+from sinkhorn_ot.exact.balanced import exact_labels
 from sinkhorn_ot.inputs import first_head
 from sinkhorn_ot.result import SinkhornResult
 from sinkhorn_ot.solve import labels_of, results_of
@@ -33,6 +34,7 @@ ELSEWHERE = {
 class LabelOptions(TypedDict, total=False):
     """The keywords of `equipartition_labels`."""
 
+    rounding: str
     b: Array | None
     epsilon: float
     tol: float
@@ -202,6 +204,7 @@ def equipartition_labels(logits: OneArray, **options: Unpack[LabelOptions]) -> O
 def equipartition_labels(
     logits: Array | Iterator[Array],
     *,
+    rounding: str = "argmax",
     b: Array | None = None,
     epsilon: float = 0.04,
     tol: float = 1e-3,
@@ -224,6 +227,11 @@ def equipartition_labels(
     logits : (N, K) numpy.ndarray or torch.Tensor
         Larger is better; float64, float32, float16 or bfloat16.  Or a (T, N, K) stack, or an
         iterator of (N, K) arrays: T heads.
+    rounding : {"argmax", "exact"}
+        "argmax" takes the largest entry of each row of the plan: class sizes are nearly balanced,
+        and a warning says where they are far from it.  "exact" gives every class floor or ceil of
+        ``N * b_k`` samples and the largest sum of logits there is, by `balanced_labels`; of the
+        other parameters it takes `b`, `g_init`, `memory_limit` and `backend`.
     b, epsilon, tol, max_iter, g_init, method, memory_limit, backend, process_group, callback
         As in `sinkhorn`.  In a group of processes the labels are those of the rows passed here.
 
@@ -240,14 +248,14 @@ def equipartition_labels(
     """
     if others:
         _explain_keywords("equipartition_labels", others)
+    if rounding not in ("argmax", "exact"):
+        raise ValueError(f"rounding must be 'argmax' or 'exact', got {rounding!r}")
+    options = Options(
+        None, b, epsilon, tol, max_iter, g_init, method, memory_limit, backend, process_group,
+        callback,
+    )  # fmt: skip
     if not _is_compiling():
-        return labels_of(
-            logits,
-            Options(
-                None, b, epsilon, tol, max_iter, g_init, method, memory_limit, backend,
-                process_group, callback,
-            ),
-        )  # fmt: skip
+        return (labels_of if rounding == "argmax" else exact_labels)(logits, options)
     for name, value in {"callback": callback, "process group": process_group}.items():
         if value is not None:
             raise TypeError(f"a compiled graph has no place for a {name}; call it outside")
@@ -255,7 +263,9 @@ def equipartition_labels(
     from sinkhorn_ot.torch_ops import equipartition_labels as operator
 
     b, g_init = (as_vector(v, name, logits) for name, v in (("b", b), ("g_init", g_init)))
-    return operator(logits, b, epsilon, tol, max_iter, g_init, method, memory_limit, backend)
+    return operator(
+        logits, b, epsilon, tol, max_iter, g_init, method, memory_limit, backend, rounding
+    )
 
 
 def _is_compiling() -> bool:

@@ -13,7 +13,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from sinkhorn_ot import backends
-from sinkhorn_ot.arrays import Array, namespace
+from sinkhorn_ot.arrays import Array, float64, namespace
 from sinkhorn_ot.checks import (
     Options,
     Settings,
@@ -31,6 +31,8 @@ from sinkhorn_ot.solvers.watch import Watch
 
 #: Reads after which a violation that has not fallen is not expected to fall any more.
 RECENT = 15
+#: Class sizes are far from N * b if their differences add up to more than this, over N.
+UNEVEN = 0.5
 HERE = str(Path(__file__).parent) + os.sep
 
 
@@ -88,8 +90,13 @@ def labels_of(logits: Array | Iterator[Array], options: Options) -> Array:
     """Return the labels of a matrix, or of several heads stacked; only these are kept of a head."""
     heads = heads_of(logits)
     if heads is None:
-        return solve_one(logits, options).labels
-    labels = [result.labels for result in solve_heads(_alike(heads), options)]
+        result = solve_one(logits, options)
+        _warn_if_uneven(result, options)
+        return result.labels
+    labels = []
+    for result in solve_heads(_alike(heads), options):
+        labels.append(result.labels)
+        _warn_if_uneven(result, options)
     return namespace(labels[0]).stack(labels)
 
 
@@ -185,6 +192,26 @@ def _advice(result: SinkhornResult, settings: Settings) -> str:
             "help: -inf entries may leave no feasible plan"
         )
     return f"raise max_iter (now {settings.max_iter})"
+
+
+def _warn_if_uneven(result: SinkhornResult, options: Options) -> None:
+    """Say that class sizes are far from their masses, though the plan is balanced."""
+    if not result.converged or options.tol == 0:
+        return
+    group = Group(options.process_group)
+    counts = group.sum(float64(result.counts, result.g))
+    n, (k,) = float(counts.sum()), counts.shape
+    b = float64([1 / k] * k if options.b is None else options.b, result.g)
+    off = float(abs(counts / n - b / b.sum()).sum())
+    if off > UNEVEN and n >= k:
+        warnings.warn(
+            f"class sizes are far from N * b, though the plan is balanced to {options.tol:g}: "
+            f"they are off by {off / 2:.0%} of all samples, the largest class has "
+            f"{int(counts.max())}. Equal rows or a large epsilon leave the argmax no choice; "
+            "rounding='exact' gives classes of exactly the wanted sizes",
+            SinkhornWarning,
+            stacklevel=_level_of_caller(),
+        )
 
 
 @functools.cache

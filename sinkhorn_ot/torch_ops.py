@@ -11,6 +11,7 @@ import numpy as np
 import torch
 
 from sinkhorn_ot.checks import Options
+from sinkhorn_ot.exact.balanced import exact_labels
 from sinkhorn_ot.solve import labels_of
 
 
@@ -24,9 +25,10 @@ def labels(
     method: str,
     memory_limit: int | None,
     backend: str,
+    rounding: str,
 ) -> torch.Tensor:
     """Balanced labels of a matrix or of a stack of heads; see `api.equipartition_labels`."""
-    found: torch.Tensor = labels_of(
+    found: torch.Tensor = (labels_of if rounding == "argmax" else exact_labels)(
         logits,
         Options(None, b, epsilon, tol, max_iter, g_init, method, memory_limit, backend, None, None),
     )
@@ -52,6 +54,6 @@ equipartition_labels = torch.library.custom_op(
     mutates_args=(),
     tags=(torch.Tag.cudagraph_unsafe,),  # a solve looks at its violation
     schema="(Tensor logits, Tensor? b, float epsilon, float tol, int max_iter, Tensor? g_init, "
-    "str method, int? memory_limit, str backend) -> Tensor",
+    "str method, int? memory_limit, str backend, str rounding) -> Tensor",
 )
 equipartition_labels.register_fake(shape_of_labels)

@@ -3,6 +3,7 @@
 #include <pybind11/pybind11.h>
 #include <pybind11/stl.h>
 
+#include "balanced.hpp"
 #include "kept.hpp"
 #include "passes.hpp"
 
@@ -14,6 +15,53 @@ namespace {
 template <class T>
 T* pointer(uintptr_t address) {
   return reinterpret_cast<T*>(address);
+}
+
+// The exact assignment; see csrc/cpu/balanced.hpp.
+void bind_balancer(py::module_& m) {
+  const py::call_guard<py::gil_scoped_release> release;
+  py::native_enum<Balancer::State>(m, "State", "enum.Enum")
+      .value("done", Balancer::State::done)
+      .value("busy", Balancer::State::busy)
+      .value("stuck", Balancer::State::stuck)
+      .finalize();
+  py::class_<Balancer>(m, "Balancer")
+      .def(py::init<int64_t, std::vector<int64_t>, std::vector<int64_t>>())
+      .def(
+          "collect",
+          [](Balancer& s, const Rows& x, int64_t first, int threads, uintptr_t g, double window,
+             int64_t width) {
+            return s.collect({x, first, threads}, pointer<double>(g), window, width);
+          },
+          release)
+      .def(
+          "check",
+          [](Balancer& s, const Rows& x, int64_t first, int threads, double window, int64_t width) {
+            s.check({x, first, threads}, window, width);
+          },
+          release)
+      .def(
+          "look_outside",
+          [](Balancer& s, const Rows& x, int64_t first, int threads) {
+            return s.look_outside({x, first, threads});
+          },
+          release)
+      .def(
+          "start", [](Balancer& s, uintptr_t g) { return s.start(pointer<double>(g)); }, release)
+      .def("relabel", &Balancer::relabel, release)
+      .def("repair", &Balancer::repair, release)
+      .def("labels", [](const Balancer& s, uintptr_t out) { s.labels(pointer<int64_t>(out)); })
+      .def_property_readonly("noted", &Balancer::noted)
+      .def_property_readonly("to_repair", &Balancer::to_repair)
+      .def_property_readonly("phases", &Balancer::phases)
+      .def_property_readonly("moves", &Balancer::moves)
+      .def_property_readonly("kept", &Balancer::kept)
+      .def_property_readonly("objective",
+                             [](const Balancer& s) { return s.certificate().objective; })
+      .def_property_readonly("slack", [](const Balancer& s) { return s.certificate().slack; })
+      .def_property_readonly("g", &Balancer::g)
+      .def_property_readonly("counts", &Balancer::counts)
+      .def_property_readonly("reached", &Balancer::reached);
 }
 
 }  // namespace
@@ -69,6 +117,7 @@ PYBIND11_MODULE(_cpu, m, py::mod_gil_not_used()) {
         return Sample{stride, first, last, origin};
       }));
   m.def("rows_per_block", &rows_per_block);
+  bind_balancer(m);
   m.def("simd_levels", &simd_levels);
   m.def("max_threads", &max_threads);
 }

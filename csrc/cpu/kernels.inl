@@ -5,31 +5,12 @@ namespace {
 
 using namespace sinkhorn;
 
-struct half {
-  uint16_t bits;
-};
-struct bfloat {
-  uint16_t bits;
-};
-
 template <class To, class From>
 inline To bits_as(From from) {
   static_assert(sizeof(To) == sizeof(From));
   To to;
   __builtin_memcpy(&to, &from, sizeof(to));
   return to;
-}
-
-inline double widen(double x) { return x; }
-inline double widen(float x) { return x; }
-inline double widen(bfloat x) { return bits_as<float>(uint32_t(x.bits) << 16); }
-inline double widen(half x) {
-  uint32_t magnitude = x.bits & 0x7fffu, sign = uint32_t(x.bits & 0x8000u) << 16;
-  uint32_t normal = (magnitude << 13) + 0x38000000u;   // exponent bias 15 -> 127
-  uint32_t special = (magnitude << 13) | 0x7f800000u;  // inf, NaN
-  uint32_t tiny = bits_as<uint32_t>(float(int32_t(magnitude)) * 0x1p-24f);
-  uint32_t value = magnitude < 0x400u ? tiny : magnitude < 0x7c00u ? normal : special;
-  return bits_as<float>(value | sign);
 }
 
 constexpr double kInf = __builtin_inf();

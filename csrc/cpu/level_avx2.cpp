@@ -9,7 +9,10 @@
 #else
 #pragma GCC target("avx2,fma,f16c")
 #endif
+// clang-format off: after the target is set
+#include "widen.hpp"
 #include "kernels.inl"
+// clang-format on
 #if defined(__clang__)
 #pragma clang attribute pop
 #endif

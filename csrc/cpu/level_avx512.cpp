@@ -11,7 +11,10 @@
 #else
 #pragma GCC target("avx2,fma,f16c,avx512f,avx512bw,avx512dq,avx512vl,prefer-vector-width=512")
 #endif
+// clang-format off: after the target is set
+#include "widen.hpp"
 #include "kernels.inl"
+// clang-format on
 #if defined(__clang__)
 #pragma clang attribute pop
 #endif

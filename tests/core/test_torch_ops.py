@@ -7,7 +7,7 @@ import torch
 import sinkhorn_ot.torch_ops
 from sinkhorn_ot import equipartition_labels, sinkhorn
 
-OPTIONS = (None, 0.1, 1e-3, 1000, None, "auto", None, "auto")
+OPTIONS = (None, 0.1, 1e-3, 1000, None, "auto", None, "auto", "argmax")
 
 
 def compiled(function):

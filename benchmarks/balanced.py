@@ -1,0 +1,188 @@
+"""Exactly balanced labels: seconds, reads, gap and memory, beside other exact solvers.
+
+python benchmarks/balanced.py --n 1000000 --k 1000
+python benchmarks/balanced.py --n 20000 --k 1000 --families peaked --solvers sinkhorn_ot pot
+
+Each cell is a process of its own.  R is the time of one parallel read of the matrix in its dtype
+(yardstick.c), measured before and after each run; the gap is found by plain NumPy from labels
+and g; "added" is what the peak of memory rose by, as a part of the input, the labels left out.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import os
+import statistics
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from case import _peak_bytes, yardstick
+from numpy.typing import NDArray
+from problems import FAMILIES, make_logits
+
+Labelling = tuple[NDArray[np.int64], NDArray[np.float64] | None]
+TIES = ("zeros", "votes", "quantised", "equal rows", "few rows")
+
+
+def make(name: str, n: int, k: int) -> NDArray[Any]:
+    """Return logits of a family of problems.py, or with many ties."""
+    if name in FAMILIES:
+        return make_logits(name, n, k)
+    if name == "zeros":
+        return np.full((n, k), 0, np.float32)  # pages of their own, which have to be read
+    if name == "few rows":  # each a thousand times
+        return make_logits("peaked", -(-n // 1000), k)[np.arange(n) // 1000]
+    logits = make_logits("peaked", n, k)
+    if name == "equal rows":  # 3 in 10
+        logits[: 3 * n // 10] = logits[0]
+        return logits
+    for block in np.array_split(logits, max(1, n // 20_000)):
+        block[:] = block > 0.5 if name == "votes" else np.round(3 * block)
+    return logits
+
+
+def ours(logits: NDArray[Any]) -> Labelling:
+    """Return labels and the potentials that prove them."""
+    from sinkhorn_ot import balanced_labels
+
+    result = balanced_labels(logits)
+    return result.labels, result.g
+
+
+def pot(logits: NDArray[Any]) -> Labelling:
+    """POT's network simplex on the transport problem."""
+    import ot
+
+    n, k = logits.shape
+    sizes = np.full(k, n // k, float)
+    plan = ot.emd(np.ones(n), sizes, -logits.astype(np.float64), numItermax=10**8)
+    return plan.argmax(1), None
+
+
+def scipy(logits: NDArray[Any]) -> Labelling:
+    """SciPy's assignment with a column for each place."""
+    from scipy.optimize import linear_sum_assignment
+
+    n, k = logits.shape
+    _, columns = linear_sum_assignment(np.repeat(logits, n // k, axis=1), maximize=True)
+    return columns // (n // k), None
+
+
+def ortools(logits: NDArray[Any]) -> Labelling:
+    """OR-Tools' min-cost flow; it takes whole numbers, here millionths of the spread."""
+    from ortools.graph.python import min_cost_flow
+
+    n, k = logits.shape
+    flow = min_cost_flow.SimpleMinCostFlow()
+    start, end = np.repeat(np.arange(n), k), np.tile(np.arange(n, n + k), n)
+    cost = np.round((logits.max() - logits) * (1e6 / np.ptp(logits))).astype(np.int64).ravel()
+    arcs = flow.add_arcs_with_capacity_and_unit_cost(start, end, np.ones(n * k, np.int64), cost)
+    flow.set_nodes_supplies(np.arange(n + k), np.r_[np.ones(n, int), np.full(k, -(n // k))])
+    flow.solve()
+    return flow.flows(arcs).reshape(n, k).argmax(1), None
+
+
+SOLVERS = {"sinkhorn_ot": ours, "pot": pot, "scipy": scipy, "ortools": ortools}
+#: Imported before the clock starts.
+MODULES = {"sinkhorn_ot": "sinkhorn_ot", "pot": "ot", "scipy": "scipy.optimize",
+           "ortools": "ortools.graph.python.min_cost_flow"}  # fmt: skip
+
+
+def gap(logits: NDArray[Any], labels: NDArray[np.int64], g: NDArray[np.float64]) -> float:
+    """Relative gap, by weak duality and nothing of the package."""
+    objective, bound = [], []
+    for start in range(0, len(logits), 20_000):
+        block = logits[start : start + 20_000].astype(np.float64)
+        objective.append(math.fsum(block[np.arange(len(block)), labels[start : start + 20_000]]))
+        bound.append(math.fsum((block + g).max(1)))
+    counts = np.bincount(labels, minlength=len(g))
+    reached = math.fsum(objective)
+    return (math.fsum(bound) - math.fsum(counts * g) - reached) / max(abs(reached), 1e-300)
+
+
+def case(options: argparse.Namespace) -> None:
+    """Run one solver on one problem and print what it took, as JSON."""
+    __import__(MODULES[options.solver])
+    logits = make(options.family, options.n, options.k).astype(options.dtype, copy=False)
+    read = yardstick()
+    # the yardstick reads float32
+    mirror = logits if logits.dtype == np.float32 else logits.view(np.uint8).view(np.float32)
+    before = _peak_bytes()
+    seconds, reads = [], []
+    for run in range(options.runs):
+        reads += [read(mirror) for _ in range(3)]
+        start = time.perf_counter()
+        labels, g = SOLVERS[options.solver](logits)
+        seconds.append(time.perf_counter() - start)
+        reads += [read(mirror) for _ in range(3)]
+        if run == 0:
+            added = _peak_bytes() - before
+        if sum(seconds) > 60:
+            break
+    counts = np.bincount(labels, minlength=options.k)
+    value = math.fsum(logits[np.arange(len(labels)), labels].astype(np.float64))
+    print(
+        json.dumps(
+            {
+                "seconds": statistics.median(seconds),
+                "best": min(seconds),
+                "R": statistics.median(reads),
+                "gap": None if g is None else gap(logits, labels, g),
+                "sizes": [int(counts.min()), int(counts.max())],
+                "objective": value,
+                "added": (added - 8 * len(labels)) / logits.nbytes,
+            }
+        )
+    )
+
+
+def main() -> None:
+    """Print a table."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--n", type=int, default=20_000)
+    parser.add_argument("--k", type=int, default=1_000)
+    parser.add_argument("--dtype", choices=["float32", "float16", "float64"], default="float32")
+    parser.add_argument("--families", nargs="+", default=[*FAMILIES, *TIES])
+    parser.add_argument("--solvers", nargs="+", choices=SOLVERS, default=["sinkhorn_ot"])
+    parser.add_argument("--runs", type=int, default=3)
+    parser.add_argument("--solver", choices=SOLVERS, help=argparse.SUPPRESS)
+    parser.add_argument("--family", help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    if options.solver:
+        case(options)
+        return
+    print(f"{options.n:,} x {options.k:,} {options.dtype}, OMP_NUM_THREADS="
+          f"{os.environ.get('OMP_NUM_THREADS', 'unset')}\n")  # fmt: skip
+    print("| logits | solver | seconds | reads (R) | relative gap | sizes | objective | added |")
+    print("|---|---|---|---|---|---|---|---|")
+    for family in options.families:
+        for solver in options.solvers:
+            command = [sys.executable, __file__, "--solver", solver, "--family", family]
+            for name in ("n", "k", "dtype", "runs"):
+                command += [f"--{name}", str(getattr(options, name))]
+            done = subprocess.run(
+                command, capture_output=True, text=True, check=False, cwd=Path(__file__).parent
+            )
+            if done.returncode:
+                error = (done.stderr.strip().splitlines() or [f"status {done.returncode}"])[-1]
+                print(f"| {family} | {solver} | {error} | | | | | |", flush=True)
+                continue
+            found = json.loads(done.stdout.splitlines()[-1])
+            certified = "" if found["gap"] is None else f"{found['gap']:.0e}"
+            low, high = found["sizes"]
+            print(
+                f"| {family} | {solver} | {found['seconds']:.3g} (best {found['best']:.3g}) | "
+                f"{found['seconds'] / found['R']:.0f} | {certified} | {low} to {high} | "
+                f"{found['objective']:.10g} | {found['added']:.2f} |",
+                flush=True,
+            )
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,109 @@
+"""Potentials to begin with: those of the entropic problem at a small epsilon, by `sinkhorn`."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+
+import numpy as np
+from numpy.typing import NDArray
+
+from sinkhorn_ot.arrays import Array, float64, is_torch, row_blocks
+from sinkhorn_ot.checks import Options
+from sinkhorn_ot.exact.repair import Floats, Sizes
+from sinkhorn_ot.exact.start import Sample, masses_within
+from sinkhorn_ot.passes import Progress
+from sinkhorn_ot.result import SinkhornResult
+from sinkhorn_ot.solve import solve_one
+
+#: Where a start at the wanted epsilon does not come to balance in so many reads, as with many equal
+#: rows, epsilon falls to it from so many steps above, by this factor each.
+COLD_READS, FALLS, FALL = 6, 4, 2.5
+#: This is done on a sample of so many rows for each class (and at least so many in all), to this
+#: violation or so many reads of it; then the whole is solved at the wanted epsilon.
+ROWS_A_CLASS, LEAST_ROWS = 16, 4096
+LEVEL_TOL, LEVEL_READS = 1e-2, 15
+WHOLE_TOL, WHOLE_READS = 2e-3, 4
+#: More steps than so many reads allow.
+MAX_ITER = 1000
+
+
+def entropic_potentials(
+    logits: Array,
+    sample: Sample,
+    sizes: Sizes,
+    epsilon: float,
+    memory_limit: int | None,
+    backend: str,
+    tell: Callable[[float, int | None], None],
+) -> tuple[Floats, float]:
+    """Potentials of the entropic problem, and the reads of the matrix that they took."""
+    n, k = map(int, logits.shape)
+    if epsilon == 0.0 or not math.isfinite(epsilon):  # all logits are equal, or bad
+        return np.zeros(k), 0.0
+    target, free = (sizes.low + sizes.high) / 2, np.zeros(k, bool)
+    if (sizes.high - sizes.low).max() > 1:
+        target = n * masses_within(sample, sizes, n)
+        free = (target > sizes.low * (1 + 1e-6) + 1e-6) & (target < sizes.high * (1 - 1e-6))
+    used = _columns_in_use(logits, sample) & (sizes.high > 0)
+    target = np.where(used, np.maximum(target, 1e-6 * n / k), 0.0)
+    if not used.any():
+        return np.zeros(k), 0.0
+
+    masses = float64(target / target.sum(), logits)
+    spent = 0.0
+
+    def entropic(
+        level: float, g: Array | None, tol: float, reads: int, stride: int
+    ) -> SinkhornResult:
+        nonlocal spent
+        before = spent
+
+        def watch(info: Progress) -> bool:
+            tell(before + info.n_passes / stride, None)
+            return info.n_passes >= reads
+
+        options = Options(
+            None, masses, level, tol, MAX_ITER, g, "auto", memory_limit, backend, None, watch
+        )
+        found = solve_one(logits[::stride], options)
+        spent += found.n_passes / stride
+        return found
+
+    stride = max(1, n // max(ROWS_A_CLASS * k, LEAST_ROWS))
+    if not np.isfinite(sample.rows[:, used]).all():
+        stride = 1  # a class might have no row in a sample
+    end = entropic(epsilon, None, LEVEL_TOL, COLD_READS, stride)
+    if not end.converged:
+        start = None
+        for fall in range(FALLS, -1, -1):
+            end = entropic(epsilon * FALL**fall, start, LEVEL_TOL, LEVEL_READS, stride)
+            start = end.g
+    if stride > 1:
+        end = entropic(epsilon, end.g, WHOLE_TOL, WHOLE_READS, 1)
+    g = np.array(end.g.cpu().numpy() if is_torch(end.g) else end.g)
+    level = float(np.median(g[free & used])) if (free & used).any() else 0.0
+    g[free | ~used] = level
+    return g, spent
+
+
+def _columns_in_use(logits: Array, sample: Sample) -> NDArray[np.bool_]:
+    """Which clusters some row may join; all rows are looked at only where the sample has none."""
+    seen = np.asarray((sample.rows > -math.inf).any(0))
+    for rows in row_blocks(*logits.shape):
+        if seen.all():
+            break
+        some = (logits[rows] > -math.inf).any(0)
+        seen |= np.asarray(some.cpu().numpy() if is_torch(some) else some)
+    return seen
+
+
+def given_potentials(g_init: Array, k: int) -> Floats:
+    """Potentials that the user passed; classes without one begin with the least of the others."""
+    g = np.array(g_init.detach().cpu().numpy() if is_torch(g_init) else g_init, np.float64)
+    if g.shape != (k,):
+        raise ValueError(f"g_init must have shape ({k},), got {g.shape}")
+    if not (g < math.inf).all():
+        raise ValueError("g_init must be finite, or -inf for classes that may hold nothing")
+    finite = g > -math.inf
+    return np.where(finite, g, g[finite].min() if finite.any() else 0.0)

@@ -1,0 +1,139 @@
+"""Exactly balanced labels from potentials that are nearly right, and the proof that they are best.
+
+The work is in csrc/cpu/balanced.hpp: candidates of each row, shortest augmenting paths over the
+classes, a check of all rows.  Here are the order of these, and what a read is for.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from sinkhorn_ot.exact.certificate import best_use_of_sizes
+from sinkhorn_ot.passes import BadRow
+
+#: Paths are looked for in turns of this many seconds, so that Ctrl-C is answered.
+TURN = 0.2
+
+Floats = NDArray[np.float64]
+Integers = NDArray[np.int64]
+
+
+class Rows(Protocol):
+    """What is read: see `HostRows`."""
+
+    n: int
+    k: int
+    reads: float
+
+    def spans(self) -> Iterator[tuple[Any, int, int]]:
+        """Yield rows for the core, the number of the first, and how many threads to use."""
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """The least and the largest size of each class; they leave room for N in all."""
+
+    low: Integers  # (K,)
+    high: Integers  # (K,)
+
+
+@dataclass(frozen=True)
+class Candidates:
+    """Which entries of a row are kept."""
+
+    window: float  # those that are less than this below the largest of logits + g
+    width: int  # and at most so many
+
+
+@dataclass(frozen=True)
+class Optimum:
+    """Labels of the given sizes, and the potentials that prove how good they are."""
+
+    labels: Integers
+    g: Floats  # (K,), -inf for classes that may hold nothing
+    counts: Integers
+    objective: float  # sum of logits[i, labels[i]]
+    gap: float  # what the optimum can be above it, at most
+    phases: int
+    moves: int
+    kept: int
+
+
+class Infeasible(Exception):
+    """No labels of these sizes: `reached` are classes beyond which some samples cannot go."""
+
+    def __init__(self, reached: NDArray[np.bool_], labels: Integers) -> None:
+        super().__init__()
+        self.reached, self.labels = reached, labels
+
+
+def solve(
+    rows: Rows,
+    sizes: Sizes,
+    g: Floats,
+    candidates: Candidates,
+    *,
+    max_gap: float,
+    tell: Callable[[int], None],
+) -> Optimum:
+    """Find the optimum, beginning at `g`; `tell` hears how many rows are still to be moved."""
+    core = begin(rows, sizes, g, candidates)
+    tell(core.start(g.ctypes.data))
+    window = candidates.window
+    while True:
+        _repair(core, rows, tell)
+        for some, first, threads in rows.spans():
+            core.check(some, first, threads, window, candidates.width)
+        gap = _gap(core, sizes, rows.n)
+        if gap <= max_gap * abs(core.objective) or not core.relabel():
+            break
+        window *= 2  # potentials still move: look further
+    labels = np.empty(rows.n, np.int64)
+    core.labels(labels.ctypes.data)
+    return Optimum(
+        labels, np.array(core.g[:-1]), np.array(core.counts), core.objective, gap,
+        core.phases, core.moves, core.kept,
+    )  # fmt: skip
+
+
+def begin(rows: Rows, sizes: Sizes, g: Floats, candidates: Candidates) -> Any:
+    """Read the rows once, and return the core with the candidates of each."""
+    from sinkhorn_ot._cpu import Balancer
+
+    core = Balancer(rows.n, sizes.low.tolist(), sizes.high.tolist())
+    for some, first, threads in rows.spans():
+        bad = core.collect(some, first, threads, g.ctypes.data, candidates.window, candidates.width)
+        if bad >= 0:
+            raise BadRow(bad)
+    return core
+
+
+def _repair(core: Any, rows: Rows, tell: Callable[[int], None]) -> None:
+    """Look for paths until the sizes are right; where there is none, for further entries."""
+    from sinkhorn_ot._cpu import State
+
+    while True:
+        state = core.repair(TURN)
+        tell(core.to_repair)
+        if state is State.done:
+            return
+        if state is State.stuck:
+            found = sum(core.look_outside(*span) for span in rows.spans())
+            if not found:
+                labels = np.empty(rows.n, np.int64)
+                core.labels(labels.ctypes.data)
+                raise Infeasible(np.array(core.reached), labels)
+
+
+def _gap(core: Any, sizes: Sizes, n: int) -> float:
+    """The slack of the rows, and that of the sizes: both are sums of what is not negative."""
+    g, counts = np.array(core.g[:-1]), np.array(core.counts)
+    used = counts > 0
+    spent = math.fsum(counts[used] * g[used])
+    return float(core.slack + max(0.0, best_use_of_sizes(g, sizes.low, sizes.high, n) + spent))
