@@ -161,7 +161,7 @@ void read(const Problem& problem, int lanes, int chunks) {
     for (int64_t i = 0; i < n; ++i) {
       double total = 0;
       for (int64_t at = i * chunks; at < (i + 1) * chunks; ++at) total += totals[size_t(at)];
-      expect(i % 3 ? total > 0.5 && total < 1.00001 : !total, "sum of the kept entries of a row", k);
+      expect(i % 3 ? total > 0.5 && total < 1.00001 : !total, "sum of a row's kept entries", k);
     }
     launch(add_segments_kernel, dim3(2), dim3(kSegmentThreads), size_t(Boards::kBytes), nullptr,
            begin.get() + chunks, end.get() + chunks, int64_t(2), entry.get(), column.get(),
