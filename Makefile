@@ -44,11 +44,14 @@ demo: $(VENV)/installed
 test: $(VENV)/installed
 	$(PYTEST) tests/core tests/selfsup
 
+# tests that run on a GPU as well as on what stands in for one
+ON_MACHINES := tests/kernels/test_gpu_parity.py tests/kernels/test_gpu_solves.py
+
 # the GPU kernels, without a GPU; Triton reads TRITON_INTERPRET when a kernel is defined, and a
 # process that interprets kernels cannot compile them
 test-kernels: $(VENV)/cuda
 	$(PYTEST) tests/kernels
-	TRITON_INTERPRET=1 SINKHORN_OT_MACHINES=interpreter $(PYTEST) tests/kernels/test_gpu_parity.py
+	TRITON_INTERPRET=1 SINKHORN_OT_MACHINES=interpreter $(PYTEST) $(ON_MACHINES)
 	$(MAKE) test-triton-versions
 
 # Tritons beside torch's own: the oldest that is supported, one between, the newest. Interpreters
@@ -70,12 +73,12 @@ test-triton-versions: $(TRITONS:%=$(VENV)/triton-%/installed)
 		$(PYTEST) tests/kernels/test_triton_versions.py tests/kernels/test_compiled_triton.py \
 			-k "versions or 80 and float64 or 90 and float32 or 90 and bfloat16 or amd and float16 or other" && \
 		TRITON_INTERPRET=1 SINKHORN_OT_MACHINES=interpreter $(PYTEST) \
-			tests/kernels/test_gpu_parity.py -k "not solve and not bad_input and not is_named and not longest" \
+			tests/kernels/test_gpu_parity.py -k "not longest" \
 		|| exit 1; done
 
 # on a machine with a GPU
 test-gpu: $(VENV)/cuda
-	SINKHORN_OT_MACHINES=cuda,triton $(BIN)/python -m pytest tests/kernels/test_gpu_parity.py tests/gpu
+	SINKHORN_OT_MACHINES=cuda,triton $(BIN)/python -m pytest $(ON_MACHINES) tests/gpu
 
 # the page about the GPU kernels
 gpu-table: $(VENV)/cuda

@@ -28,7 +28,7 @@ void address_field(py::class_<S>& to, const char* name, T* S::* field) {
 
 PYBIND11_MODULE(SINKHORN_MODULE, m, py::mod_gil_not_used()) {
   const py::module_local local;  // tests load a second build of this module beside the first
-  m.doc() = "Passes over rows on a GPU; see sinkhorn_ot/backends/cuda.py.";
+  m.doc() = "Passes over rows on a GPU; see sinkhorn_ot/backends/gpu/cuda.py.";
   py::enum_<Dtype>(m, "Dtype", local)
       .value("float64", Dtype::f64)
       .value("float32", Dtype::f32)

@@ -32,7 +32,7 @@ struct Tile {
 // counted in `pieces`, the shortest chunks that any kernel cuts them into; a chunk is `step` of
 // them, and counts for the first.
 struct KeptRows {
-  float least;                 // what an entry is of the largest of its row at least
+  float least;                 // an entry is kept if it is this part of its row's largest, or more
   float* top;                  // per row: the largest probability
   double* chunk_top;           // (count, chunks) of Mode::stats: log2 of that, not yet divided
   int64_t pieces, step;        // of a row, and of a chunk

@@ -6,9 +6,38 @@ from pathlib import Path
 
 import host_programs
 import machines
+import numpy as np
 import pytest
+import torch
 from cuda_compiler import compile_ptx, find_nvcc
 from once import once
+
+NAMES = os.environ.get("SINKHORN_OT_MACHINES", "host").split(",")
+
+
+@pytest.fixture
+def rng() -> np.random.Generator:
+    """The same random numbers for every test."""
+    return np.random.default_rng(0)
+
+
+@pytest.fixture(scope="module", params=NAMES)
+def machine(request: pytest.FixtureRequest) -> machines.Machine:
+    """Each machine that this run of pytest is to use."""
+    return machines.machine(request.param, lambda: request.getfixturevalue("host_library"))
+
+
+@pytest.fixture
+def make(machine: machines.Machine) -> Callable[..., torch.Tensor]:
+    """Seeded normal logits on the machine's device; and float64 vectors."""
+
+    def tensor(
+        *shape: int, dtype: torch.dtype = torch.float64, std: float = 1.0, seed: int = 0
+    ) -> torch.Tensor:
+        values = np.random.default_rng(seed).normal(0, std, shape)
+        return torch.tensor(values).to(dtype).to(machine.device)
+
+    return tensor
 
 
 @pytest.fixture(scope="session")

@@ -8,7 +8,7 @@ import machines
 import torch
 from sharded import family, masses, outcome, own_rows, peculiar, sink_column
 
-from sinkhorn_ot import options, sinkhorn
+from sinkhorn_ot import backends, sinkhorn
 from sinkhorn_ot.backends.gpu.cuda import CudaKernels
 
 CASES = {
@@ -28,7 +28,7 @@ CASES = {
 def on_a_device(rank: int, size: int, group) -> dict:
     """The GPU kernels, compiled for the host."""
     backend = machines.host_of(CudaKernels(machines.load(Path(os.environ[machines.BUILT])))).backend
-    options.BACKENDS = (backend,)
+    backends.BACKENDS = (backend,)
     found = {}
     for name, case in CASES.items():
         logits, rest = own_rows(case, case.input(), rank, size)

@@ -11,8 +11,10 @@ import pytest
 import torch
 import triton
 from ptx_machine import compile_variant
-from sinkhorn_ot.backends.triton import release, variants
 from triton.backends.compiler import GPUTarget
+
+from sinkhorn_ot.backends.gpu.triton import release
+from sinkhorn_ot.backends.gpu.triton_variants import variants
 
 DTYPES = [torch.float64, torch.float32, torch.float16, torch.bfloat16]
 # Triton 3.2 knows no compute capability 10.0, and `why_not` says so (test_triton_versions.py)
@@ -23,7 +25,7 @@ K = 1000
 
 
 def is_plain(variant):
-    """Whether it is the read that a solve is made of: in float32, without labels or a sketch."""
+    """Whether it is the read that a solve is made of: float32 masses and nothing else."""
     wanted = variant.constants
     return (
         variant.name == "read_rows"

@@ -84,7 +84,7 @@ PLANTED = {
         "rows.cuh", "if (C::column(j) < left)", "if (C::column(j) <= left)",
         "asan", "heap-buffer-overflow",
     ),
-    "an entry of a sketch too many": (
+    "a kept entry too many": (
         "read_rows.cuh", "at < end; at += held.lanes", "at <= end; at += held.lanes",
         "asan", "heap-buffer-overflow",
     ),

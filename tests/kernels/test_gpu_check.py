@@ -238,7 +238,7 @@ def results_of(name, when):
             {"what": "copy", "bytes_per_second": 4e12},
             {"what": "read", "n": 1000, "k": 1000, "dtype": "float32", "gigabytes": 0.004,
              "machine": "cuda", "kind": "masses", "model": 1.5, "device": 2.0, "host": 0.25},
-            {"what": "read", "n": 1000, "machine": "triton", "kind": "sketch", "error": "no"},
+            {"what": "read", "n": 1000, "machine": "triton", "kind": "kept entries", "error": "no"},
             {"left_out": "x", "reason": "2 s were left"},
         ],
         "solves": [
@@ -269,7 +269,7 @@ def test_the_page_of_several_gpus(tmp_path, capsys):
     assert text.index("## NVIDIA A100, 2026-12-01") < text.index("## NVIDIA H200, 2026-12-02")
     # 4 MB in 2 ms are half a thousandth of a copy at 4 TB/s
     assert "| 1,000 x 1,000 | float32 | cuda | 2 (0.00) |  |  |  | 0.25 | 1.50 |" in text
-    assert "- read, triton, sketch failed: no" in text
+    assert "- read, triton, kept entries failed: no" in text
     assert "| all, cuda | 5 | 1 | 0 | no |" in text
     assert "`test_x[3]`: not close" in text
     assert "| late | 10 x 2 | float32 | cuda | 20 / 3.5 / 7 (9e-04) |  | 0.100 |" in text

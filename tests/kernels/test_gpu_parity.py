@@ -1,23 +1,19 @@
-"""The GPU kernels against the float64 reference, on every machine that can run them.
+"""Reads and kept entries of the GPU kernels against float64, on every machine that can run them.
 
 The same file runs on stand-ins (see machines.py) and on a GPU (``make test-gpu``).
 """
 
 import math
-import os
 
-import machines
 import numpy as np
 import pytest
-import sinkhorn_ot.options
 import torch
-from sinkhorn_ot.backends.device_sketch import WORDS_PER_ENTRY
-from sinkhorn_ot.problem import Problem
 
-from sinkhorn_ot import sinkhorn
-from sinkhorn_ot.backends import cuda
+from sinkhorn_ot.backends.gpu import cuda
+from sinkhorn_ot.backends.gpu.kept import WORDS_PER_ENTRY
 from sinkhorn_ot.backends.reference import ReferencePasses
-from sinkhorn_ot.solvers.model import room_for_entries
+from sinkhorn_ot.checks import room_for_entries
+from sinkhorn_ot.passes import REACH, Problem
 
 DTYPES = [torch.float64, torch.float32, torch.float16, torch.bfloat16]
 # around the widths of tiles (32, 128, 256, 8192 columns), odd ones that no vector fits, and rows
@@ -26,23 +22,6 @@ SIZES = [(1, 1), (1, 7), (3, 2), (17, 32), (300, 33), (257, 129), (131, 264), (7
          (9, 5001), (5, 9001)]  # fmt: skip
 # of the log of a mass that is one entry of one row: float32 rounds exponents near -20 to 1e-6
 SINGLE = 4e-6
-NAMES = os.environ.get("SINKHORN_OT_MACHINES", "host").split(",")
-
-
-@pytest.fixture(scope="module", params=NAMES)
-def machine(request):
-    return machines.machine(request.param, lambda: request.getfixturevalue("host_library"))
-
-
-@pytest.fixture
-def make(machine):
-    """Seeded normal logits on the machine's device; and float64 vectors."""
-
-    def tensor(*shape, dtype=torch.float64, std=1.0, seed=0):
-        values = np.random.default_rng(seed).normal(0, std, shape)
-        return torch.tensor(values).to(dtype).to(machine.device)
-
-    return tensor
 
 
 def both(machine, logits, a=None, epsilon=0.3):
@@ -246,92 +225,103 @@ def test_a_strided_read_takes_the_rows_it_should(machine, make, dtype):
     assert ours.reads == pytest.approx(1 / 7)
 
 
-def compare_sketch(machine, logits, a, vectors, reach, move):
-    """Masses, second moments, value and products against the probabilities themselves."""
+def compare_kept(machine, logits, a, vectors):
+    """Masses, second moments, weight and products against the probabilities themselves.
+
+    Returns the passes, and the part of the entries that is kept.
+    """
     (n, k), (g, delta, v) = logits.shape, vectors
     ours, _ = both(machine, logits, a=a)
-    moves = move * torch.linspace(0, 1, k, dtype=torch.float64, device=machine.device)
-    sketch = ours.sketch(n * k * WORDS_PER_ENTRY)
-    sketch.expect(moves, reach)
-    ours.read(g, sketch=sketch)
-    assert sketch.rows == n
+    kept = ours.keep(n * k * WORDS_PER_ENTRY)
+    ours.read(g, kept=kept)
 
     p = torch.softmax((logits.double() + g) / 0.3, 1)
-    matter = p >= (-reach - moves).exp() * (p * (-moves).exp()).amax(1, keepdim=True)
-    p = p * matter * delta.exp()
-    words = WORDS_PER_ENTRY * int(matter.sum())
-    assert sketch.words == pytest.approx(words, abs=120)  # some lie on the cut
-    total = p.sum(1)
-    p = p / total[:, None]
-    m, s = sketch.mass(delta)
-    edge = 0.02 * math.exp(-reach)  # what entries on the cut may change
-    torch.testing.assert_close(m, a @ p, rtol=1e-5, atol=edge)
-    torch.testing.assert_close(s, a @ p**2, rtol=1e-5, atol=edge)
+    large = p >= math.exp(-REACH) * p.amax(1, keepdim=True)
+    assert kept.counts.rows == n
+    words = WORDS_PER_ENTRY * int(large.sum())
+    assert kept.counts.words == pytest.approx(words, abs=120)  # some lie on the cut
+    p = p * large * delta.exp()
+    p = p / p.sum(1, keepdim=True)
+    w = n * a
+    m, s, weight = kept.mass(delta)
+    edge = 0.02 * n * math.exp(-REACH)  # what entries on the cut may change
+    torch.testing.assert_close(weight, w.sum().reshape(1), rtol=1e-12, atol=0)
+    torch.testing.assert_close(m, w @ p, rtol=1e-5, atol=edge)
+    torch.testing.assert_close(s, w @ p**2, rtol=1e-5, atol=edge)
     torch.testing.assert_close(
-        sketch.second_moment(v), (a * (p @ v)) @ p, rtol=1e-5, atol=1e-6 + edge
+        kept.second_moment(v), (w * (p @ v)) @ p, rtol=1e-5, atol=1e-6 * n + edge
     )
-    return ours
+    return ours, large.double().mean()
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @pytest.mark.parametrize("weighted", [False, True])
-@pytest.mark.parametrize(("reach", "move"), [(40.0, 0.0), (1.5, 0.0), (1.0, 4.0)])
-def test_sketch_of_all_rows_equals_plain_arrays(machine, make, dtype, weighted, reach, move):
-    logits, vectors = make(700, 21, dtype=dtype), make(3, 21, seed=1)
+@pytest.mark.parametrize(("std", "least", "most"), [(0.15, 1, 1), (0.5, 0.5, 0.99), (2, 0.1, 0.4)])
+def test_kept_entries_equal_plain_arrays(machine, make, dtype, weighted, std, least, most):
+    """Where all entries of a row are within reach of its largest, most of them, and few."""
+    logits, vectors = make(700, 21, dtype=dtype, std=std), make(3, 21, seed=1)
+    vectors[0] *= std
     a = make(700, seed=3).exp() if weighted else torch.ones_like(logits[:, 0], dtype=torch.float64)
-    compare_sketch(machine, logits, a / a.sum(), vectors, reach, move)
+    _, part = compare_kept(machine, logits, a / a.sum(), vectors)
+    assert least <= part <= most
 
 
 @pytest.mark.parametrize(("dtype", "k"), [(torch.float32, 9001), (torch.float64, 5001)], ids=str)
-def test_sketch_of_rows_in_chunks_equals_plain_arrays(machine, make, dtype, k):
+def test_kept_entries_of_rows_in_chunks_equal_plain_arrays(machine, make, dtype, k):
     """A whole chunk that is forbidden, too."""
     logits, vectors = make(6, k, dtype=dtype, std=2.0), make(3, k, seed=1)
     logits[1, : k // 2 + 200] = -math.inf
     a = make(6, seed=3).exp()
-    compare_sketch(machine, logits, a / a.sum(), vectors, reach=5.0, move=2.0)
+    compare_kept(machine, logits, a / a.sum(), vectors)
 
 
 @pytest.mark.parametrize("k", [21, 5001])
-def test_sketch_of_rows_that_are_too_large_for_float32(machine, make, k):
+def test_kept_entries_of_rows_that_are_too_large_for_float32(machine, make, k):
     """What float64 counts replaces what float32 did, piece by piece."""
     logits, vectors = make(6, k, dtype=torch.float32), make(3, k, seed=1)
     logits[4] += 1e10
     a = torch.full_like(logits[:, 0], 1 / 6, dtype=torch.float64)
-    ours = compare_sketch(machine, logits, a, vectors, reach=5.0, move=0.0)
+    ours, _ = compare_kept(machine, logits, a, vectors)
     reads_in_float64 = min(ours.tile(True).chunks, 2)
-    assert float(ours.gated) == reads_in_float64 + 1  # and the one that filled the sketch
+    assert float(ours.gated) == reads_in_float64 + 1  # and the one that kept the entries
 
 
-def test_a_small_sketch_stands_for_all_rows(machine, make):
+def test_some_rows_stand_for_all(machine, make):
     """Rows are passed over where there is no room, evenly."""
     logits = make(4000, 30, std=0.3, dtype=torch.float32)
     ours, _ = both(machine, logits)
-    sketch = ours.sketch(15_000 * WORDS_PER_ENTRY)
+    kept = ours.keep(15_000 * WORDS_PER_ENTRY)
     zero = torch.zeros_like(logits[0], dtype=torch.float64)
-    mass = ours.read(zero, sketch=sketch).log_mass.exp()
-    assert 400 < sketch.rows <= 500
-    assert sketch.words <= 15_000 * WORDS_PER_ENTRY
-    m, s = sketch.mass(zero)
-    noise = ((s - m * m) / sketch.rows).sqrt()
-    assert ((m - mass).abs() < 5 * noise).all()
+    mass = ours.read(zero, kept=kept).log_mass.exp()
+    rows, words, *_ = kept.counts
+    assert 400 < rows <= 500
+    assert words <= 15_000 * WORDS_PER_ENTRY
+    m, s, weight = kept.mass(zero)
+    assert weight.item() == rows
+    noise = ((s / rows - (m / rows) ** 2) / rows).sqrt()
+    assert ((m / rows - mass).abs() < 5 * noise).all()
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
-def test_a_small_sketch_of_a_sample_of_rows_in_chunks(machine, make, dtype):
-    """It is that of the same rows alone (which have other weights), and some are passed over."""
-    logits, g = make(90, 9001, dtype=dtype), make(9001, seed=1)
+def test_few_kept_entries_of_a_sample_of_rows_in_chunks(machine, make, dtype):
+    """They are those of the same rows alone, up to their weight; some rows are passed over."""
+    logits, g = make(90, 9001, dtype=dtype, std=0.2), make(9001, std=0.2, seed=1)
     a = make(90, seed=3).exp()
     rows = torch.tensor(rows_of_a_sample(90, 7), device=machine.device)
     room = 5 * 9001 * WORDS_PER_ENTRY
-    sketches = []
+    found = []
     for x, masses, stride in ((logits, a, 7), (logits[rows], a[rows], 1)):
-        sketch = both(machine, x, a=masses / a.sum())[0].sketch(room)
-        sketch.passes.read(g, stride=stride, sketch=sketch)
-        sketches.append(sketch)
-    assert 2 <= sketches[0].rows < len(rows) - 2
-    assert sketches[0].words <= room
-    for one, other in zip(*(sketch.mass(0.1 * g) for sketch in sketches), strict=True):
-        torch.testing.assert_close(one, other, rtol=1e-14, atol=0)
+        passes, _ = both(machine, x, a=masses / a.sum())
+        kept = passes.keep(room)
+        passes.read(g, stride=stride, kept=kept)
+        m, s, weight = kept.mass(0.1 * g)
+        found.append((kept.counts, m / weight, s / weight))
+    counts = found[0][0]
+    assert counts == found[1][0]
+    assert 2 <= counts.rows < len(rows) - 2
+    assert counts.words <= room
+    for one, other in zip(found[0][1:], found[1][1:], strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-13, atol=0)
 
 
 def peak_bytes(machine, work):
@@ -350,7 +340,7 @@ def peak_bytes(machine, work):
 
 @pytest.mark.parametrize("weighted", [False, True])
 @pytest.mark.parametrize(("n", "k"), [(10_000, 10), (40, 9001)])
-def test_a_sketch_takes_no_more_than_it_says(machine, make, n, k, weighted):
+def test_kept_entries_take_no_more_than_they_say(machine, make, n, k, weighted):
     """Few entries of very many rows, or of long ones: what telling which to keep takes.
 
     As a whole, and what is added by as many rows again.
@@ -363,12 +353,12 @@ def test_a_sketch_takes_no_more_than_it_says(machine, make, n, k, weighted):
         logits = make(rows, k, dtype=torch.float32)
         a = make(rows, std=0) + 1 / rows if weighted else None
         ours, _ = both(machine, logits, a=a)
-        sketch = ours.sketch(words)
+        kept = ours.keep(words)
 
-        def work(ours=ours, sketch=sketch):
+        def work(ours=ours, kept=kept):
             for _ in range(2):
-                ours.read(zero, assign=True, sketch=sketch)
-                for product in (sketch.mass, sketch.second_moment):
+                ours.read(zero, assign=True, kept=kept)
+                for product in (kept.mass, kept.second_moment):
                     product(zero)
 
         took.append(peak_bytes(machine, work))
@@ -386,74 +376,12 @@ def test_the_same_bits_every_time(machine, make, dtype):
         assert one.equal(other)
 
 
-@pytest.fixture
-def solve(machine, monkeypatch):
-    """`sinkhorn` on this machine, whatever the device of the tensors."""
-    known = [one for one in sinkhorn_ot.options.BACKENDS if one.name != machine.backend.name]
-    monkeypatch.setattr(sinkhorn_ot.options, "BACKENDS", (*known, machine.backend))
-    return lambda logits, **options: sinkhorn(logits, backend=machine.backend.name, **options)
-
-
-@pytest.mark.parametrize("method", ["newton", "sinkhorn"])
-def test_whole_solve_equals_the_reference(solve, make, method):
-    logits = make(2500, 64, std=0.5, dtype=torch.float32)
-    ours = solve(logits, tol=1e-8, method=method, max_iter=5000)
-    reference = sinkhorn(logits.cpu(), tol=1e-9, max_iter=5000, backend="reference")
-    assert ours.converged
-    torch.testing.assert_close(ours.g.cpu(), reference.g, rtol=0, atol=1e-7)
-    assert (ours.labels.cpu() == reference.labels).all()
-    assert ours.labels.device == ours.f.device == logits.device
-
-
-def test_a_fixed_number_of_iterations(solve, make):
-    """``tol=0``: the iterates are those of the textbook."""
-    logits = make(200, 12, dtype=torch.float32)
-    ours = solve(logits, tol=0, max_iter=7)
-    reference = sinkhorn(logits.cpu(), tol=0, max_iter=7, backend="reference")
-    torch.testing.assert_close(ours.g.cpu(), reference.g, rtol=0, atol=1e-12)
-    assert ours.n_iter == 7
-    assert ours.marginal_violation == pytest.approx(reference.marginal_violation, rel=1e-9)
-
-
-@pytest.mark.parametrize("tol", [0, 1e-3])
-@pytest.mark.parametrize("method", ["newton", "sinkhorn"])
-def test_bad_input_is_named(solve, make, tol, method):
-    logits = make(20_000 if method == "newton" else 50, 64, dtype=torch.float32)
-    logits[17, 3] = math.nan
-    with pytest.raises(ValueError, match=r"logits\[17, 3\] is nan"):
-        solve(logits, tol=tol, method=method, max_iter=5)
-    logits[17, 3] = 0
-    logits[:, 4] = -math.inf
-    with pytest.raises(ValueError, match="column 4 of logits is -inf"):
-        solve(logits, tol=tol, method=method, max_iter=5)
-
-
-def test_a_bad_row_in_the_first_sample_is_named(solve, make):
-    """Also where the sample's sketch does not see all columns, and would learn from its NaN."""
-    logits = make(20_000, 64, dtype=torch.float32)
-    logits[:, 5] -= 20
-    logits[590, 3] = math.nan  # the first sample takes row 590
-    with pytest.raises(ValueError, match=r"logits\[590, 3\] is nan"):
-        solve(logits, epsilon=0.04)
-
-
-def test_rows_in_chunks_are_solved_with_a_sketch(solve, make):
-    """Ten thousand clusters are no reason for textbook steps."""
-    logits = make(8, 4200)
-    result = solve(logits, epsilon=0.1, tol=1e-4)
-    reference = sinkhorn(logits.cpu(), epsilon=0.1, tol=1e-7, max_iter=5000, backend="reference")
-    textbook = sinkhorn(logits.cpu(), epsilon=0.1, tol=1e-4, method="sinkhorn")
-    assert result.converged
-    assert result.n_iter < textbook.n_iter / 3
-    torch.testing.assert_close(result.g.cpu(), reference.g, rtol=0, atol=1e-3)
-
-
 @pytest.mark.parametrize(
     ("n", "k"),
     [(1_000_000, 10), (2000, 1000), (1_000_000, 10_000), (5000, 10_000), (2000, 50_000),
      (3000, 1 << 18)],
 )  # fmt: skip
-def test_there_is_room_for_a_sketch(machine, monkeypatch, n, k):
+def test_there_is_room_for_kept_entries(machine, monkeypatch, n, k):
     """On an H100, by default: of many short rows, of all of a small matrix, of long rows."""
     monkeypatch.setattr(cuda, "HOST_PROCESSORS", 132)
     logits = torch.empty((n, k), dtype=torch.float16, device="meta")

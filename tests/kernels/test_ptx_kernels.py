@@ -13,11 +13,11 @@ from cuda_compiler import compile_ptx
 from machines import SOURCES
 from ptx import PtxError
 from ptx_machine import PtxKernels, TritonPtxKernels
-from sinkhorn_ot.backends.device import DevicePasses
-from sinkhorn_ot.backends.device_sketch import WORDS_PER_ENTRY
-from sinkhorn_ot.problem import Problem
 
+from sinkhorn_ot.backends.gpu.kept import WORDS_PER_ENTRY
+from sinkhorn_ot.backends.gpu.passes import DevicePasses
 from sinkhorn_ot.backends.reference import ReferencePasses
+from sinkhorn_ot.passes import REACH, Problem
 
 DTYPES = [torch.float64, torch.float32, torch.float16, torch.bfloat16]
 
@@ -81,36 +81,40 @@ def test_the_log_domain_and_bad_rows(kernels):
 
 
 @pytest.mark.parametrize("k", [21, 300])
-def test_a_sketch_equals_plain_arrays(kernels, k):
+def test_kept_entries_equal_plain_arrays(kernels, k):
     logits, (g, delta, v) = normal(12, k, dtype=torch.float32), normal(3, k, seed=1)
     ours, _ = both(kernels, logits)
-    sketch = ours.sketch(12 * k * WORDS_PER_ENTRY)
-    sketch.expect(torch.zeros(k, dtype=torch.float64), 40.0)
-    ours.read(g, sketch=sketch)
-    p = torch.softmax((logits.double() + g) / 0.3 + delta, 1)
-    m, s = sketch.mass(delta)
-    torch.testing.assert_close(m, p.mean(0), rtol=1e-5, atol=1e-9)
-    torch.testing.assert_close(s, (p**2).mean(0), rtol=1e-5, atol=1e-9)
-    product = ((p @ v)[:, None] * p).mean(0)
-    torch.testing.assert_close(sketch.second_moment(v), product, rtol=1e-5, atol=1e-6)
+    kept = ours.keep(12 * k * WORDS_PER_ENTRY)
+    ours.read(g, kept=kept)
+    p = torch.softmax((logits.double() + g) / 0.3, 1)
+    large = p >= math.exp(-REACH) * p.amax(1, keepdim=True)
+    assert 0.1 < large.double().mean() < 0.9
+    assert kept.counts.words == WORDS_PER_ENTRY * int(large.sum())
+    p = p * large * delta.exp()
+    p /= p.sum(1, keepdim=True)
+    m, s, weight = kept.mass(delta)
+    assert weight.item() == 12
+    torch.testing.assert_close(m, p.sum(0), rtol=1e-5, atol=1e-8)
+    torch.testing.assert_close(s, (p**2).sum(0), rtol=1e-5, atol=1e-8)
+    product = ((p @ v)[:, None] * p).sum(0)
+    torch.testing.assert_close(kept.second_moment(v), product, rtol=1e-5, atol=1e-5)
 
 
-def test_a_sketch_of_rows_in_chunks(kernels):
-    """Its entries, one by one: products with them are those of short rows."""
+def test_kept_entries_of_rows_in_chunks(kernels):
+    """One by one: products with them are those of short rows."""
     logits, g = normal(2, 9001, dtype=torch.float32), normal(9001, seed=1)
     ours, _ = both(kernels, logits)
-    sketch = ours.sketch(2 * 9001 * WORDS_PER_ENTRY)
-    sketch.expect(torch.zeros(9001, dtype=torch.float64), 4.0)
-    ours.read(g, sketch=sketch)
+    kept = ours.keep(2 * 9001 * WORDS_PER_ENTRY)
+    ours.read(g, kept=kept)
     p = torch.softmax((logits.double() + g) / 0.3, 1)
-    kept = sketch.by_row
-    for row, (begin, end) in enumerate(zip(kept.begin, kept.end, strict=True)):
+    rows = kept.by_row
+    for row, (begin, end) in enumerate(zip(rows.begin, rows.end, strict=True)):
         found = torch.zeros(9001, dtype=torch.float64)
-        found.index_add_(0, kept.index[begin:end].long(), kept.value[begin:end].double())
-        reach = math.exp(-4) * p[row].max()
-        sure = (p[row] / reach).log().abs() > 1e-4  # not on the very edge
+        found.index_add_(0, rows.index[begin:end].long(), rows.value[begin:end].double())
+        least = math.exp(-REACH) * p[row].max()
+        sure = (p[row] / least).log().abs() > 1e-4  # not on the very edge
         torch.testing.assert_close(
-            found[sure], (p[row] * (p[row] > reach))[sure], rtol=1e-5, atol=0
+            found[sure], (p[row] * (p[row] > least))[sure], rtol=1e-5, atol=0
         )
 
 

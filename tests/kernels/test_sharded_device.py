@@ -1,4 +1,4 @@
-"""Process groups on the GPU backends: one limit for all processes, sketches of their own."""
+"""Process groups on the GPU backends: one limit for all processes, kept entries of their own."""
 
 import machines
 import sharded
@@ -16,7 +16,9 @@ def test_devices_agree_within_tol(host_library, tmp_path, monkeypatch):
         first, second = (part[name] for part in parts)
         assert first.converged
         assert torch.equal(first.g, second.g)
-        assert first.history[-1][:2] == second.history[-1][:2]
+        # each counts the reads of its own rows: a mass may underflow in one process alone
+        violations = [[one.marginal_violation for one in r.history] for r in (first, second)]
+        assert violations[0] == violations[1]
         labels = torch.cat((first.labels, second.labels))
         assert (labels == alone.labels).double().mean() > 0.998, name
         plan_mass = torch.cat((first.f, second.f)) - alone.f

@@ -10,7 +10,9 @@ import numpy as np
 import pytest
 import torch
 import triton
-from sinkhorn_ot.backends.triton import bits, variants, why_not
+
+from sinkhorn_ot.backends.gpu.triton import bits, why_not
+from sinkhorn_ot.backends.gpu.triton_variants import variants
 
 LOGITS = SimpleNamespace(device=torch.device("cuda", 0))
 
@@ -19,9 +21,9 @@ LOGITS = SimpleNamespace(device=torch.device("cuda", 0))
 def pretend(monkeypatch):
     """An NVIDIA GPU of some compute capability, and a Triton of some version."""
     monkeypatch.delenv("TRITON_INTERPRET", raising=False)
-    monkeypatch.setattr("sinkhorn_ot.backends.triton.is_torch", lambda logits: True)
-    monkeypatch.setattr("sinkhorn_ot.backends.device.is_torch", lambda logits: True)
-    monkeypatch.setattr("sinkhorn_ot.backends.device.namespace", lambda logits: torch)
+    monkeypatch.setattr("sinkhorn_ot.backends.gpu.triton.is_torch", lambda logits: True)
+    monkeypatch.setattr("sinkhorn_ot.backends.gpu.passes.is_torch", lambda logits: True)
+    monkeypatch.setattr("sinkhorn_ot.backends.gpu.passes.namespace", lambda logits: torch)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
 
     def set_up(version, capability=(9, 0)):

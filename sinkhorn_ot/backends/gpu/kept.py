@@ -99,8 +99,11 @@ class DeviceKept:
         )
         self.weight = kept.to(torch.float64)
         if read.a is not None:
-            turn = torch.arange(read.count, device=self.device)
-            self.weight *= read.n * read.a[sampled_row(turn, read.stride)]
+            rows: Any = slice(None)  # a view: a copy would take as much again
+            if read.stride > 1:
+                rows = sampled_row(torch.arange(read.count, device=self.device), read.stride)
+            self.weight *= read.a[rows]
+            self.weight *= read.n
         return self._count[0]
 
     def _chosen(self, count: Array) -> Array:
@@ -138,7 +141,7 @@ class DeviceKept:
         return self._times(self.by_column, self.curvature * along) * self.scalings
 
     def _times(self, segments: Segments, vector: Array) -> Array:
-        out = self._full(segments.begin.shape[0], 0.0)
+        out = self.torch.empty(segments.begin.shape, dtype=self.torch.float64, device=self.device)
         self.kernels.add_segments(segments, vector, None, out, None)
         return out
 

@@ -54,9 +54,9 @@ class KeptRows:
         return max(tile.width // self.width, 1)
 
 
-#: The fields of `KeptRows` that are tensors, and what an entry is of the largest of its row at
-#: least.
+#: The fields of `KeptRows` that are tensors.
 KEPT_TENSORS = ("count", "top", "chunk_top", "begin", "end", "entry", "column", "row")
+#: An entry is kept if it is at least this part of the largest of its row.
 LEAST = math.exp(-REACH)
 
 

@@ -82,8 +82,7 @@ void read(const Problem& problem, int lanes, int chunks) {
   const auto labels = array<int64_t>(n), best_column = array<int64_t>(n * chunks);
   const auto odd = array<int>(1), gate = array<int>(1);
   const auto bad_row = array<long long>(1, n);
-  const auto hold = array<float>(padded, 1.f), cut = array<float>(padded, 1e-3f),
-             top = array<float>(n);
+  const auto top = array<float>(n);
   const auto chunk_top = array<double>(n * chunks);
   const auto count = array<int32_t>(n * chunks);
   const auto begin = array<int64_t>(n * chunks), end = array<int64_t>(n * chunks);
@@ -110,11 +109,10 @@ void read(const Problem& problem, int lanes, int chunks) {
     launch(kernel, grid, dim3(unsigned(threads)), shared, nullptr, p);
   };
 
-  p.sketch.pieces = chunks, p.sketch.step = 1;
+  p.kept.least = 1e-3f, p.kept.pieces = chunks, p.kept.step = 1;
   auto count_entries = [&] {
-    p.sketch.hold = hold.get(), p.sketch.cut = cut.get();
-    p.sketch.count = count.get(), p.sketch.top = top.get();
-    p.sketch.chunk_top = chunk_top.get();
+    p.kept.count = count.get(), p.kept.top = top.get();
+    p.kept.chunk_top = chunk_top.get();
   };
   if (chunks > 1) {
     count_entries();
@@ -150,8 +148,8 @@ void read(const Problem& problem, int lanes, int chunks) {
     }
     const auto entry = array<float>(entries);
     const auto column = array<int32_t>(entries), row = array<int32_t>(entries);
-    p.sketch.begin = begin.get(), p.sketch.end = end.get();
-    p.sketch.entry = entry.get(), p.sketch.column = column.get(), p.sketch.row = row.get();
+    p.kept.begin = begin.get(), p.kept.end = end.get();
+    p.kept.entry = entry.get(), p.kept.column = column.get(), p.kept.row = row.get();
     p.f = nullptr, p.labels = nullptr;
     run(read_rows_kernel<float, E, C, Mode::fill, false>);
 
@@ -163,7 +161,7 @@ void read(const Problem& problem, int lanes, int chunks) {
     for (int64_t i = 0; i < n; ++i) {
       double total = 0;
       for (int64_t at = i * chunks; at < (i + 1) * chunks; ++at) total += totals[size_t(at)];
-      expect(i % 3 ? total > 0.5 && total < 1.00001 : !total, "sum of a sketch's row", k);
+      expect(i % 3 ? total > 0.5 && total < 1.00001 : !total, "sum of a row's kept entries", k);
     }
     launch(add_segments_kernel, dim3(2), dim3(kSegmentThreads), size_t(Boards::kBytes), nullptr,
            begin.get() + chunks, end.get() + chunks, int64_t(2), entry.get(), column.get(),
