@@ -11,6 +11,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
+import numpy as np
+
 from sinkhorn_ot import backends
 from sinkhorn_ot.arrays import (
     Array,
@@ -32,6 +34,7 @@ from sinkhorn_ot.inputs import (
     check_number,
     check_potential,
     normalised,
+    rounding_of,
 )
 from sinkhorn_ot.passes import SETS, Needs, Problem, Progress
 
@@ -88,6 +91,12 @@ def check(logits: Array, options: Options, group: Group) -> tuple[Problem, Setti
         problem, settings, asking = _agreed(logits, options, group)
     # GPUs of several kinds have room for other numbers of blocks
     words = group.min(_words_to_keep(problem, settings, options))
+    if options.method == "newton" and not words:
+        raise ValueError(
+            f"method='newton' has no room to keep entries of logits of shape ({problem.n}, "
+            f"{len(problem.b)}) in memory_limit={options.memory_limit}; raise it, or pass "
+            "method='auto' to take textbook steps then"
+        )
     asks = (lambda info: group.asks(callback, info)) if asking else None
     return problem, replace(settings, words=words, asks=asks)
 
@@ -115,12 +124,13 @@ def _agreed(logits: Array, options: Options, group: Group) -> tuple[Problem, Set
             "backend": settings.backend.name,
         }
         mass = None if problem.a is None else float(problem.a.sum())
-        return same, (problem.logits.shape[0], mass, options.callback is not None)
+        rounding = rounding_of(options.a)
+        return same, (problem.logits.shape[0], mass, rounding, options.callback is not None)
 
     (problem, settings), everyone = group.agree(
         lambda: _check_here(logits, options, alone=False), tell
     )
-    counts, masses, asking = zip(*everyone, strict=True)
+    counts, masses, roundings, asking = zip(*everyone, strict=True)
     if not any(counts):
         raise ValueError(
             f"logits need at least one sample, but all {len(counts)} processes of the group have "
@@ -128,7 +138,8 @@ def _agreed(logits: Array, options: Options, group: Group) -> tuple[Problem, Set
         )
     a = problem.a
     if a is not None:
-        a = normalised(a, "a", math.fsum(masses), over=" over all processes")
+        total = math.fsum(masses)
+        a = normalised(a, "a", total, " over all processes", max(roundings))
     first = sum(counts[: group.rank])
     return replace(problem, a=a, total=sum(counts), first=first), settings, any(asking)
 
@@ -163,17 +174,10 @@ def _check_here(logits: Array, options: Options, *, alone: bool) -> tuple[Proble
 
 
 def _words_to_keep(problem: Problem, settings: Settings, options: Options) -> int:
-    method, limit, k = options.method, options.memory_limit, len(problem.b)
-    if method == "sinkhorn" or (method == "auto" and settings.tol == 0):
+    if options.method == "sinkhorn" or (options.method == "auto" and settings.tol == 0):
         return 0
     needs = settings.backend.needs(problem.logits, problem.n)
-    words = room_for_entries(problem.logits, problem.n, limit, needs)
-    if method == "newton" and not words:
-        raise ValueError(
-            f"method='newton' has no room to keep entries of logits of shape ({problem.n}, {k}) in "
-            f"memory_limit={limit}; raise it, or pass method='auto' to take textbook steps then"
-        )
-    return words
+    return room_for_entries(problem.logits, problem.n, options.memory_limit, needs)
 
 
 def room_for_entries(logits: Array, n: int, memory_limit: int | None, needs: Needs) -> int:
@@ -205,8 +209,9 @@ def spread(problem: Problem, group: Group) -> float:
     some = float64(problem.logits[rows], b)
     allowed = (some > -math.inf) & (some < math.inf) & (b > 0)
     count = xp.where(allowed, 1.0, 0.0).sum(1).clip(1.0)
-    mean = xp.where(allowed, some, 0.0).sum(1) / count
-    squares = xp.where(allowed, some - mean[:, None], 0.0) ** 2
+    with np.errstate(over="ignore"):  # an infinite spread is no spread that can be divided
+        mean = xp.where(allowed, some, 0.0).sum(1) / count
+        squares = xp.where(allowed, some - mean[:, None], 0.0) ** 2
     sums = group.sum(xp.stack(((squares.sum(1) / count).sum(), xp.ones_like(count).sum())))
     return math.sqrt(float(sums[0] / sums[1]))
 

@@ -16,17 +16,15 @@ import numpy as np
 
 from sinkhorn_ot.arrays import Array, is_torch, namespace
 from sinkhorn_ot.backends import Backend
-from sinkhorn_ot.passes import Counts, Kept, Problem, Reading
+from sinkhorn_ot.passes import Counts, Kept, Problem, Reading, room_for_rows
 
 T = TypeVar("T")
 #: What a process tells the others: what must be the same for all, and what is its own.
 Told = tuple[dict[str, object], Any]
 
 #: Of the room for kept entries so much is filled on purpose, as rows may turn out longer than those
-#: of the last read; and after they did, less than before. Rows without columns fill up to ALMOST.
-FILL, LESS, ALMOST = 0.9, 0.7, 0.95
-#: A process of a group has room for so many words more for each cluster, as few rows are uneven.
-SPARE = 32
+#: of the last read; and after they did, less than before.
+FILL, LESS = 0.9, 0.7
 
 
 class Group:
@@ -161,7 +159,8 @@ class GroupPasses:
         self.kept_reads = 0.0  # what operations on kept entries read, in reads
         self.counts_first = backend.counts_first
         self.fill = FILL
-        self.last_kept: GroupKept | None = None
+        self.most_words = len(problem.b) * backend.words_an_entry  # of a row that is kept
+        self.last_kept: Counts | None = None
 
     @property
     def reads(self) -> float:
@@ -199,7 +198,9 @@ class GroupPasses:
             reading = self._added(
                 g, exact=exact, stride=stride, assign=assign, kept=kept.local, share=share
             )
-            kept.counted, self.last_kept = None, kept
+            kept.counted = None
+            if not self.counts_first:
+                self.last_kept = kept.count()
         if math.isfinite(self.log_floor):
             low = (reading.log_mass < self.log_floor) & (self.problem.b > 0)
             if bool(low.any()):
@@ -227,7 +228,8 @@ class GroupPasses:
         nothing = mine.weight == 0
         parts = parts + xp.log(xp.where(nothing, 1.0, mine.weight))
         sums = self.group.log_sum(xp.where(nothing, -math.inf, parts))
-        return mine._replace(log_mass=sums[:-1] - sums[-1], weight=xp.exp(sums[-1:]))
+        total = xp.where(sums[-1:] == -math.inf, 0.0, sums[-1:])  # rows without mass
+        return mine._replace(log_mass=sums[:-1] - total, weight=xp.exp(sums[-1:]))
 
     def _share(self, g: Array, kept: GroupKept, rows: int) -> float:
         """The part of so many rows of which entries are to be kept.
@@ -235,18 +237,22 @@ class GroupPasses:
         How many words a row takes is known from those that were kept last. If none were, some are
         read for it; if these did not fit, less is filled from now on.
         """
-        k = len(self.problem.b)
-        if self.counts_first or rows * k <= ALMOST * kept.room:
+        most, last = self.most_words, self.last_kept
+        if self.counts_first or (room_for_rows(rows, most) <= kept.room and not _misfit(last)):
             return 1.0
-        if self.last_kept is None:
-            some = max(int(ALMOST * kept.room / k), 1)
-            self.read(g, stride=-(-self.problem.n // some), kept=kept)
-        assert self.last_kept is not None
-        held = self.last_kept.count()
-        if held.misfits:
+        if last is None:
+            some = max(int(self.fill * kept.room / most) // 2, 1)
+            self._added(g, stride=-(-self.problem.n // some), kept=kept.local)
+            kept.counted = None
+            last = kept.count()
+        if last.misfits:
             self.fill *= LESS
-        words = rows * (held.words / held.rows if held.rows else k)
+        words = rows * (last.words / last.rows if last.rows else most)
         return min(1.0, self.fill * kept.room / max(words, 1))
+
+
+def _misfit(last: Counts | None) -> bool:
+    return last is not None and last.misfits > 0
 
 
 class GroupKept:
@@ -258,9 +264,10 @@ class GroupKept:
     def __init__(self, passes: GroupPasses, words: int) -> None:
         self.passes, self.room = passes, words
         problem = passes.problem
-        here = words * problem.logits.shape[0] // problem.n
-        if not passes.group.alone:
-            here += SPARE * len(problem.b)
+        # rows may be longer in one process than in others: what they take together is counted
+        here = words
+        if passes.counts_first:
+            here = words * problem.logits.shape[0] // problem.n
         self.local: Kept | None = None if passes.local is None else passes.local.keep(here)
         self.matrix_bytes = problem.n * len(problem.b) * int(problem.logits.itemsize)
         self.counted: Counts | None = None  # since they were filled
@@ -270,7 +277,9 @@ class GroupKept:
         """Return how much is kept; waits for all processes, and for a device."""
         if self.counted is None:
             mine = Counts(0, 0, 0, 0) if self.local is None else self.local.counts
-            self.counted = Counts(*map(int, self.passes.group.sum(np.array(mine, np.int64))))
+            sums = Counts(*map(int, self.passes.group.sum(np.array(mine, np.int64))))
+            misfits = sums.misfits + (sums.words > self.room and not self.passes.counts_first)
+            self.counted = sums._replace(misfits=misfits)
         return self.counted
 
     def mass(self, delta: Array) -> tuple[Array, Array]:
@@ -290,7 +299,9 @@ class GroupKept:
         return self.passes.group.sum(mine) / self.weight
 
     def _used(self) -> Kept | None:
-        """What is kept here, to be read once; None for nothing."""
+        """What is kept here, to be read once; None for nothing, and if not all fitted."""
+        if self.count().misfits:
+            return None
         self.passes.kept_reads += self.count().bytes / self.matrix_bytes
         if self.local is None or not self.local.counts.rows:
             return None

@@ -111,8 +111,12 @@ def check_marginal(v: object, name: str, length: int, like: Array) -> Array:
     vector = check_masses(v, name, length, like)
     if not may_look(vector):
         return vector / vector.sum()
-    given = ROUNDING.get(dtype_name(v), 0.0) if hasattr(v, "dtype") else 0.0
-    return normalised(vector, name, float(vector.sum()), tolerance=given)
+    return normalised(vector, name, float(vector.sum()), tolerance=rounding_of(v))
+
+
+def rounding_of(v: object) -> float:
+    """What a sum of such masses may be off by."""
+    return ROUNDING.get(dtype_name(v), 0.0) if hasattr(v, "dtype") else 0.0
 
 
 def check_masses(v: object, name: str, length: int, like: Array) -> Array:

@@ -83,13 +83,18 @@ class Needs:
     always: int = 64 << 20  # bytes that are granted however small the matrix
 
 
+def room_for_rows(rows: int, words: int) -> int:
+    """Room in which so many rows of so many words fit for certain, and what is left over beside."""
+    return (rows + 130) * words * 15 // 14  # of chunks of memory: one for each block of rows
+
+
 class Counts(NamedTuple):
     """How much is kept."""
 
     rows: int
     words: int  # of 4 bytes
     bytes: int  # that an operation on them reads
-    misfits: int  # 1 if not all fitted: then nothing is kept, and rows and words are what it takes
+    misfits: int  # not 0 if not all fitted: nothing is kept then; rows and words are what it takes
 
 
 class Kept(Protocol):

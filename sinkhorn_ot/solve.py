@@ -7,6 +7,7 @@ import itertools
 import os
 import sys
 import time
+import traceback
 import warnings
 from collections.abc import Iterator
 from dataclasses import replace
@@ -33,6 +34,8 @@ from sinkhorn_ot.solvers.watch import Watch
 RECENT = 15
 #: Class sizes are far from N * b if their differences add up to more than this, over N.
 UNEVEN = 0.5
+#: With fewer samples a class than this, sizes are not looked at.
+FEW = 10
 HERE = str(Path(__file__).parent) + os.sep
 
 
@@ -53,11 +56,17 @@ def solve_heads(heads: Iterator[Array], options: Options) -> Iterator[SinkhornRe
         try:
             result = solve_one(*pair, head=number)
         except Exception as error:
-            if type(error) in (TypeError, ValueError):
+            if type(error) in (TypeError, ValueError) and _is_ours(error):
                 raise type(error)(f"head {number}: {error}") from error
             error.add_note(f"This was raised while head {number} was solved.")
             raise
         yield result
+
+
+def _is_ours(error: BaseException) -> bool:
+    """Whether an error was raised in this package, and not by a callback or a library."""
+    *_, (frame, _) = traceback.walk_tb(error.__traceback__)
+    return frame.f_code.co_filename.startswith(HERE)
 
 
 def _with_options(heads: Iterator[Array], options: Options) -> Iterator[tuple[Array, Options]]:
@@ -185,8 +194,9 @@ def _iterate(problem: Problem, settings: Settings, group: Group) -> tuple[Sinkho
 
 def _advice(result: SinkhornResult, settings: Settings) -> str:
     """Return what helps a solve that has not ended: more steps, if those it had still helped."""
-    recent = [entry.marginal_violation for entry in result.history[-RECENT:]]
-    if len(recent) == RECENT and min(recent) > 0.99 * recent[0]:
+    violations = [entry.marginal_violation for entry in result.history]
+    before, recent = violations[:-RECENT], violations[-RECENT:]
+    if before and min(recent) > 0.99 * min(before):
         return (
             f"it has fallen by less than 1% in the last {RECENT} reads, so more of them will not "
             "help: -inf entries may leave no feasible plan"
@@ -203,7 +213,7 @@ def _warn_if_uneven(result: SinkhornResult, options: Options) -> None:
     n, (k,) = float(counts.sum()), counts.shape
     b = float64([1 / k] * k if options.b is None else options.b, result.g)
     off = float(abs(counts / n - b / b.sum()).sum())
-    if off > UNEVEN and n >= k:
+    if off > UNEVEN and n >= FEW * k:
         warnings.warn(
             f"class sizes are far from N * b, though the plan is balanced to {options.tol:g}: "
             f"they are off by {off / 2:.0%} of all samples, the largest class has "

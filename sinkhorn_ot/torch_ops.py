@@ -39,7 +39,9 @@ def as_vector(v: Any, name: str, logits: Any) -> torch.Tensor | None:
     """Return what was passed beside the logits as a tensor like them; a NumPy array is refused."""
     if isinstance(v, np.ndarray):
         raise TypeError(f"{name} is a ndarray but logits is a Tensor; pass both from one library")
-    return None if v is None else torch.as_tensor(v, dtype=torch.float64, device=logits.device)
+    if v is None or isinstance(v, torch.Tensor):
+        return v
+    return torch.as_tensor(v, dtype=torch.float64, device=logits.device)
 
 
 def shape_of_labels(logits: torch.Tensor, *options: object) -> torch.Tensor:

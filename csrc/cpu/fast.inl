@@ -154,7 +154,10 @@ BadRow fast_block(const Rows& x, const Point& at, const Scaled& g, const Sample&
     }
 
     for (int r = 0; r < kRows; ++r) {
-      if (missing(s + r)) continue;
+      if (missing(s + r)) {  // it may be infinite, and its scale of 0 would make NaN of that
+        __builtin_memset(fly[r].weights, 0, sizeof(float) * size_t(padded));
+        continue;
+      }
       InFlight<T>& one = fly[r];
       double offset = one.top;  // sum_j 2^(scaled exponent) = total * 2^offset
       if (!(total[r] > 0) || !(__builtin_fabsf(one.top) <= kFastRange)) {

@@ -1,8 +1,6 @@
 // The operations on kept entries, with sums that do not depend on the number of threads.
 #include "kept.hpp"
 
-#include <omp.h>
-
 #include <algorithm>
 #include <cmath>
 #include <stdexcept>
@@ -25,7 +23,7 @@ Kept::Kept(int64_t k, int64_t words, double reach, const std::string& simd)
 
 void Kept::start(int64_t first, int64_t last, int64_t block_rows, double share) {
   if (!words_) words_ = aligned<float>(capacity_);
-  const int64_t blocks = (last + block_rows - 1) / block_rows - first / block_rows;
+  const int64_t blocks = blocks_of(first, last, block_rows);
   const int64_t chunk = capacity_ / (kChunks * std::max<int64_t>(blocks, 1));
   pool_.words = words_.get();
   pool_.chunk = std::max<int64_t>((chunk + k_ - 1) / k_, 1) * k_;  // whole rows of k words

@@ -117,7 +117,7 @@ inline void flush(const E* partial, double* sum, int64_t k) {
 }
 
 #include "kept.inl"
-// how a row is kept comes first: the kernels use it
+// the kernels of whole rows use how a row is kept
 #include "fast.inl"
 
 // Column masses times n: weights are then of order 1, far from float's underflow.

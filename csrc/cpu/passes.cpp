@@ -81,7 +81,7 @@ BadRow run_pass(Rows x, Point at, Kind kind, const Sample& sample, int64_t block
                 const std::string& simd, int threads, double* out, Extras extras) {
   const int64_t k = x.k, padded = (k + kPad - 1) / kPad * kPad;
   const int64_t first_block = sample.first / block_rows;
-  const int64_t blocks = (sample.last + block_rows - 1) / block_rows - first_block;
+  const int64_t blocks = blocks_of(sample.first, sample.last, block_rows);
   // from here on addresses are those of row 0, wherever that is
   const int64_t back = -sample.origin;
   x.data = shifted(static_cast<const char*>(x.data), back * x.row_stride * size_of(x.dtype));

@@ -64,6 +64,11 @@ using BadRow = int64_t;
 // A pass over `count` rows is cut into blocks of so many rows, multiples of kRun.
 int64_t rows_per_block(int64_t count);
 
+// How many blocks the rows from `first` to before `last` lie in.
+inline int64_t blocks_of(int64_t first, int64_t last, int64_t block_rows) {
+  return first < last ? (last + block_rows - 1) / block_rows - first / block_rows : 0;
+}
+
 // One read of the rows that a sample has here. out: the column masses times n and the weight of the
 // rows, k + 1 in all; for Kind::log the logarithms of these masses. The same bits for any
 // `threads`.

@@ -23,6 +23,8 @@ class Backend:
     #: A column mass (in units of the mean row's) below which entries were lost to underflow, so
     #: that a read is repeated in the log domain; 0 where the backend sees to it itself.
     underflow: float = 0.0
+    #: Words of 4 bytes that a kept entry takes in a row of which all entries are kept.
+    words_an_entry: int = 1
     #: Whether a read finds out how many entries there are before it keeps any.
     counts_first: bool = False
 
@@ -32,7 +34,12 @@ BACKENDS: tuple[Backend, ...] = (
     Backend("triton", ("cuda",), triton.why_not, triton.passes, triton.needs, counts_first=True),
     Backend("cpu", ("cpu",), cpu.why_not, cpu.CpuPasses, cpu.needs, underflow=cpu.UNDERFLOW),
     Backend(
-        "reference", ("cpu", "cuda"), reference.why_not, reference.ReferencePasses, reference.needs
+        "reference",
+        ("cpu", "cuda"),
+        reference.why_not,
+        reference.ReferencePasses,
+        reference.needs,
+        words_an_entry=reference.WORDS,
     ),
 )
 

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from sinkhorn_ot.arrays import Array, dtype_name, is_torch, sampled_here
-from sinkhorn_ot.passes import REACH, Counts, Needs, Problem, Reading
+from sinkhorn_ot.passes import REACH, Counts, Needs, Problem, Reading, room_for_rows
 
 try:
     import sinkhorn_ot._cpu as _cpu
@@ -51,12 +51,14 @@ def needs(logits: Array, n: int) -> Needs:
     """What kept entries take: 16 bytes a row besides, and sums of each block of rows."""
     k = logits.shape[1]
     blocks = min(128, n // 256 + 1)
+    workers = min(threads(), blocks)
     return Needs(
-        # sums: of each block, in the log domain two; of kept entries at most 16 of 2 K
+        # sums: of each block, in the log domain two; of kept entries at most 16 of 2 K; and what a
+        # thread works in
         held=16 * n,
-        besides=16 * n + k * (16 * blocks + 256),
+        besides=16 * n + k * (16 * blocks + 256 + 48 * workers),
         least=(2 * k + 16) * blocks,
-        everything=(n + 130) * k * 15 // 14,  # and what is left over of chunks
+        everything=room_for_rows(n, k),
     )
 
 

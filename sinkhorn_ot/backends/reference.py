@@ -19,7 +19,7 @@ from sinkhorn_ot.arrays import (
     sampled_here,
     sampled_row,
 )
-from sinkhorn_ot.passes import REACH, Counts, Needs, Problem, Reading
+from sinkhorn_ot.passes import REACH, Counts, Needs, Problem, Reading, room_for_rows
 
 #: Words of 4 bytes for each entry of a row that is kept: three float64.
 WORDS = 6
@@ -33,7 +33,9 @@ def why_not(logits: Array | None) -> str | None:
 def needs(logits: Array, n: int) -> Needs:
     """What kept entries take."""
     k = logits.shape[1]
-    return Needs(besides=8 * n, held=8 * n, least=4 * WORDS * k, everything=2 * WORDS * n * k)
+    return Needs(
+        besides=8 * n, held=8 * n, least=4 * WORDS * k, everything=room_for_rows(n, WORDS * k)
+    )
 
 
 class ReferencePasses:

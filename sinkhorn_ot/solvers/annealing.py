@@ -17,7 +17,7 @@ def levels(epsilon: float, spread: float) -> list[float]:
     epsilon : float
         That of the problem.
     spread : float
-        Standard deviation of the logits within their rows, in the units of epsilon.
+        Standard deviation of the logits within their rows, in units of the logits.
     """
     wide = spread / epsilon
     if not wide > WIDE or math.isinf(wide):

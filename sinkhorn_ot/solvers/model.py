@@ -96,11 +96,16 @@ class Model:
         ``m(d) = m(0) * kept(d) / kept(0)``, and as long as they know enough and are cheap beside a
         read, another step follows from there. After a step that was taken back there is only one.
         """
-        xp, start = self.xp, self.passes.reads
+        xp, start = self.xp, self.passes.kept_reads
         at, kept = moved(now.g, self.kept_at, self.problem), self.m
         d = self.direction(now)
         left = now.violation
-        while self.trusted and self.passes.reads - start < CHEAP and float(abs(d).max()) < REACH:
+        while (
+            self.trusted
+            and self.lam <= LARGE
+            and self.passes.kept_reads - start < CHEAP
+            and float(abs(d).max()) < REACH
+        ):
             m, s = self.kept.mass(at + d)
             seen = (m > 0) & (kept > 0)
             change = xp.log(xp.where(seen, m, 1.0) / xp.where(seen, kept, 1.0))

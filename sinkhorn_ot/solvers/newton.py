@@ -103,15 +103,16 @@ def solve(watch: Watch, g: Array, *, max_iter: int, words: int, warm: bool) -> t
 
 def start_by_samples(model: Model, g: Array) -> Array:
     """Solve growing samples of the rows by the same steps, each no better than its own noise."""
-    problem = model.problem
+    problem, b, xp = model.problem, model.problem.b, namespace(g)
     for stride in sample_strides(problem.n, len(problem.b)):
         now: Seen | None = None
         for _ in range(SAMPLE_STEPS):
             reading = model.read(g, stride=stride)
-            wrong = abs(namespace(g).exp(reading.log_mass) - problem.b).sum()
-            violation = model.passes.number(wrong)
+            off = abs(xp.exp(reading.log_mass) - b)
+            none = (b > 0) & (reading.log_mass == -math.inf)  # no row of the sample may go there
+            violation = model.passes.number(xp.where(none, math.inf, off).sum())
             if not math.isfinite(violation):
-                return g if now is None else now.g  # a bad row, which the read of the whole names
+                break  # or there is a bad row, which the read of the whole names
             seen = Seen(g, reading.log_mass, violation)
             if now is None or model.accepts(now, seen):
                 now = seen
@@ -119,9 +120,9 @@ def start_by_samples(model: Model, g: Array) -> Array:
             if now.violation <= NOISE * model.noise(problem.n // stride):
                 break
             g = centre(now.g + problem.epsilon * model.step(now), problem.b)
-        assert now is not None
-        g = now.g
-        model.lam = min(model.lam, NEAR)
+        if now is not None:
+            g = now.g
+            model.lam = min(model.lam, NEAR)
     return g
 
 

@@ -125,7 +125,8 @@ class Watch:
             raise EmptyColumn(int(xp.nonzero(empty)[0][0]))
         if bool(xp.isnan(self.first).any()):
             row = self.passes.first_bad_row()
-            assert row is not None
+            if row is None:
+                raise RuntimeError("masses are NaN though no row is bad: please report this")
             raise BadRow(row)
 
 

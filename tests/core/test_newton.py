@@ -282,7 +282,7 @@ def test_what_does_not_fit_is_not_kept_and_less_is_tried(normal):
     assert sparse.misfits == 0
     problem.logits[:] = 0.0  # now all entries are equally large
     passes.read(np.zeros(50), kept=kept)
-    assert kept.count().misfits == 1
+    assert kept.count().misfits > 0
     m, s = kept.mass(np.zeros(50))
     assert not m.any()
     assert not s.any()
