@@ -13,10 +13,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from selfsup.models.network import Network, Trunk
+from selfsup.errors import WeightsError
+from selfsup.models.network import Network
 from selfsup.models.resnet import ResNet
 
-#: The authors' ResNet is one nn.Sequential.
+#: Names of heads in weights; and the parts of the authors' ResNet, which is one nn.Sequential.
+HEAD = re.compile(r"(fc|top_layer)\d*\.|heads\.|rotation_head\.")
 _RESNET_PARTS = {
     "features.0": "conv1",
     "features.1": "bn1",
@@ -25,10 +27,6 @@ _RESNET_PARTS = {
     "features.6": "layer3",
     "features.7": "layer4",
 }
-
-
-class WeightsError(ValueError):
-    """Weights that do not fit a network, or a file that holds none."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -103,6 +101,9 @@ def load_weights(
     contents = source if isinstance(source, Mapping) else _read(source)
     weights = contents.get("network", contents.get("state_dict", contents))
     labels = contents.get("labels", contents.get("L"))
+    if isinstance(labels, Mapping):  # of a run
+        labels = labels.get("labels")
+    expected = _named_module(network.trunk).state_dict()
     trunk: dict[str, Tensor] = {}
     statistics: dict[str, Tensor] = {}
     heads: dict[str, Tensor] = {}
@@ -111,10 +112,10 @@ def load_weights(
             name = re.sub(r"(^|\.)module\.", r"\1", name)  # of (Distributed)DataParallel
             if name in ("mean", "std"):
                 statistics[name] = value
-            elif re.match(r"(fc|top_layer)\d*\.|heads\.|rotation_head\.", name):
+            elif (own := _trunk_name(name, network.trunk)) not in expected and HEAD.match(name):
                 heads[name] = value
             else:
-                trunk[_trunk_name(name, network.trunk)] = value
+                trunk[own] = value
     _check(network, trunk, statistics)
     for name, value in statistics.items():
         network.get_buffer(name).copy_(value)
@@ -128,6 +129,8 @@ def load_weights(
 def _read(path: str | os.PathLike[str]) -> Mapping[str, Any]:
     try:
         contents = torch.load(path, map_location="cpu", weights_only=True)
+    except (OSError, RuntimeError, EOFError, ValueError) as error:
+        raise WeightsError(f"{path}: no weights can be read here ({error})") from error
     except pickle.UnpicklingError as error:
         raise WeightsError(
             f"{path}: not a file of tensors. A model pickled whole is not loaded, since that can "
@@ -138,12 +141,12 @@ def _read(path: str | os.PathLike[str]) -> Mapping[str, Any]:
     return contents
 
 
-def _named_module(trunk: Trunk) -> nn.Module:
+def _named_module(trunk: nn.Module) -> nn.Module:
     """Return the module whose names a state dict uses."""
     return trunk.net if isinstance(trunk, ResNet) else trunk
 
 
-def _trunk_name(name: str, trunk: Trunk) -> str:
+def _trunk_name(name: str, trunk: nn.Module) -> str:
     """Translate a name of any source into one of the trunk's."""
     if not isinstance(trunk, ResNet):
         return name.removeprefix("trunk.")

@@ -12,10 +12,10 @@ import pytest
 import torch
 from PIL import Image
 
-import selfsup.train as train_module
-from selfsup.__main__ import main
-from selfsup.runs import load_checkpoint, load_config
-from selfsup.train import gradient_step
+import selfsup.training.fit as fit_module
+from selfsup.cli import main
+from selfsup.training.checkpoints import load_checkpoint, load_config
+from selfsup.training.step import gradient_step
 
 SHORT = ["--epochs", "1", "--updates", "2", "--image-size", "8", "--supervised-epochs", "1"]
 
@@ -46,7 +46,7 @@ def test_train_evaluate_and_labels(tmp_path, capsys, monkeypatch):
     assert 'src="http' not in page
 
     assert main(["labels", "runs/digits", "--csv", "missing/labels.csv"]) == 1
-    assert "missing/labels.csv could not be written" in capsys.readouterr().err
+    assert "there is no folder missing" in capsys.readouterr().err
     assert main(["labels", "runs/digits", "--csv", "labels.csv"]) == 0
     assert main(["labels", "runs/digits", "--csv", "labels.csv"]) == 0  # replaced as a whole
     table = read("labels.csv")
@@ -62,17 +62,17 @@ def test_train_evaluate_and_labels(tmp_path, capsys, monkeypatch):
         assert main(["train", "digits", *SHORT, "--labelling", "fixed", "--labels-file", source,
                      "--out", out, *network]) == 0  # fmt: skip
         assert np.array_equal(np.load(f"{out}/labels.npy"), labels)
-        assert load_config(tmp_path / out).clusters == (10, 12)
+        assert load_config(tmp_path / out).labels.clusters == (10, 12)
 
 
 def test_predict_labels_new_images(tmp_path, capsys, monkeypatch):
     monkeypatch.chdir(tmp_path)
     assert main(["train", "digits", *SHORT]) == 0
     from selfsup.data import load_data
-    from selfsup.trained import Trained
+    from selfsup.training.trained import Trained
 
     trained = Trained.load(tmp_path / "runs/digits")
-    images = load_data(trained.config).test
+    images = load_data(trained.config.data).test
     folder = tmp_path / "new"
     (folder / "deep").mkdir(parents=True)
     for i in range(20):  # neither classes nor a flat folder
@@ -90,7 +90,7 @@ def test_predict_labels_new_images(tmp_path, capsys, monkeypatch):
 
 
 def test_predict_shows_images_as_training_did(tmp_path, capsys, monkeypatch):
-    # rectangles: squeezed to squares in memory; a centre crop would show other pixels
+    # rectangles, of which a view shows a square
     monkeypatch.chdir(tmp_path)
     noise = np.random.default_rng(0)
     (tmp_path / "wide").mkdir()
@@ -116,13 +116,13 @@ def test_a_run_without_labels_is_evaluated_too(tmp_path, capsys, monkeypatch):
 def test_resume_and_ctrl_c(tmp_path, capsys, monkeypatch):
     run, calls = str(tmp_path / "run"), iter(range(10**6))
 
-    def interrupted(*arguments):
+    def interrupted(*arguments, **options):
         if next(calls) == 2:
             raise KeyboardInterrupt
-        return gradient_step(*arguments)
+        return gradient_step(*arguments, **options)
 
     with monkeypatch.context() as patch:
-        patch.setattr(train_module, "gradient_step", interrupted)
+        patch.setattr(fit_module, "gradient_step", interrupted)
         assert main(["train", "digits", *SHORT, "--out", run]) == 130
     assert f"train --resume {run}" in capsys.readouterr().err
     assert main(["train", "--resume", run]) == 0
@@ -135,8 +135,8 @@ def test_a_level_sets_the_augmentation(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     assert main(["train", "digits", *SHORT, "--level", "2", "--label-level", "0"]) == 0
     config = load_config(tmp_path / "runs/digits")
-    assert config.augment.crop == (0.08, 1.0)
-    assert config.augment.rotate == 0
+    assert config.optimiser.augment.crop == (0.08, 1.0)
+    assert config.optimiser.augment.rotate == 0
     assert config.label_augment.centre == 0.875
 
 
@@ -167,7 +167,7 @@ def test_mistakes_end_with_a_message(tmp_path, arguments, message, capsys, monke
 
 HEAVY = """
 import resource, sys
-from selfsup.__main__ import main
+from selfsup.cli import main
 assert main(["train", sys.argv[1], "--dry-run"]) == 0
 assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss < 6e6, "more than 6 GB"
 """

@@ -10,7 +10,8 @@ import torchvision
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from selfsup.config import Config
+from selfsup.config import ModelConfig
+from selfsup.errors import WeightsError
 from selfsup.models import (
     AlexNet,
     MultiHead,
@@ -18,7 +19,6 @@ from selfsup.models import (
     PreActResNet,
     SmallResNet,
     Trunk,
-    WeightsError,
     build_network,
     build_trunk,
     load_weights,
@@ -30,13 +30,13 @@ from selfsup.models.resnet import PreActBasic, PreActBottleneck
 MEAN, STD = torch.tensor([0.4, 0.5, 0.6]), torch.tensor([0.2, 0.25, 0.3])
 
 
-def config(**settings) -> Config:
-    return Config(**{"preset": "test", "dataset": "cifar10", "image_size": 64, **settings})
+def built(mean: Tensor, std: Tensor, clusters=(10,), size: int = 64, **settings) -> Network:
+    return build_network(ModelConfig(**settings), clusters, mean, std, size)
 
 
 def network(seed: int = 0, **settings) -> Network:
     torch.manual_seed(seed)
-    return build_network(config(**settings), MEAN, STD)
+    return built(MEAN, STD, **settings)
 
 
 def images(n: int, side: int = 64, seed: int = 0) -> Tensor:
@@ -109,9 +109,7 @@ TINY_RESNET = (
 )
 def test_size_of_every_trunk_and_its_outputs(arch, dim, count):
     with torch.device("meta"):
-        net = build_network(
-            config(arch=arch, clusters=(5, 9), rotation=True), torch.zeros(3), torch.ones(3)
-        )
+        net = built(torch.zeros(3), torch.ones(3), arch=arch, clusters=(5, 9), rotation=True)
         features = net.features(torch.empty(4, 3, 224, 224))
         outputs = net(torch.empty(8, 3, 224, 224), rotated=True)
     assert parameter_count(net.trunk) == count
@@ -124,14 +122,14 @@ def test_size_of_every_trunk_and_its_outputs(arch, dim, count):
 @pytest.mark.parametrize("arch", ["small-resnet", "alexnet", "resnet18", "preact-resnet18"])
 def test_grey_images_meet_a_stem_of_one_channel(arch):
     with torch.device("meta"):
-        net = build_network(config(arch=arch), torch.zeros(1), torch.ones(1))
+        net = built(torch.zeros(1), torch.ones(1), arch=arch)
         assert net.features(torch.empty(2, 1, 224, 224)).shape == (2, net.dim)
     stem = next(m for m in net.modules() if isinstance(m, nn.Conv2d))
     assert stem.in_channels == 1
 
 
 def test_small_resnet_follows_its_settings():
-    trunk = build_trunk(config(width=4, blocks=2, stem_stride=2), 1)
+    trunk = build_trunk(ModelConfig(width=4, blocks=2, stem_stride=2), 1)
     shapes = [tuple(m.weight.shape) for m in trunk.modules() if isinstance(m, nn.Conv2d)]
     k3 = [(4, 1), (4, 4), (4, 4), (4, 4), (4, 4), (8, 4), (8, 8), (8, 8), (8, 8),
           (16, 8), (16, 16), (16, 16), (16, 16)]  # fmt: skip
@@ -282,9 +280,9 @@ def test_one_head_equals_its_part_of_all():
     assert [x.shape[1] for x in outputs] == [3, 5, 2]
     torch.testing.assert_close(torch.cat(outputs, 1), heads.linear(features))
     for i, output in enumerate(outputs):
-        torch.testing.assert_close(heads.head(i, features), output)
+        torch.testing.assert_close(heads[i](features), output)
     with pytest.raises(IndexError, match="no head 3"):
-        heads.head(3, features)
+        heads[3](features)
 
 
 def test_heads_see_upright_images_and_the_rotation_head_all_four_turns():
@@ -303,7 +301,7 @@ def test_heads_see_upright_images_and_the_rotation_head_all_four_turns():
 
 
 def test_a_network_of_rotations_alone():
-    net = network(width=4, clusters=(), rotation=True, labelling="none").eval()
+    net = network(width=4, clusters=(), rotation=True).eval()
     x = quarter_turns(images(2, 16))
     (logits,) = net(x, rotated=True)
     torch.testing.assert_close(logits, net.rotation_head(net.features(x)))
@@ -345,7 +343,7 @@ class NormThenDropout(Trunk):
 
 
 def test_calibration_is_a_plain_mean_over_batches():
-    net = Network(NormThenDropout(), (2,), MEAN, STD).train()
+    net = Network(NormThenDropout(), 3, (2,), MEAN, STD).train()
     net.trunk.last.eval()
     net(images(4, 5, seed=9))  # what was measured before is forgotten
     modes = [m.training for m in net.modules()]
@@ -365,7 +363,7 @@ def test_calibration_is_a_plain_mean_over_batches():
 
 
 def test_modes_and_momenta_survive_a_failing_calibration():
-    net = Network(NormThenDropout(), (2,), MEAN, STD).train()
+    net = Network(NormThenDropout(), 3, (2,), MEAN, STD).train()
     with pytest.raises(RuntimeError):
         net.calibrate([torch.rand(2, 5, 4, 4)])
     assert net.trunk.norm.momentum == 0.3
@@ -521,9 +519,7 @@ def test_the_authors_alexnet_with_its_heads_and_the_rotation_head_last(alexnet):
     assert "features.4.weight" in source, "conv 2 is the fifth of the authors' layers"
     assert "classifier.4.weight" in source
     with torch.device("meta"):
-        net = build_network(
-            config(arch="alexnet", clusters=(7, 3), rotation=True), torch.zeros(3), torch.ones(3)
-        )
+        net = built(torch.zeros(3), torch.ones(3), arch="alexnet", clusters=(7, 3), rotation=True)
     net.to_empty(device="cpu")
     report = load_weights(net, source)
     assert (report.heads, report.rotation, report.ignored) == ((0, 1), True, ())

@@ -17,11 +17,12 @@ from PIL import Image
 
 from selfsup.config import Config
 from selfsup.data import TensorImages
-from selfsup.evaluate import COLUMNS, FORMATS
+from selfsup.evaluation.compare import COLUMNS, FORMATS
 from selfsup.models import Network
-from selfsup.monitor import whole_seconds
-from selfsup.runs import read_log, write_whole
-from selfsup.sela import extract_features
+from selfsup.training.checkpoints import read_log, write_whole
+from selfsup.training.label_pass import FeaturePass
+from selfsup.training.monitor import whole_seconds
+from selfsup.training.trained import Trained
 
 MOST, LEAST, MAX_CLUSTERS = 14, 5, 24
 INK, ACCENT, MUTED = "#1f2933", "#2563a8", "#8a94a0"
@@ -46,25 +47,27 @@ table.gallery img { display: block; image-rendering: pixelated; height: 44px; }
 """
 
 
-def write_report(run: Path, config: Config, train: TensorImages, network: Network) -> Path:
+def write_report(run: Path, trained: Trained, train: TensorImages, final: bool = True) -> Path:
     """Write RUN/report.html from the log, the labels and the checkpointed network."""
+    config, network = trained.config, trained.network
     log = read_log(run, "epoch")
     labels: NDArray[np.int64] = np.load(run / "labels.npy")
     evaluation = run / "evaluation.json"
     table = _table(json.loads(evaluation.read_text())) if evaluation.exists() else ""
     seconds = sum(whole_seconds(line["seconds"]) for line in log)
     heads = ", ".join(
-        f"{config.clusters.count(k)} with K = {k}" for k in sorted(set(config.clusters))
+        f"{config.labels.clusters.count(k)} with K = {k}"
+        for k in sorted(set(config.labels.clusters))
     )
     facts = (
-        f"{len(train):,} images, {config.epochs} epochs in {seconds / 60:.1f} minutes; "
-        f"heads: {heads}; epsilon {config.epsilon:g}; {config.updates} label updates; "
-        f"seed {config.seed}."
+        f"{len(train):,} images, {config.optimiser.epochs} epochs in {seconds / 60:.1f} minutes; "
+        f"heads: {heads}; epsilon {config.labels.epsilon:g}; {config.labels.updates} label updates; "
+        f"seed {config.run.seed}."
     )
     page = f"""<!doctype html><html lang="en"><head><meta charset="utf-8">
 <meta name="viewport" content="width=device-width, initial-scale=1">
-<title>SeLa: {html.escape(config.preset)}</title><style>{STYLE}</style></head><body>
-<h1>SeLa on {html.escape(config.preset)}</h1><p class="muted">{html.escape(facts)}</p>
+<title>SeLa: {html.escape(config.run.preset)}</title><style>{STYLE}</style></head><body>
+<h1>SeLa on {html.escape(config.run.preset)}</h1><p class="muted">{html.escape(facts)}</p>
 {table}
 <h2>Training</h2>
 <p>True classes, where there are any, are for watching only; training never sees them.</p>
@@ -137,11 +140,12 @@ def _gallery(
     config: Config, train: TensorImages, network: Network, labels: NDArray[np.int64]
 ) -> str:
     classes = len(train.classes)
-    head = config.clusters.index(classes) if classes in config.clusters else 0
-    k = config.clusters[head]
+    clusters = config.labels.clusters
+    head = clusters.index(classes) if classes in clusters else 0
+    k = clusters[head]
     with torch.no_grad():
-        features = extract_features(network, train, config)
-        probabilities = network.heads.head(head, features).softmax(1).cpu()
+        features = FeaturePass.of(config)(network, train)
+        probabilities = network.heads[head](features).softmax(1).cpu()
     own = torch.from_numpy(labels[head])
     confidence = probabilities.gather(1, own[:, None])[:, 0].numpy()
     rows = ""
