@@ -173,8 +173,9 @@ def load_checkpoint(run: Path, device: str = "cpu") -> dict[str, Any]:
     try:
         state: Any = torch.load(newest, map_location=device, weights_only=True)
     except (OSError, RuntimeError, EOFError, ValueError, KeyError, UnpicklingError) as error:
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise RunError(f"{newest} cannot be read ({reason}). {before}") from error
+        raise RunError(
+            f"{newest} cannot be read: it is damaged, or no checkpoint. {before}"
+        ) from error
     if not isinstance(state, dict) or not {"network", "labels", "step"} <= state.keys():
         raise RunError(f"{newest} is not a checkpoint of a run. {before}")
     if state.get("version") != VERSION:
