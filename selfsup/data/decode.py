@@ -6,6 +6,7 @@ import math
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -16,7 +17,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from selfsup.config import AugmentConfig
 from selfsup.data.images import ImageSet, TensorImages, finished
-from selfsup.data.sources import Source
+from selfsup.data.sources import Files, Source
 from selfsup.data.views import crop_boxes
 from selfsup.errors import DataError
 from selfsup.seeds import Stream, generator_of
@@ -102,6 +103,17 @@ def kept(image: Image.Image, mode: str, side: int) -> NDArray[np.uint8]:
     box = (round((height - h) / 2), round((width - w) / 2), h, w)
     picture = _resized(image, mode, box, round(h * zoom), round(w * zoom))
     return np.asarray(picture).reshape(picture.size[1], picture.size[0], MODES[mode])
+
+
+def pictures(files: Sequence[Path], side: int) -> list[NDArray[np.uint8]]:
+    """Return small (h, w, 3) pictures of files, decoded in threads."""
+
+    def one(file: Path) -> NDArray[np.uint8]:
+        with Files(file.parent).open(file.name) as image:
+            return kept(image, "RGB", side)
+
+    with ThreadPoolExecutor() as threads:
+        return list(threads.map(one, files))
 
 
 @dataclass(frozen=True, eq=False)

@@ -1,182 +1,195 @@
-"""A run as one HTML page that needs no network: curves and a gallery of clusters."""
+"""A run as one HTML page that needs no network: curves, every cluster of every head, a map."""
 
 from __future__ import annotations
 
 import base64
-import html
 import io
 import json
+from collections.abc import Sequence
+from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
+import jinja2
 import numpy as np
 import torch
-from matplotlib.figure import Figure
 from numpy.typing import NDArray
 from PIL import Image
+from sklearn.decomposition import PCA
+from sklearn.manifold import TSNE
 
-from selfsup.config import Config
-from selfsup.data import TensorImages
+from selfsup.data import ImageSet
+from selfsup.data.decode import pictures
 from selfsup.evaluation.compare import COLUMNS, FORMATS
-from selfsup.models import Network
+from selfsup.evaluation.metrics import nmi
 from selfsup.training.checkpoints import read_log, write_whole
-from selfsup.training.label_pass import FeaturePass
+from selfsup.training.label_pass import in_blocks
 from selfsup.training.monitor import whole_seconds
 from selfsup.training.trained import Trained
 
-MOST, LEAST, MAX_CLUSTERS = 14, 5, 24
-INK, ACCENT, MUTED = "#1f2933", "#2563a8", "#8a94a0"
-STYLE = """
-:root { color-scheme: light; }
-body { font: 16px/1.5 system-ui, sans-serif; color: #1f2933; background: #fff;
-       max-width: 1080px; margin: 40px auto; padding: 0 24px; }
-h1 { font-size: 30px; margin: 0 0 4px; } h2 { font-size: 20px; margin: 40px 0 8px; }
-p { margin: 4px 0 12px; max-width: 74ch; } .muted { color: #66717d; }
-table { border-collapse: collapse; font-variant-numeric: tabular-nums; }
-table.scores { width: 100%; font-size: 15px; }
-table.scores th { font-weight: 600; color: #66717d; border-bottom: 1px solid #c9d0d8; }
-table.scores td, table.scores th { padding: 5px 10px; text-align: right; white-space: nowrap; }
-table.scores td:first-child, table.scores th:first-child { text-align: left; padding-left: 0; }
-table.scores tr:nth-child(even) td { background: #f5f7f9; }
-table.scores tr.own td { font-weight: 600; }
-.curves svg { width: 100%; height: auto; }
-table.gallery td { padding: 3px 18px 3px 0; } table.gallery th { text-align: left;
-  font-weight: 600; color: #66717d; font-size: 14px; padding-right: 18px; }
-table.gallery td.name { color: #66717d; font-size: 14px; white-space: nowrap; }
-table.gallery img { display: block; image-rendering: pixelated; height: 44px; }
-"""
+#: Images that the page holds, about; on the map; and the side of each.
+SHOWN, MAPPED, TILE = 2500, 1500, 64
+MOST_CLASSES = 30
 
 
-def write_report(run: Path, trained: Trained, train: TensorImages, final: bool = True) -> Path:
-    """Write RUN/report.html from the log, the labels and the checkpointed network."""
-    config, network = trained.config, trained.network
-    log = read_log(run, "epoch")
-    labels: NDArray[np.int64] = np.load(run / "labels.npy")
+def write_report(run: Path, trained: Trained, images: ImageSet, final: bool = True) -> Path:
+    """Write RUN/report.html from the log, the labels and the checkpointed network.
+
+    With `final`, small pictures are made of the files where there are any, and the map is t-SNE's;
+    without, while a run trains, of what is in memory, and the map is of two principal components.
+    """
+    config, labels = trained.config, trained.labels.labels.numpy()
+    features = trained.features(images)
+    confidence = np.stack([_confidence(trained, h, features) for h in range(len(labels))])
+    shown, mapped = _chosen(labels, confidence, trained.network.heads.clusters)
+    log, updates = read_log(run, "epoch"), read_log(run, "update")
+    data = {
+        "images": _images(images, shown, labels, confidence),
+        "columns": int(np.ceil(np.sqrt(len(shown)))),
+        "tile": TILE,
+        "map": _map(features[torch.from_numpy(mapped)].cpu().numpy(), final),
+        "mapped": np.searchsorted(shown, mapped).tolist(),
+        "heads": [_head(images, k, y, c) for k, y, c in zip(
+            trained.network.heads.clusters, labels, confidence, strict=True)],
+        "classes": list(images.classes),
+        "curves": _curves(log, updates),
+    }  # fmt: skip
     evaluation = run / "evaluation.json"
-    table = _table(json.loads(evaluation.read_text())) if evaluation.exists() else ""
     seconds = sum(whole_seconds(line["seconds"]) for line in log)
-    heads = ", ".join(
-        f"{config.labels.clusters.count(k)} with K = {k}"
-        for k in sorted(set(config.labels.clusters))
+    page = jinja2.Environment(autoescape=True).from_string(
+        files("selfsup.report").joinpath("page.html").read_text()
     )
-    facts = (
-        f"{len(train):,} images, {config.optimiser.epochs} epochs in {seconds / 60:.1f} minutes; "
-        f"heads: {heads}; epsilon {config.labels.epsilon:g}; {config.labels.updates} label updates; "
-        f"seed {config.run.seed}."
+    text = page.render(
+        title=config.run.preset,
+        facts=f"{len(images):,} images, {len(log)} of {config.optimiser.epochs} epochs in "
+        f"{seconds / 60:.1f} minutes; {len(labels)} heads; epsilon {config.labels.epsilon:g}; "
+        f"{len(updates)} label updates; seed {config.run.seed}",
+        rows=_table(json.loads(evaluation.read_text())) if evaluation.exists() else [],
+        columns=COLUMNS,
+        shown=len(shown),
+        total=len(images),
+        sprite=_sprite(images, shown, data["columns"], final),
+        data=json.dumps(data).replace("</", "<\\/"),
     )
-    page = f"""<!doctype html><html lang="en"><head><meta charset="utf-8">
-<meta name="viewport" content="width=device-width, initial-scale=1">
-<title>SeLa: {html.escape(config.run.preset)}</title><style>{STYLE}</style></head><body>
-<h1>SeLa on {html.escape(config.run.preset)}</h1><p class="muted">{html.escape(facts)}</p>
-{table}
-<h2>Training</h2>
-<p>True classes, where there are any, are for watching only; training never sees them.</p>
-<div class="curves">{_curves(log, read_log(run, "update"))}</div>
-{_gallery(config, train, network, labels)}
-</body></html>
-"""
     path = run / "report.html"
-    write_whole(path, page.encode())
+    write_whole(path, text.encode(errors="replace"))
     return path
 
 
-def _table(rows: list[dict[str, Any]]) -> str:
-    titles = {"nmi": "NMI", "ari": "ARI", "size_min": "smallest", "size_max": "largest"}
-    titles |= {"knn": "kNN", "probe": "linear probe", "method": ""}
-    head = "".join(f"<th>{titles.get(c, c)}</th>" for c in COLUMNS)
-    body = ""
-    for row in rows:
-        cells = (format(row[c], FORMATS.get(c, "")) if c in row else "" for c in COLUMNS)
-        own = ' class="own"' if row["method"] == "SeLa" else ""
-        body += f"<tr{own}>" + "".join(f"<td>{html.escape(c)}</td>" for c in cells) + "</tr>"
-    return (
-        "<h2>Labels and features</h2><p>NMI, ARI and accuracy (best one-to-one matching with the "
-        "classes) compare the labels of the training images with the truth, as means over heads. "
-        "kNN and linear probe are test accuracies of the features.</p>"
-        f'<table class="scores"><tr>{head}</tr>{body}</table>'
-    )
+def _confidence(trained: Trained, head: int, features: torch.Tensor) -> NDArray[np.float64]:
+    """Return the probability that a head gives to the label of each image."""
+    logits = in_blocks(trained.network, head, features)
+    own = trained.labels.labels[head].to(logits.device)[:, None]
+    return (logits.gather(1, own)[:, 0] - logits.logsumexp(1)).exp().double().cpu().numpy()
 
 
-def _curves(log: list[dict[str, Any]], updates: list[dict[str, Any]]) -> str:
-    epochs = [line["epoch"] for line in log]
-    figure = Figure(figsize=(11, 6.2), layout="constrained")
-    axes = figure.subplots(2, 2).flatten()
-    axes[0].plot(epochs, [line["loss"] for line in log], color=ACCENT, lw=2)
-    axes[0].axhline(log[0]["ln_k"], color=MUTED, ls="--", lw=1.2)
-    axes[0].annotate("ln K", (epochs[-1], log[0]["ln_k"]), (0, -14), color=MUTED,
-                     textcoords="offset points", ha="right")  # fmt: skip
-    axes[0].set_title("Cross-entropy, mean over heads")
-    axes[0].set_ylim(bottom=0)
-    moments = [line["epoch"] for line in updates]
-    changes = [100 * np.mean(line["changed"]) for line in updates]
-    axes[1].plot(moments[1:], changes[1:], color=ACCENT, lw=2)  # the first replaces random labels
-    axes[1].set_title("Labels changed by an update, %")
-    axes[1].set_ylim(bottom=0)
-    violations = [max(max(line["violation"]), 1e-12) for line in updates]
-    axes[2].semilogy(moments, violations, color=ACCENT, lw=2)
-    axes[2].set_title("Marginal violation of the plan, worst head")
-    if "nmi" in log[-1]:
-        scores = np.array([line["nmi"] for line in log])
-        axes[3].fill_between(epochs, scores.min(1), scores.max(1), color=ACCENT, alpha=0.18, lw=0)
-        axes[3].plot(epochs, scores.mean(1), color=ACCENT, lw=2)
-        axes[3].set_title("NMI with the classes: mean and range of heads")
-        axes[3].set_ylim(0, 1)
+def _chosen(
+    labels: NDArray[np.int64], confidence: NDArray[np.float64], clusters: Sequence[int]
+) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Return the images that the page shows, and those of them on its map, sorted."""
+    n = labels.shape[1]
+    mapped = np.unique(np.linspace(0, n - 1, min(n, MAPPED)).astype(np.int64))
+    if n <= SHOWN:
+        return np.arange(n), mapped
+    share = max(2, (SHOWN - len(mapped)) // sum(clusters))
+    chosen = [mapped]
+    for y, c in zip(labels, confidence, strict=True):
+        order = np.lexsort((-c, y))  # by cluster, the most confident first
+        rank = np.arange(n) - np.searchsorted(y[order], y[order])
+        chosen.append(order[rank < share])
+    return np.unique(np.concatenate(chosen)), mapped
+
+
+def _images(
+    images: ImageSet,
+    shown: NDArray[np.int64],
+    labels: NDArray[np.int64],
+    confidence: NDArray[np.float64],
+) -> list[dict[str, Any]]:
+    rows = []
+    for i in shown.tolist():
+        file = images.locate(i)
+        rows.append({
+            "name": images.paths[i],
+            "link": Path(file).as_uri() if file and Path(file).is_file() else None,
+            "labels": labels[:, i].tolist(),
+            "confidence": [round(float(c), 3) for c in confidence[:, i]],
+            "class": int(images.targets[i]),
+        })  # fmt: skip
+    return rows
+
+
+def _head(
+    images: ImageSet, k: int, labels: NDArray[np.int64], confidence: NDArray[np.float64]
+) -> dict[str, Any]:
+    """Return sizes, mean confidence and, where classes are known, what is in each cluster."""
+    sizes = np.bincount(labels, minlength=k)
+    means = np.bincount(labels, confidence, minlength=k) / np.maximum(sizes, 1)
+    head: dict[str, Any] = {"sizes": sizes.tolist(), "confidence": means.round(3).tolist()}
+    if images.labelled:
+        truth, classes = images.targets.numpy(), len(images.classes)
+        table = np.bincount(labels * classes + truth, minlength=k * classes).reshape(k, classes)
+        head["purity"] = (table.max(1) / np.maximum(sizes, 1)).round(3).tolist()
+        head["class"] = table.argmax(1).tolist()
+        head["nmi"] = round(nmi(truth, labels), 3)
+        head["table"] = table.tolist() if classes <= MOST_CLASSES else None
+    return head
+
+
+def _map(features: NDArray[np.float32], final: bool) -> list[list[float]]:
+    """Return places in the unit square."""
+    n, dim = features.shape
+    if n < 5 or dim < 2:
+        places = np.column_stack([np.arange(n), np.zeros(n)])
+    elif final:
+        places = TSNE(perplexity=min(30.0, (n - 1) / 3), random_state=0).fit_transform(features)
     else:
-        axes[3].plot(moments, [np.mean(line["bits"]) for line in updates], color=ACCENT, lw=2)
-        axes[3].set_title("Information between labels and images, bits at least")
-    for axis in axes:
-        axis.xaxis.get_major_locator().set_params(integer=True)
-        axis.set_xlabel("epoch", color=INK)
-        axis.spines[["top", "right"]].set_visible(False)
-        axis.grid(axis="y", color="#e4e8ec", lw=0.8)
-        axis.title.set_fontweight("bold")
-    buffer = io.StringIO()
-    figure.savefig(buffer, format="svg")
-    svg = buffer.getvalue()
-    return svg[svg.index("<svg") :]
+        places = PCA(2, random_state=0).fit_transform(features)
+    low, high = places.min(0), places.max(0)
+    shares: list[list[float]] = ((places - low) / np.maximum(high - low, 1e-9)).round(4).tolist()
+    return shares
 
 
-def _gallery(
-    config: Config, train: TensorImages, network: Network, labels: NDArray[np.int64]
-) -> str:
-    classes = len(train.classes)
-    clusters = config.labels.clusters
-    head = clusters.index(classes) if classes in clusters else 0
-    k = clusters[head]
-    with torch.no_grad():
-        features = FeaturePass.of(config)(network, train)
-        probabilities = network.heads[head](features).softmax(1).cpu()
-    own = torch.from_numpy(labels[head])
-    confidence = probabilities.gather(1, own[:, None])[:, 0].numpy()
-    rows = ""
-    for cluster in range(min(k, MAX_CLUSTERS)):
-        members = np.flatnonzero(labels[head] == cluster)
-        members = members[np.argsort(-confidence[members], kind="stable")]
-        if not len(members):
-            continue
-        rows += (
-            f'<tr><td class="name">{cluster}<br>{len(members):,} images</td>'
-            f"<td>{_strip(train, members[:MOST])}</td>"
-            f"<td>{_strip(train, members[-LEAST:])}</td></tr>"
-        )
-    shown = "" if k <= MAX_CLUSTERS else f"The first {MAX_CLUSTERS} of {k} clusters. "
-    return (
-        f"<h2>Clusters of head {head}</h2><p>{shown}Images with the label of each cluster, by the "
-        "probability that the head gives to that label. The first head with as many clusters as "
-        "there are classes is shown; it was not chosen for its scores.</p>"
-        '<table class="gallery"><tr><th>cluster</th><th>most confident</th><th>least confident</th>'
-        f"</tr>{rows}</table>"
-    )
+def _sprite(images: ImageSet, shown: NDArray[np.int64], columns: int, final: bool) -> str:
+    """Return all small pictures in one JPEG, as a data URL."""
+    located = [images.locate(i) for i in shown.tolist()] if final else []
+    if located and all(file and Path(file).is_file() for file in located):
+        tiles = pictures([Path(str(file)) for file in located], TILE)
+    else:
+        tiles = images.thumbnails(torch.from_numpy(shown), TILE)
+    sheet = Image.new("RGB", (columns * TILE, -(-len(shown) // columns) * TILE), "white")
+    for position, tile in enumerate(tiles):
+        picture = Image.fromarray(tile if tile.shape[2] == 3 else tile[:, :, 0])
+        side = min(picture.size)
+        left, top = ((edge - side) // 2 for edge in picture.size)
+        square = picture.crop((left, top, left + side, top + side)).resize((TILE, TILE))
+        sheet.paste(square, (position % columns * TILE, position // columns * TILE))
+    content = io.BytesIO()
+    sheet.save(content, "JPEG", quality=80)
+    return "data:image/jpeg;base64," + base64.b64encode(content.getvalue()).decode()
 
 
-def _strip(train: TensorImages, index: NDArray[np.intp]) -> str:
-    gap = 2
-    images = train.images[torch.from_numpy(index)].permute(0, 2, 3, 1).numpy()
-    n, height, width, channels = images.shape
-    strip = np.full((height, n * (width + gap) - gap, channels), 255, np.uint8)
-    for i, image in enumerate(images):
-        strip[:, i * (width + gap) : i * (width + gap) + width] = image
-    buffer = io.BytesIO()
-    Image.fromarray(strip if channels == 3 else strip[:, :, 0]).save(buffer, "PNG")
-    data = base64.b64encode(buffer.getvalue()).decode()
-    return f'<img alt="{n} images" src="data:image/png;base64,{data}">'
+def _curves(log: list[dict[str, Any]], updates: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Return titles and points."""
+    epochs, moments = [line["epoch"] for line in log], [line["epoch"] for line in updates]
+    ln_k = f" (ln K = {log[0]['ln_k']:.2f})" if log else ""
+    curves = {"Cross-entropy, mean over heads" + ln_k: (epochs, [line["loss"] for line in log])}
+    if updates:
+        changes = [100 * np.mean(line["changed"]) for line in updates]
+        bits = [np.mean(line["bits"]) for line in updates]
+        curves["Labels changed by an update, %"] = (moments[1:], changes[1:])
+        curves["Bits that labels tell of an image, at least"] = (moments, bits)
+    if log and "nmi" in log[-1]:
+        scores = [np.mean(line["nmi"]) for line in log]
+        curves["NMI with the classes, which training never sees"] = (epochs, scores)
+    return [
+        {"title": title, "x": x, "y": [round(float(v), 4) for v in y]}
+        for title, (x, y) in curves.items()
+        if len(x) > 1
+    ]
+
+
+def _table(rows: list[dict[str, Any]]) -> list[list[str]]:
+    return [
+        [format(row[c], FORMATS.get(c, "")) if c in row else "" for c in COLUMNS] for row in rows
+    ]

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import base64
 import csv
+import io
 import json
+import re
 import subprocess
 import sys
 
@@ -14,6 +17,8 @@ from PIL import Image
 
 import selfsup.training.fit as fit_module
 from selfsup.cli import main
+from selfsup.config import DataConfig
+from selfsup.data import load_data
 from selfsup.training.checkpoints import load_checkpoint, load_config
 from selfsup.training.step import gradient_step
 
@@ -23,6 +28,42 @@ SHORT = ["--epochs", "1", "--updates", "2", "--image-size", "8", "--supervised-e
 def read(path):
     with open(path, newline="") as file:
         return list(csv.reader(file))
+
+
+def check_page(page, labels):
+    """Every image, cluster and class of a page is that of the run."""
+    assert not re.search(r"(src|href)=.http|url\(http", page)
+    assert "<td>SeLa</td>" in page
+    data = json.loads(re.search(r'type="application/json">(.*?)</script>', page, re.S)[1])
+    truth = load_data(DataConfig("digits", 8)).train
+    assert [image["name"] for image in data["images"]] == list(truth.paths)
+    assert np.array_equal(np.array([image["labels"] for image in data["images"]]).T, labels)
+    for head, own in zip(data["heads"], labels, strict=True):
+        k = len(head["sizes"])
+        assert head["sizes"] == np.bincount(own, minlength=k).tolist()
+        table = np.array(head["table"])
+        assert table.shape == (k, 10)
+        assert (
+            table[own[5], truth.targets[5]]
+            == ((own == own[5]) & (truth.targets == truth.targets[5]).numpy()).sum()
+        )
+        assert head["purity"][3] == pytest.approx(table[3].max() / table[3].sum(), abs=1e-3)
+        mean = [image["confidence"] for image in data["images"]]
+        head_number = data["heads"].index(head)
+        some = [c[head_number] for c, y in zip(mean, own, strict=True) if y == 3]
+        assert head["confidence"][3] == pytest.approx(np.mean(some), abs=2e-3)
+    places = np.array(data["map"])
+    assert places.min() == 0
+    assert places.max() == 1
+    assert len(places) == len(data["mapped"]) == 1437
+    sprite = base64.b64decode(re.search(r"url\(data:image/jpeg;base64,([^)]*)\)", page)[1])
+    with Image.open(io.BytesIO(sprite)) as sheet:
+        side, columns = data["tile"], data["columns"]
+        assert sheet.size == (columns * side, -(-1437 // columns) * side)
+        x, y = 1000 % columns * side, 1000 // columns * side
+        tile = sheet.convert("L").crop((x, y, x + side, y + side)).resize((8, 8))
+    original = truth.images[1000, 0].float()
+    assert np.corrcoef(np.asarray(tile).ravel(), original.numpy().ravel())[0, 1] > 0.9
 
 
 def test_train_evaluate_and_labels(tmp_path, capsys, monkeypatch):
@@ -40,10 +81,9 @@ def test_train_evaluate_and_labels(tmp_path, capsys, monkeypatch):
         ("SeLa", 10),
         ("SeLa", 12),
     }
-    page = (tmp_path / "runs/digits/report.html").read_text()
-    assert "<svg" in page
-    assert "data:image/png;base64" in page
-    assert 'src="http' not in page
+    check_page(
+        (tmp_path / "runs/digits/report.html").read_text(), np.load("runs/digits/labels.npy")
+    )
 
     assert main(["labels", "runs/digits", "--csv", "missing/labels.csv"]) == 1
     assert "there is no folder missing" in capsys.readouterr().err
@@ -68,7 +108,6 @@ def test_train_evaluate_and_labels(tmp_path, capsys, monkeypatch):
 def test_predict_labels_new_images(tmp_path, capsys, monkeypatch):
     monkeypatch.chdir(tmp_path)
     assert main(["train", "digits", *SHORT]) == 0
-    from selfsup.data import load_data
     from selfsup.training.trained import Trained
 
     trained = Trained.load(tmp_path / "runs/digits")
