@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import dataclasses
 import os
 import pickle
@@ -41,37 +40,6 @@ class LoadReport:
     """Weights of heads that the network has no place for."""
     labels: Tensor | None
     """Cluster labels beside the weights, as they were stored."""
-
-
-def to_torchvision(network: Network, head: int | None = None) -> Any:
-    """Return the trained trunk as a plain torchvision model.
-
-    Parameters
-    ----------
-    network : Network
-        One whose trunk is torchvision's: resnet18 or resnet50.
-    head : int, optional
-        Head that becomes ``fc``; without one, ``fc`` is the identity and the model returns
-        features.
-
-    Returns
-    -------
-    torchvision.models.ResNet
-        A copy that, for images standardised by ``network.mean`` and ``network.std``, returns what
-        the network does.
-    """
-    if not isinstance(network.trunk, ResNet):
-        raise TypeError(
-            "torchvision has the networks of the archs resnet18 and resnet50, "
-            f"not the {type(network.trunk).__name__} of this one"
-        )
-    model = copy.deepcopy(network.trunk.net)
-    if head is not None:
-        weight, bias = (part.detach().clone() for part in network.heads.parameters_of(head))
-        model.fc = nn.Linear(network.dim, len(bias), device="meta")  # draws no random numbers
-        model.fc.weight, model.fc.bias = nn.Parameter(weight), nn.Parameter(bias)
-        model.fc.train(model.training)
-    return model
 
 
 @torch.no_grad()

@@ -66,8 +66,8 @@ _CIFAR = Config(
 _FOLDER = Config(
     DataConfig("folder", 32),
     ModelConfig(width=32, stem_stride=2),
-    LabelConfig(clusters=(0,) * 10, epsilon=0.1, updates=100, schedule_power=1.0),
-    OptimiserConfig(epochs=100, lr=0.03, nesterov=True, augment=replace(SMALL_IMAGES, hue=0.0)),
+    LabelConfig(clusters=(0,) * 10, epsilon=0.1, updates=60, schedule_power=1.0),
+    OptimiserConfig(epochs=60, lr=0.03, nesterov=True, augment=replace(SMALL_IMAGES, hue=0.0)),
     RunConfig("folder"),
 )
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import sys
 
 import pytest
 import torch
@@ -11,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from selfsup.config import ModelConfig
-from selfsup.errors import WeightsError
+from selfsup.errors import ConfigError, WeightsError
 from selfsup.models import (
     AlexNet,
     MultiHead,
@@ -23,9 +24,8 @@ from selfsup.models import (
     build_trunk,
     load_weights,
     parameter_count,
-    to_torchvision,
 )
-from selfsup.models.resnet import PreActBasic, PreActBottleneck
+from selfsup.models.resnet import PreActBlock
 
 MEAN, STD = torch.tensor([0.4, 0.5, 0.6]), torch.tensor([0.2, 0.25, 0.3])
 
@@ -212,7 +212,7 @@ def fill(block: nn.Module, kernels: list[Tensor]) -> None:
 
 def test_basic_pre_activation_block_by_hand():
     """BN, ReLU, conv, twice, and no ReLU after the sum: 3 -> 2 -> 4 -> 3 -> 9, + 3."""
-    block = PreActBasic(1, 1, 1).eval()
+    block = PreActBlock(1, 1, 1, False).eval()
     fill(block, [torch.tensor([[2.0]]), torch.tensor([[3.0]])])
     x = torch.tensor([-1.0, 0.0, 3.0, 1.0]).view(1, 1, 2, 2)
     assert block(x).flatten().tolist() == [-1.0, 0.0, 12.0, 1.0]
@@ -220,7 +220,7 @@ def test_basic_pre_activation_block_by_hand():
 
 def test_projection_of_a_pre_activation_block_takes_the_activated_input():
     """3 -> 2; 5 * 2 from the shortcut, 9 from the convolutions, and every other pixel."""
-    block = PreActBasic(1, 1, 2).eval()
+    block = PreActBlock(1, 1, 2, False).eval()
     fill(block, [torch.tensor([[2.0]]), torch.tensor([[3.0]]), torch.tensor([[5.0]])])
     x = torch.full((1, 1, 4, 4), 3.0)
     assert block(x).tolist() == [[[[19.0, 19.0], [19.0, 19.0]]]]
@@ -228,7 +228,7 @@ def test_projection_of_a_pre_activation_block_takes_the_activated_input():
 
 def test_pre_activation_bottleneck_by_hand():
     """3 -> 2 -> (mean) 2 -> 1 -> 2 -> 1 -> 1, 2, 3, 4, plus the input."""
-    block = PreActBottleneck(4, 1, 1).eval()
+    block = PreActBlock(4, 1, 1, True).eval()
     last = torch.tensor([[1.0], [2.0], [3.0], [4.0]])
     fill(block, [torch.full((1, 4), 0.25), torch.tensor([[2.0]]), last])
     x = torch.tensor([3.0, -1.0]).repeat(4, 1).view(1, 4, 1, 2)
@@ -371,28 +371,17 @@ def test_modes_and_momenta_survive_a_failing_calibration():
 
 
 @pytest.mark.parametrize("arch", ["resnet18", "resnet50"])
-def test_torchvisions_model_gives_the_same_features_and_logits(arch):
+def test_the_trunks_of_torchvisions_archs_are_its_models(arch):
     net = network(arch=arch, clusters=(4, 6)).eval()
     unsettle(net)
     x = images(2)
-    state = torch.get_rng_state()
-    model, with_head = to_torchvision(net), to_torchvision(net, head=1)
-    assert torch.equal(torch.get_rng_state(), state)
-    assert type(model) is torchvision.models.ResNet
-    standardised = (x - net.mean) / net.std
+    model = getattr(torchvision.models, arch)().eval()
+    missing, unexpected = model.load_state_dict(net.trunk.net.state_dict(), strict=False)
+    assert (missing, unexpected) == (["fc.weight", "fc.bias"], [])
+    model.fc = nn.Identity()
     with torch.no_grad():
+        standardised = (x - net.mean) / net.std
         torch.testing.assert_close(model(standardised), net.features(x), atol=1e-5, rtol=1e-5)
-        torch.testing.assert_close(with_head(standardised), net(x)[1], atol=1e-5, rtol=1e-5)
-    fresh = getattr(torchvision.models, arch)(num_classes=6)
-    fresh.load_state_dict(with_head.state_dict())
-    with_head.fc.weight.data.zero_()
-    assert net.heads.linear.weight.any(1).all(), "the model is no copy"
-
-
-@pytest.mark.parametrize("arch", ["small-resnet", "preact-resnet18"])
-def test_archs_that_torchvision_has_not(arch):
-    with pytest.raises(TypeError, match="resnet18 and resnet50"):
-        to_torchvision(network(arch=arch))
 
 
 def authors_names(model: torchvision.models.ResNet) -> dict[str, Tensor]:
@@ -540,3 +529,29 @@ def test_the_authors_pre_activation_resnet_loads_without_the_final_norm():
     assert all(torch.equal(net.trunk.state_dict()[name], value) for name, value in source.items())
     with pytest.raises(WeightsError, match=r"missing: features\.6\.weight"):
         load_weights(network(arch="preact-resnet18"), source)
+
+
+@pytest.mark.parametrize(
+    ("body", "message"),
+    [
+        ("return nn.Sequential(nn.Flatten(), nn.Linear(192, 7))", None),
+        ("return nn.Conv2d(3, 5, 3)", r"makes \(2, 5, 6, 6\) of 2 images"),
+        ("return 3", "returned a int"),
+    ],
+)
+def test_a_network_of_ones_own_by_module_and_function(tmp_path, monkeypatch, body, message):
+    (tmp_path / "mine.py").write_text(f"from torch import nn\ndef trunk():\n    {body}\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.delitem(sys.modules, "mine", raising=False)
+    if message is not None:
+        with pytest.raises(ConfigError, match=message):
+            network(arch="mine:trunk", size=8)
+        return
+    net = network(arch="mine:trunk", size=8, clusters=(4,))
+    assert net.dim == 7
+    assert net(images(2, 8))[0].shape == (2, 4)
+    for arch, why in (("mine:other", "no attribute"), ("nowhere:trunk", "nowhere")):
+        with pytest.raises(ConfigError, match=why):
+            network(arch=arch, size=8)
+    with pytest.raises(ConfigError, match="module:function"):
+        ModelConfig(arch="resnet19")
