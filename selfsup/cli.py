@@ -206,10 +206,13 @@ def fit(trainer: Trainer, run: Path) -> None:
         print(f"note: {len(trainer.labels.times)} label updates are asked for in {trainer.steps} "
               "steps; there is one at most before each step, and one at the end")  # fmt: skip
 
+    def trained() -> Trained:
+        return Trained.load(run, device=str(trainer.device))
+
     def report() -> None:
         overdue = time.monotonic() - reported[0] > 60 * config.run.report_minutes
         if first and overdue and config.labels.clusters and trainer.step < trainer.steps:
-            write_report(run, Trained.load(run), trainer.images, final=False)
+            write_report(run, trained(), trainer.images, final=False)
             reported[0] = time.monotonic()
 
     try:
@@ -223,13 +226,13 @@ def fit(trainer: Trainer, run: Path) -> None:
     spent = ", ".join(f"{k} {x:.1%}" for k, x in time_shares(read_log(run, "epoch")).items())
     print(f"trained {config.optimiser.epochs} epochs: {run}\ntime: {spent}")
     if config.labels.clusters:
-        print(f"report: {write_report(run, Trained.load(run), trainer.images)}")
+        print(f"report: {write_report(run, trained(), trainer.images)}")
         print(f"next: {PROG} labels {run} --csv labels.csv")
 
 
 def report(command: Run) -> None:
     """Write a run's page."""
-    trained = Trained.load(command.run, command.data)
+    trained = Trained.load(command.run, command.data, "auto")
     print(f"report: {write_report(command.run, trained, load_data(trained.config.data).train)}")
 
 

@@ -45,11 +45,7 @@ _IMAGENET = Config(
     DataConfig("imagenet", 224, in_memory=False, workers=8),
     ModelConfig("alexnet"),
     LabelConfig(
-        clusters=(3000,) * 10,
-        epsilon=1 / 25,
-        tol=1e-4,
-        updates=100,
-        label_augment=LEVELS["0"],
+        clusters=(3000,) * 10, epsilon=1 / 25, tol=1e-4, updates=100, label_augment=LEVELS["0"]
     ),
     OptimiserConfig(
         epochs=400,

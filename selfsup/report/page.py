@@ -27,8 +27,9 @@ from selfsup.training.label_pass import in_blocks
 from selfsup.training.monitor import whole_seconds
 from selfsup.training.trained import Trained
 
-#: Images that the page holds, about; on the map; and the side of each.
-SHOWN, MAPPED, TILE = 2500, 1500, 64
+#: Images that the page holds, about; on the map; and the side of each. Of more than `LOOKED_AT`
+#: images a sample is looked at, so that a page of a million costs no label pass.
+SHOWN, MAPPED, TILE, LOOKED_AT = 2500, 1500, 64, 20_000
 MOST_CLASSES = 30
 
 
@@ -38,9 +39,14 @@ def write_report(run: Path, trained: Trained, images: ImageSet, final: bool = Tr
     With `final`, small pictures are made of the files where there are any, and the map is t-SNE's;
     without, while a run trains, of what is in memory, and the map is of two principal components.
     """
-    config, labels = trained.config, trained.labels.labels.numpy()
+    config, whole, total = trained.config, trained.labels.labels.numpy(), len(images)
+    some = torch.from_numpy(_spread(total, LOOKED_AT))
+    truth = images.targets.numpy() if images.labelled else None
+    images, labels = images.select(some), whole[:, some.numpy()]
     features = trained.features(images)
-    confidence = np.stack([_confidence(trained, h, features) for h in range(len(labels))])
+    confidence = np.stack([
+        _confidence(trained, h, features, torch.from_numpy(y)) for h, y in enumerate(labels)
+    ])  # fmt: skip
     shown, mapped = _chosen(labels, confidence, trained.network.heads.clusters)
     log, updates = read_log(run, "epoch"), read_log(run, "update")
     data = {
@@ -49,8 +55,12 @@ def write_report(run: Path, trained: Trained, images: ImageSet, final: bool = Tr
         "tile": TILE,
         "map": _map(features[torch.from_numpy(mapped)].cpu().numpy(), final),
         "mapped": np.searchsorted(shown, mapped).tolist(),
-        "heads": [_head(images, k, y, c) for k, y, c in zip(
-            trained.network.heads.clusters, labels, confidence, strict=True)],
+        "heads": [
+            _head(k, y, truth, len(images.classes)) | {"confidence": _means(k, part, c)}
+            for k, y, part, c in zip(
+                trained.network.heads.clusters, whole, labels, confidence, strict=True
+            )
+        ],
         "classes": list(images.classes),
         "curves": _curves(log, updates),
     }  # fmt: skip
@@ -61,13 +71,13 @@ def write_report(run: Path, trained: Trained, images: ImageSet, final: bool = Tr
     )
     text = page.render(
         title=config.run.preset,
-        facts=f"{len(images):,} images, {len(log)} of {config.optimiser.epochs} epochs in "
+        facts=f"{total:,} images, {len(log)} of {config.optimiser.epochs} epochs in "
         f"{seconds / 60:.1f} minutes; {len(labels)} heads; epsilon {config.labels.epsilon:g}; "
         f"{len(updates)} label updates; seed {config.run.seed}",
         rows=_table(json.loads(evaluation.read_text())) if evaluation.exists() else [],
         columns=COLUMNS,
         shown=len(shown),
-        total=len(images),
+        total=total,
         sprite=_sprite(images, shown, data["columns"], final),
         data=json.dumps(data).replace("</", "<\\/"),
     )
@@ -76,11 +86,26 @@ def write_report(run: Path, trained: Trained, images: ImageSet, final: bool = Tr
     return path
 
 
-def _confidence(trained: Trained, head: int, features: torch.Tensor) -> NDArray[np.float64]:
+def _spread(n: int, most: int) -> NDArray[np.int64]:
+    """Return at most so many of n positions, evenly spaced."""
+    return np.unique(np.linspace(0, n - 1, min(n, most)).astype(np.int64))
+
+
+def _confidence(
+    trained: Trained, head: int, features: torch.Tensor, labels: torch.Tensor
+) -> NDArray[np.float64]:
     """Return the probability that a head gives to the label of each image."""
     logits = in_blocks(trained.network, head, features)
-    own = trained.labels.labels[head].to(logits.device)[:, None]
+    own = labels.to(logits.device)[:, None]
     return (logits.gather(1, own)[:, 0] - logits.logsumexp(1)).exp().double().cpu().numpy()
+
+
+def _means(k: int, labels: NDArray[np.int64], confidence: NDArray[np.float64]) -> list[float]:
+    sizes = np.bincount(labels, minlength=k)
+    means: list[float] = (
+        (np.bincount(labels, confidence, minlength=k) / np.maximum(sizes, 1)).round(3).tolist()
+    )
+    return means
 
 
 def _chosen(
@@ -88,7 +113,7 @@ def _chosen(
 ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """Return the images that the page shows, and those of them on its map, sorted."""
     n = labels.shape[1]
-    mapped = np.unique(np.linspace(0, n - 1, min(n, MAPPED)).astype(np.int64))
+    mapped = _spread(n, MAPPED)
     if n <= SHOWN:
         return np.arange(n), mapped
     share = max(2, (SHOWN - len(mapped)) // sum(clusters))
@@ -120,14 +145,12 @@ def _images(
 
 
 def _head(
-    images: ImageSet, k: int, labels: NDArray[np.int64], confidence: NDArray[np.float64]
+    k: int, labels: NDArray[np.int64], truth: NDArray[np.int64] | None, classes: int
 ) -> dict[str, Any]:
-    """Return sizes, mean confidence and, where classes are known, what is in each cluster."""
+    """Return sizes and, where classes are known, what is in each cluster."""
     sizes = np.bincount(labels, minlength=k)
-    means = np.bincount(labels, confidence, minlength=k) / np.maximum(sizes, 1)
-    head: dict[str, Any] = {"sizes": sizes.tolist(), "confidence": means.round(3).tolist()}
-    if images.labelled:
-        truth, classes = images.targets.numpy(), len(images.classes)
+    head: dict[str, Any] = {"sizes": sizes.tolist()}
+    if truth is not None:
         table = np.bincount(labels * classes + truth, minlength=k * classes).reshape(k, classes)
         head["purity"] = (table.max(1) / np.maximum(sizes, 1)).round(3).tolist()
         head["class"] = table.argmax(1).tolist()

@@ -189,12 +189,10 @@ def _time(config: Config, n: int, cost: Cost, label: dict[str, float]) -> str:
     # the small update saw all heads, and each group of them its views
     forward = updates * n * label.get("forward", 0.0)
     solves = updates * n * sum(label.get(part, 0.0) for part in ("logits", "transport")) / turn
-    parts = (
-        f"{steps / hour:,.1f} training at {seen / steps:,.0f} images/s, {forward / hour:,.1f} network "
-        f"in {updates} label updates, {solves / hour:,.1f} logits and transport"
-    )
-    whole = (steps + forward + solves) / hour
+    trained, labelled = steps / hour, f"{forward / hour:,.1f} network in {updates} label updates"
     return (
-        f"time, scaled from these few steps on this machine: {whole:,.1f} hours ({parts}; loading "
-        "images is not in it)"
+        f"time, scaled from these few steps on this machine: "
+        f"{(steps + forward + solves) / hour:,.1f} hours ({trained:,.1f} training at "
+        f"{seen / steps:,.0f} images/s, {labelled}, {solves / hour:,.1f} logits and transport; "
+        "loading images is not in it)"
     )

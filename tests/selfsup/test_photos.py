@@ -6,6 +6,7 @@ import contextlib
 import csv
 import itertools
 import json
+import re
 import subprocess
 import sys
 
@@ -284,3 +285,21 @@ def test_clusters_are_exported_as_folders_of_links(tmp_path, photos, finished, c
     copies = tmp_path / "copies"
     assert main(["export-clusters", str(finished), str(copies), "--copy"]) == 0
     assert not any(path.is_symlink() for path in copies.glob("*/*"))
+
+
+def test_a_page_of_many_images_looks_at_a_sample(tmp_path, finished, monkeypatch):
+    for name, n in (("SHOWN", 12), ("MAPPED", 6), ("LOOKED_AT", 20)):
+        monkeypatch.setattr(f"selfsup.report.page.{name}", n)
+    assert main(["report", str(finished)]) == 0
+    page = (finished / "report.html").read_text()
+    data = json.loads(re.search(r'type="application/json">(.*?)</script>', page, re.S)[1])
+    labels = np.load(finished / "labels.npy")
+    assert data["heads"][0]["sizes"] == np.bincount(labels[0], minlength=4).tolist()  # of all
+    assert 6 < len(data["images"]) <= 14
+    assert len(data["map"]) == 6
+    for image in data["images"]:
+        assert image["labels"] == labels[:, int(image["name"][1:4])].tolist()
+        assert image["link"].startswith("file://")
+    shown = {image["labels"][0] for image in data["images"]}
+    assert shown == set(labels[0].tolist())  # every cluster has some
+    assert f"{len(data['images'])} of the 30 images are here" in page
