@@ -15,6 +15,7 @@ import pytest
 import torch
 from PIL import Image
 
+import selfsup
 from selfsup.cli import main
 from selfsup.training.checkpoints import checkpoints, load_checkpoint, load_config, read_log
 
@@ -303,3 +304,33 @@ def test_a_page_of_many_images_looks_at_a_sample(tmp_path, finished, monkeypatch
     shown = {image["labels"][0] for image in data["images"]}
     assert shown == set(labels[0].tolist())  # every cluster has some
     assert f"{len(data['images'])} of the 30 images are here" in page
+
+
+def test_training_from_python_goes_on_where_it_stopped(tmp_path, photos):
+    run, settings = tmp_path / "run", {"clusters": (4,), "updates": 3, "width": 4, "image_size": 8}
+    trained = selfsup.train(photos, out=run, epochs=2, device="cpu", **settings)
+    assert trained.labels.labels.shape == (1, 30)
+    with pytest.raises(selfsup.SelfsupError, match="exists already"):
+        selfsup.train(photos, out=run, epochs=2, **settings)
+    checkpoints(run)[-1].unlink()
+    again = selfsup.train(photos, out=run, resume=True)
+    assert torch.equal(again.labels.labels, trained.labels.labels)
+    with pytest.raises(selfsup.SelfsupError, match="drop epochs"):
+        selfsup.train(photos, out=run, resume=True, epochs=3)
+    with pytest.raises(selfsup.SelfsupError, match="no settings of these names: epoch"):
+        selfsup.train(photos, out=tmp_path / "other", epoch=3)
+
+
+def test_own_networks_are_passed_again(tmp_path, photos):
+    class Own(torch.nn.Module):
+        def forward(self, images):
+            return images.mean((2, 3))
+
+    trained = selfsup.train(
+        photos, Own(), out=tmp_path / "run", clusters=(3,), epochs=1, updates=2, image_size=8
+    )
+    assert trained.network.dim == 3
+    with pytest.raises(selfsup.SelfsupError, match="pass it again"):
+        selfsup.Trained.load(tmp_path / "run")
+    again = selfsup.Trained.load(tmp_path / "run", trunk=Own())
+    assert torch.equal(again.labels.labels, trained.labels.labels)
