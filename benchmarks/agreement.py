@@ -11,7 +11,7 @@ from pathlib import Path
 from real_logits import logits_of
 from solvers import sela_original
 
-from selfsup.trained import Trained
+from selfsup import Trained
 from sinkhorn_ot import sinkhorn
 
 
@@ -22,7 +22,7 @@ def main() -> None:
     parser.add_argument("--tol", type=float, default=1e-8)
     options = parser.parse_args()
     trained = Trained.load(options.run)
-    logits, epsilon = logits_of(trained), trained.config.epsilon
+    logits, epsilon = logits_of(trained), trained.config.labels.epsilon
     theirs = sela_original(logits, options.tol, epsilon=epsilon)
     ours = sinkhorn(logits, epsilon=epsilon, tol=options.tol)
     print(

@@ -8,15 +8,14 @@ from __future__ import annotations
 
 import argparse
 import hashlib
-from dataclasses import replace
 
 import numpy as np
 
 from selfsup.data import load_data
 from selfsup.presets import PRESETS
-from selfsup.sela import Labels, label_step
-from selfsup.train import new_network
-from selfsup.world import joined
+from selfsup.training.fit import new_network
+from selfsup.training.label_pass import FeaturePass, label_step, new_labels
+from selfsup.training.processes import joined
 
 
 def main() -> None:
@@ -25,14 +24,14 @@ def main() -> None:
     parser.add_argument("preset", choices=PRESETS)
     parser.add_argument("--data")
     options = parser.parse_args()
-    config = replace(PRESETS[options.preset], data=options.data)
-    with joined(config.device) as (world, device):
-        images = load_data(config).train
+    config = PRESETS[options.preset].but(data=options.data)
+    with joined(config.run.device) as (world, device):
+        images = load_data(config.data).train
         network = new_network(config, images, device)
-        start = Labels.at_random(len(images), config)
-        labels, _ = label_step(network, images, config, start, 0, world)
+        labels = new_labels(config.labels, len(images), config.run.seed, 1, world)
+        label_step(network, images, labels, FeaturePass.of(config), world)
         if world.first:
-            potentials = np.concatenate([g for g in labels.potentials if g is not None])
+            potentials = np.concatenate([g for g in labels.states if g is not None])
             print(
                 f"{world.size} process(es), {len(images):,} images: labels "
                 f"{digest(labels.labels.numpy())}, g {digest(potentials)}"

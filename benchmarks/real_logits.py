@@ -13,17 +13,15 @@ import numpy as np
 import torch
 from solvers import Logits
 
+from selfsup import Trained
 from selfsup.data import load_data
-from selfsup.sela import extract_features
-from selfsup.trained import Trained
 
 
 def logits_of(trained: Trained, head: int = 0) -> Logits:
     """Return the (N, K) logits of one head for the training images."""
-    images = load_data(trained.config).train
+    features = trained.features(load_data(trained.config.data).train)
     with torch.no_grad():
-        features = extract_features(trained.network, images, trained.config)
-        return trained.network.heads.head(head, features).numpy()
+        return trained.network.heads[head](features).numpy()
 
 
 def main() -> None:

@@ -1,5 +1,39 @@
-"""A small reference reproduction of SeLa (Asano, Rupprecht and Vedaldi, ICLR 2020).
+"""SeLa (Asano, Rupprecht and Vedaldi, ICLR 2020): labels and network, learned together.
 
-``python -m selfsup train digits`` learns a network and its labels together, without any
-annotation; see :mod:`selfsup.sela` for the method.
+``python -m selfsup train folder --data DIR`` clusters a folder of images. From Python:
+:class:`SelfLabels` is the method, for a loop of one's own; :func:`train` is all of it, for any
+``torch.nn.Module`` and any data set; :mod:`selfsup.labellers` has other ways to label.
 """
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from selfsup.errors import SelfsupError
+    from selfsup.sela import SelfLabels, equipartition, multi_head_loss, update_times
+    from selfsup.training.api import train
+    from selfsup.training.trained import Trained
+
+_HOMES = {
+    "SelfLabels": "selfsup.sela",
+    "SelfsupError": "selfsup.errors",
+    "Trained": "selfsup.training.trained",
+    "equipartition": "selfsup.sela",
+    "multi_head_loss": "selfsup.sela",
+    "train": "selfsup.training.api",
+    "update_times": "selfsup.sela",
+}
+
+__all__ = [
+    "SelfLabels", "SelfsupError", "Trained", "equipartition", "multi_head_loss", "train",
+    "update_times",
+]  # fmt: skip
+
+
+def __getattr__(name: str) -> Any:
+    """Import what is asked for: without torch the command line can still say what is missing."""
+    if name not in _HOMES:
+        raise AttributeError(f"module 'selfsup' has no attribute {name!r}")
+    return getattr(import_module(_HOMES[name]), name)

@@ -1,4 +1,4 @@
-"""Typed settings of a run."""
+"""Typed settings of a run, in five parts; a function takes the part that it reads."""
 
 from __future__ import annotations
 
@@ -6,33 +6,41 @@ import dataclasses
 import json
 import math
 import typing
+from dataclasses import dataclass, field, fields
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Annotated, Any, Literal, Self, TypeVar
+
+import tyro
+
+from selfsup.errors import ConfigError
 
 T = TypeVar("T")
+#: On the command line the settings of all parts are named alike: --epochs, not --optimiser.epochs.
+FLAT = tyro.conf.arg(name="")
 
-Arch = Literal[
-    "small-resnet",
-    "alexnet",
-    "alexnet-small",
-    "resnet18",
-    "resnet50",
-    "preact-resnet18",
+ARCHS = (
+    "small-resnet", "alexnet", "alexnet-small", "resnet18", "resnet50", "preact-resnet18",
     "preact-resnet50",
-]
+)  # fmt: skip
 DatasetName = Literal[
-    "digits", "fashion-mnist", "cifar10", "cifar100", "svhn", "imagenet", "folder"
+    "digits", "fashion-mnist", "cifar10", "cifar100", "svhn", "imagenet", "folder", "own"
 ]
-#: Where labels come from: SeLa's balanced transport; the baselines k-means and plain argmax;
-#: a file, never updated; nowhere (rotation alone).
-Labelling = Literal["equipartition", "k-means", "argmax", "fixed", "none"]
 
 
-class ConfigError(ValueError):
-    """A setting that cannot be meant."""
+def _check(part: object, positive: str = "", counts: str = "", not_negative: str = "") -> None:
+    """Refuse numbers out of range; each argument is a list of names."""
+    for name in counts.split():
+        if getattr(part, name) < 1:
+            raise ConfigError(f"{name} must be at least 1, got {getattr(part, name)}")
+    for name in positive.split():
+        if not getattr(part, name) > 0:
+            raise ConfigError(f"{name} must be positive, got {getattr(part, name)}")
+    for name in not_negative.split():
+        if not getattr(part, name) >= 0:
+            raise ConfigError(f"{name} must not be negative, got {getattr(part, name)}")
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclass(frozen=True)
 class AugmentConfig:
     """Ranges from which every image draws its own random parameters."""
 
@@ -40,6 +48,8 @@ class AugmentConfig:
     """Share of the area that a random crop shows, resized to the input; (1, 1): centre crop."""
     crop_ratio: tuple[float, float] = (3 / 4, 4 / 3)
     """Aspect ratio of a random crop."""
+    crop_grid: int = 0
+    """Draw crops as of an image whose shorter side has so many pixels; 0: as it is."""
     centre: float = 1.0
     """Part of the shorter side that a centre crop shows."""
     rotate: float = 0.0
@@ -68,48 +78,53 @@ class AugmentConfig:
     """Probability of a hole."""
 
 
+_COLOUR = AugmentConfig(brightness=0.4, contrast=0.4, saturation=0.4, hue=0.4, grey=0.2, flip=True)
 #: The augmentation levels of the authors' code, and MoCo-v2's ("Aug++" of their later models).
 LEVELS: dict[str, AugmentConfig] = {
     "0": AugmentConfig(centre=0.875),
     "1": AugmentConfig(centre=0.875, flip=True),
     "2": AugmentConfig(crop=(0.08, 1.0), flip=True),
-    "3": AugmentConfig(
-        crop=(0.08, 1.0), grey=0.2, brightness=0.4, contrast=0.4, saturation=0.4, hue=0.4, flip=True
-    ),
-    "moco-v2": AugmentConfig(
-        crop=(0.2, 1.0),
-        jitter=0.8,
-        brightness=0.4,
-        contrast=0.4,
-        saturation=0.4,
-        hue=0.1,
-        grey=0.2,
-        blur=0.5,
-        flip=True,
-    ),
+    "3": dataclasses.replace(_COLOUR, crop=(0.08, 1.0)),
+    "moco-v2": dataclasses.replace(_COLOUR, crop=(0.2, 1.0), jitter=0.8, hue=0.1, blur=0.5),
 }
 
 
-@dataclasses.dataclass(frozen=True)
-class Config:
-    """Everything that decides the outcome of a run."""
+@dataclass(frozen=True)
+class DataConfig:
+    """Which images."""
 
-    preset: str
-    """Names the run's directory and its report."""
     dataset: DatasetName
     image_size: int
     """Side of the network's input."""
     data: str | None = None
     """Folder (or zip file) of the images."""
+    classes: Literal["none", "folders"] = "none"
+    """folder: whether the names of folders are classes; they are watched, never trained on."""
+    hold_out: float = 0.0
+    """folder: share of each class that is kept for tests, where there is no folder of tests."""
+    skip_unreadable: bool = False
+    """Go on without the files that cannot be read."""
     in_memory: bool = True
     """Decode all images once; otherwise each time they are used, in worker processes."""
     workers: int = 0
     """Processes that decode images; 0 decodes in the training process."""
-    device: str = "cpu"
-    """cpu or cuda; only cpu runs repeat to the bit."""
-    seed: int = 0
 
-    arch: Arch = "small-resnet"
+    def __post_init__(self) -> None:
+        """Refuse settings that cannot be meant."""
+        _check(self, counts="image_size", not_negative="workers hold_out")
+        if self.hold_out >= 1:
+            raise ConfigError(f"hold_out is a share below 1, got {self.hold_out}")
+        if self.hold_out and self.classes == "none":
+            raise ConfigError("hold_out is a share of each class: it goes with --classes folders")
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    """Which network."""
+
+    arch: str = "small-resnet"
+    """small-resnet, alexnet, alexnet-small, resnet18, resnet50, preact-resnet18, preact-resnet50;
+    or module:function, which returns a torch.nn.Module that makes features of images."""
     width: int = 16
     """small-resnet: channels after the stem; the features have four times as many."""
     blocks: int = 1
@@ -120,14 +135,30 @@ class Config:
     """preact-resnet: normalise before the pooling, which the authors' code leaves out."""
     channels_last: bool = True
     """Memory format of images and weights; not of a small-resnet with a `width` below 8."""
-
-    clusters: tuple[int, ...] = (10,)
-    """K of each head."""
-    labelling: Labelling = "equipartition"
-    labels_file: str | None = None
-    """Where fixed labels come from: a run, or the .npy or .csv file that it wrote."""
+    init: str | None = None
+    """A run, or a file of weights, to start from."""
     rotation: bool = False
     """Predict quarter turns as well (RotNet)."""
+    sync_batch_norm: bool = False
+    """On several GPUs, share the statistics of batch normalisation."""
+
+    def __post_init__(self) -> None:
+        """Refuse settings that cannot be meant."""
+        _check(self, counts="width blocks stem_stride")
+        if self.arch not in ARCHS and ":" not in self.arch and self.arch != "own":
+            raise ConfigError(f"arch {self.arch!r} is none of {', '.join(ARCHS)}, module:function")
+
+
+@dataclass(frozen=True)
+class LabelConfig:
+    """Which labels, and when they are renewed."""
+
+    clusters: tuple[int, ...] = (10,)
+    """K of each head; 0 chooses one that fits the number of images."""
+    labelling: Literal["equipartition", "k-means", "argmax", "fixed", "none"] = "equipartition"
+    """SeLa's transport; the baselines k-means and argmax; a file; nothing (rotation alone)."""
+    labels_file: str | None = None
+    """Where fixed labels come from: a run, or the .npy or .csv file that it wrote."""
     epsilon: float = 0.04
     """1 / lambda."""
     marginal: Literal["uniform", "gaussian", "zipf"] = "uniform"
@@ -147,15 +178,46 @@ class Config:
     """Groups of heads that see other random views in a label pass, which keeps them different."""
     label_augment: AugmentConfig = AugmentConfig()
     """What a label pass sees."""
+    label_sees: Literal["label-augment", "augment"] = "label-augment"
+    """augment: a label pass sees the views of training, as the authors'."""
     label_views: int = 1
     """Random views averaged into a label; one is enough where label_augment is not random."""
+    label_mode: Literal["eval", "train"] = "eval"
+    """train: dropout and the statistics of shuffled batches in the label pass, as the authors'."""
+    features_in: Literal["device", "memory", "disk"] = "device"
+    """Where the features of a label pass wait for the heads, which take them in blocks."""
+
+    def __post_init__(self) -> None:
+        """Refuse settings that cannot be meant."""
+        _check(
+            self,
+            counts="updates head_groups label_views max_iter",
+            positive="epsilon schedule_power marginal_spread tol",
+        )
+        if self.labelling == "none":
+            if self.clusters:
+                raise ConfigError("labelling none has no clusters: --clusters without a number")
+        elif not self.clusters or min(self.clusters) < 0 or 1 in self.clusters:
+            raise ConfigError(f"clusters needs a K >= 2 for every head, got {self.clusters}")
+        if (self.labelling == "fixed") != (self.labels_file is not None):
+            raise ConfigError("labels_file goes with labelling fixed, and fixed with labels_file")
+        if self.head_groups > 1 and self.heads_per_update == "one":
+            raise ConfigError("head_groups > 1 are groups of all heads: --heads-per-update all")
+        if self.head_groups > len(self.clusters) > 0:
+            raise ConfigError(f"{self.head_groups} head_groups of {len(self.clusters)} heads")
+
+
+@dataclass(frozen=True)
+class OptimiserConfig:
+    """How the network learns."""
 
     epochs: int = 100
     batch_size: int = 128
     """Images per step, over all processes."""
     accumulate: int = 1
     """Parts in which a batch goes through the network, to save memory."""
-    precision: Literal["float32", "bfloat16", "float16"] = "float32"
+    precision: Literal["auto", "float32", "bfloat16", "float16"] = "float32"
+    """auto: bfloat16 on a GPU that has it, else float32."""
     lr: float = 0.05
     """Highest learning rate."""
     lr_schedule: Literal["cosine", "step"] = "cosine"
@@ -166,36 +228,14 @@ class Config:
     weight_decay: float = 5e-4
     augment: AugmentConfig = AugmentConfig()
 
-    keep: int = 2
-    """Newest checkpoints that are kept."""
-    keep_every: int = 50
-    """Epochs between checkpoints that are kept for good."""
-    checkpoint_minutes: float = 15.0
-    """A checkpoint inside an epoch after that long without one."""
-    supervised_epochs: int = 20
-    """Epochs of the evaluation's baseline, which is shown the true labels."""
-
     def __post_init__(self) -> None:
         """Refuse settings that cannot be meant."""
-        for name in (
-            "epochs", "batch_size", "updates", "image_size", "width", "blocks", "stem_stride",
-            "accumulate", "keep", "keep_every", "head_groups", "label_views", "max_iter",
-        ):  # fmt: skip
-            if getattr(self, name) < 1:
-                raise ConfigError(f"{name} must be at least 1, got {getattr(self, name)}")
-        for name in ("epsilon", "lr", "schedule_power", "marginal_spread", "tol"):
-            if not getattr(self, name) > 0:
-                raise ConfigError(f"{name} must be positive, got {getattr(self, name)}")
-        for name in ("workers", "seed", "momentum", "weight_decay", "checkpoint_minutes"):
-            if not getattr(self, name) >= 0:
-                raise ConfigError(f"{name} must not be negative, got {getattr(self, name)}")
-        if self.labelling == "none":
-            if self.clusters or not self.rotation:
-                raise ConfigError("labelling none needs rotation and no clusters: --clusters")
-        elif not self.clusters or min(self.clusters) < 2:
-            raise ConfigError(f"clusters needs a K >= 2 for every head, got {self.clusters}")
-        if (self.labelling == "fixed") != (self.labels_file is not None):
-            raise ConfigError("labels_file goes with labelling fixed, and fixed with labels_file")
+        _check(
+            self,
+            counts="epochs batch_size accumulate",
+            positive="lr",
+            not_negative="momentum weight_decay",
+        )
         if self.batch_size % self.accumulate:
             raise ConfigError(
                 f"batch_size {self.batch_size} cannot be cut into {self.accumulate} equal parts "
@@ -203,16 +243,72 @@ class Config:
             )
         if self.nesterov and not self.momentum:
             raise ConfigError("nesterov needs a momentum above 0")
-        if self.head_groups > 1 and self.heads_per_update == "one":
-            raise ConfigError("head_groups > 1 are groups of all heads: --heads-per-update all")
-        if self.head_groups > len(self.clusters) > 0:
-            raise ConfigError(f"{self.head_groups} head_groups of {len(self.clusters)} heads")
+
+
+@dataclass(frozen=True)
+class RunConfig:
+    """What is kept of a run, and where it computes."""
+
+    preset: str = "own"
+    """Names the run's directory and its report."""
+    seed: int = 0
+    device: str = "auto"
+    """auto: the first GPU if there is one, else the CPU; only CPU runs repeat to the bit."""
+    keep: int = 2
+    """Newest checkpoints that are kept."""
+    keep_every: int = 50
+    """Epochs between checkpoints that are kept for good."""
+    checkpoint_minutes: float = 15.0
+    """A checkpoint inside an epoch after that long without one."""
+    report_minutes: float = 10.0
+    """A report while training after that long without one."""
+    supervised_epochs: int = 20
+    """Epochs of the evaluation's baseline, which is shown the true labels."""
+
+    def __post_init__(self) -> None:
+        """Refuse settings that cannot be meant."""
+        _check(
+            self, counts="keep keep_every", not_negative="seed checkpoint_minutes report_minutes"
+        )
+
+
+@dataclass(frozen=True)
+class Config:
+    """Everything that decides the outcome of a run."""
+
+    data: Annotated[DataConfig, FLAT]
+    model: Annotated[ModelConfig, FLAT] = field(default_factory=ModelConfig)
+    labels: Annotated[LabelConfig, FLAT] = field(default_factory=LabelConfig)
+    optimiser: Annotated[OptimiserConfig, FLAT] = field(default_factory=OptimiserConfig)
+    run: Annotated[RunConfig, FLAT] = field(default_factory=RunConfig)
+
+    def __post_init__(self) -> None:
+        """Refuse parts that do not go together."""
+        if self.labels.labelling == "none" and not self.model.rotation:
+            raise ConfigError("labelling none leaves nothing to learn but rotation: --rotation")
+
+    def but(self, **changes: Any) -> Self:
+        """Return the settings with some of their parts' fields changed."""
+        parts = {}
+        for part in fields(self):
+            old = getattr(self, part.name)
+            names = {f.name for f in fields(old)} & changes.keys()
+            parts[part.name] = dataclasses.replace(old, **{n: changes.pop(n) for n in names})
+        if changes:
+            raise ConfigError(f"no settings of these names: {', '.join(changes)}")
+        return dataclasses.replace(self, **parts)
+
+    @property
+    def label_augment(self) -> AugmentConfig:
+        """What a label pass sees."""
+        own = self.labels.label_sees == "label-augment"
+        return self.labels.label_augment if own else self.optimiser.augment
 
     @property
     def ln_k(self) -> float:
         """Loss of a network that knows nothing: the mean ln K, and ln 4 for quarter turns."""
-        heads = [math.log(k) for k in self.clusters]
-        return sum(heads) / max(len(heads), 1) + math.log(4) * self.rotation
+        heads = [math.log(k) for k in self.labels.clusters]
+        return sum(heads) / max(len(heads), 1) + math.log(4) * self.model.rotation
 
     def to_json(self) -> str:
         """Return the settings as JSON."""
@@ -223,7 +319,7 @@ class Config:
         """Read a file of what :meth:`to_json` returned."""
         try:
             return _from_json(cls, json.loads(path.read_text()))
-        except (ValueError, TypeError) as error:
+        except (ValueError, TypeError, AttributeError) as error:
             raise ConfigError(f"{path}: not the settings of a run ({error})") from error
 
 

@@ -2,27 +2,34 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import torch
-from sklearn.model_selection import train_test_split
 
-from selfsup.data.files import IMAGE_SUFFIXES, MODES, FileImages, Source
-from selfsup.data.images import DataError, ImageSet, Splits
+from selfsup.data.decode import MODES, FileImages
+from selfsup.data.images import ImageSet, Splits
+from selfsup.data.sources import IMAGE_SUFFIXES, Files
+from selfsup.errors import DataError
 
 SPLIT_SEED = 0
-TEST_FRACTION = 0.2
 TEST_FOLDERS = ("test", "val")
 
 
-def class_folders(place: Path, workers: int = 0) -> Splits:
-    """Find the images in a folder or a zip file; nothing is decoded.
+def all_images(place: Path, channels: int, workers: int = 0) -> tuple[FileImages, str]:
+    """Return every image in a folder or a zip file, however nested, and what else was found."""
+    source, names, others = _find(place)
+    mode = {count: name for name, count in MODES.items()}[channels]
+    return replace(_part(source, names, workers, ()), mode=mode), _found(place, names, others)
 
-    ``train/`` has ``test/`` or ``val/`` beside it, or there is one part. In a part, one folder per
-    class makes it labelled; images beside the folders, or in folders of folders, make it
-    unlabelled. A labelled part without a test part is split, an unlabelled one is not.
+
+def class_folders(place: Path, workers: int = 0, hold_out: float = 0.0) -> Splits:
+    """Find the images of class folders; nothing is decoded.
+
+    ``train/`` has ``test/`` or ``val/`` beside it, or there is one part. A part has one folder per
+    class; one folder alone is no class.
 
     Parameters
     ----------
@@ -30,52 +37,55 @@ def class_folders(place: Path, workers: int = 0) -> Splits:
         A folder or a zip file, or a folder with nothing but one zip file.
     workers : int
         Processes that decode.
+    hold_out : float
+        Share of every class that becomes a test part where there is none.
 
     Raises
     ------
     DataError
         There are no images, or the parts do not go together.
     """
-    source, names = _find(place)
+    source, names, others = _find(place)
+    found = _found(place, names, others)
     train, test, beside = _within("train/", names), [], ""
     for beside in (f"{folder}/" for folder in TEST_FOLDERS):
         if test := _within(beside, names):
             break
     # A folder "train" of images, and none for tests, is a class among others.
     if not train or not (test or any("/" in name for name in train)):
-        return _split(_part(source, names, workers, _classes(names)))
+        train, test = names, []
+    else:
+        source, below = source.below("train/"), source.below(beside)
     classes = _classes(train)
-    trained = _part(source.below("train/"), train, workers, classes)
+    trained = _part(source, train, workers, classes)
     if not test:
-        return _split(trained)
+        splits = split(trained, hold_out) if classes and hold_out else Splits(trained, None)
+        return replace(splits, found=found)
     if classes and not (_classes(test) and set(_classes(test)) <= set(classes)):
         raise DataError(
             f"{place}: {beside} needs one folder per class as train/ has, and no others; to train "
             f"without a test part pass {place / 'train'}"
         )
-    return Splits(trained, _part(source.below(beside), test, workers, classes))
+    return Splits(trained, _part(below, test, workers, classes), found)
 
 
-def all_images(place: Path, channels: int, workers: int = 0) -> FileImages:
-    """Return every image in a folder or a zip file, however nested, without classes."""
-    source, names = _find(place)
-    mode = {count: name for name, count in MODES.items()}[channels]
-    return replace(_part(source, names, workers, ()), mode=mode)
+def _found(place: Path, names: list[str], others: Counter[str]) -> str:
+    left = ", ".join(f"{n} {suffix}" for suffix, n in others.most_common(5))
+    return f"{place}: {len(names):,} images found" + (f" (other files: {left})" if left else "")
 
 
-def _find(place: Path) -> tuple[Source, list[str]]:
-    source = Source(place)
-    names = source.names() if place.exists() else []
+def _find(place: Path) -> tuple[Files, list[str], Counter[str]]:
+    source = Files(place)
+    names, others = source.names() if place.exists() else ([], Counter[str]())
     if not names and place.is_dir():
         archives = sorted(place.glob("*.zip"))
         if len(archives) == 1:
-            source = Source(archives[0])
-            names = source.names()
+            source = Files(archives[0])
+            names, others = source.names()
     if not names:
-        raise DataError(
-            f"no images in {place}: looked for {', '.join(sorted(IMAGE_SUFFIXES))}, in all "
-            "folders in it, or in the only zip file there"
-        )
+        there = "there is no such folder or zip file" if not place.exists() else "it has none of "
+        kinds = "" if not place.exists() else ", ".join(sorted(IMAGE_SUFFIXES))
+        raise DataError(f"no images in {place}: {there}{kinds}, in any folder in it")
     if source.place.is_file():  # people zip a folder, not what is in it
         while (
             len(tops := {name.split("/")[0] for name in names}) == 1
@@ -84,7 +94,7 @@ def _find(place: Path) -> tuple[Source, list[str]]:
         ):
             prefix = f"{tops.pop()}/"
             source, names = source.below(prefix), _within(prefix, names)
-    return source, names
+    return source, names, others
 
 
 def _within(prefix: str, names: list[str]) -> list[str]:
@@ -92,13 +102,14 @@ def _within(prefix: str, names: list[str]) -> list[str]:
 
 
 def _classes(names: list[str]) -> tuple[str, ...]:
-    """Return the folders of images that are all in folders, and in no deeper ones."""
+    """Return the folders, if all images are in some and in no deeper ones; one is no class."""
     if any(name.count("/") != 1 for name in names):
         return ()
-    return tuple(sorted({name.split("/")[0] for name in names}))
+    classes = tuple(sorted({name.split("/")[0] for name in names}))
+    return classes if len(classes) > 1 else ()
 
 
-def _part(source: Source, names: list[str], workers: int, classes: tuple[str, ...]) -> FileImages:
+def _part(source: Files, names: list[str], workers: int, classes: tuple[str, ...]) -> FileImages:
     number = {name: i for i, name in enumerate(classes)}
     targets = [number[name.split("/")[0]] if classes else -1 for name in names]
     return FileImages(
@@ -106,20 +117,14 @@ def _part(source: Source, names: list[str], workers: int, classes: tuple[str, ..
     )
 
 
-def _split(whole: FileImages) -> Splits:
-    return split(whole) if whole.labelled else Splits(whole, None)
-
-
-def split(whole: ImageSet) -> Splits:
-    """Split labelled images 80:20 by class, always in the same way."""
-    index = np.arange(len(whole))
-    try:
-        train, test = train_test_split(
-            index, test_size=TEST_FRACTION, random_state=SPLIT_SEED, stratify=whole.targets.numpy()
-        )
-    except ValueError as error:
-        raise DataError(f"too few images for a test split of every class: {error}") from error
-    return Splits(
-        whole.select(torch.from_numpy(np.sort(train))),
-        whole.select(torch.from_numpy(np.sort(test))),
-    )
+def split(whole: ImageSet, share: float) -> Splits:
+    """Hold out a share of each class, always the same; a class of one image stays whole."""
+    rng = np.random.default_rng(SPLIT_SEED)
+    targets, test = whole.targets.numpy(), np.zeros(len(whole), bool)
+    for label in np.unique(targets):
+        members = rng.permutation(np.flatnonzero(targets == label))
+        test[members[: min(len(members) - 1, round(share * len(members)))]] = True
+    if not test.any():
+        raise DataError(f"hold_out {share} of {len(whole)} images keeps none for tests")
+    train, held = (torch.from_numpy(np.flatnonzero(part)) for part in (~test, test))
+    return Splits(whole.select(train), whole.select(held))

@@ -4,18 +4,17 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from pathlib import Path
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional as F
 
-from selfsup.augment import random_views
 from selfsup.config import AugmentConfig
-
-
-class DataError(Exception):
-    """The data are missing or unreadable; the message says which, where and what to do."""
+from selfsup.data.views import random_views
 
 
 class ImageSet(ABC):
@@ -48,6 +47,14 @@ class ImageSet(ABC):
     @abstractmethod
     def select(self, index: Tensor) -> ImageSet:
         """Return the samples at `index`, in that order."""
+
+    @abstractmethod
+    def thumbnails(self, index: Tensor, side: int) -> list[NDArray[np.uint8]]:
+        """Return (h, w, C) pictures of the samples at `index`, shorter sides at most `side`."""
+
+    @abstractmethod
+    def locate(self, i: int) -> str | None:
+        """Return the file of an image, if it is one."""
 
     @abstractmethod
     def views(
@@ -86,10 +93,13 @@ class TensorImages(ImageSet):
     """Images in memory."""
 
     images: Tensor
-    """(N, C, H, W) uint8."""
+    """(N, C, H, W) uint8, on any device: there the views are made."""
     targets: Tensor
     classes: tuple[str, ...]
     paths: tuple[str, ...]
+    extents: Tensor | None = None
+    """(N, 2) int64 height and width, where they differ: images continue beyond by their edges."""
+    files: tuple[Path | None, ...] | None = None
 
     def __post_init__(self) -> None:
         """Refuse records that do not fit together."""
@@ -109,17 +119,49 @@ class TensorImages(ImageSet):
         values = torch.arange(256, dtype=torch.float64) / 255
         means, stds = [], []
         for channel in range(self.channels):
-            counts = torch.bincount(self.images[:, channel].flatten(), minlength=256)
+            pixels = self.images[:, channel]
+            pixels = pixels.flatten() if self.extents is None else pixels[self._inside()]
+            counts = torch.bincount(pixels, minlength=256).cpu()
             weights = counts / counts.sum()
             mean = (weights * values).sum()
             means.append(mean)
             stds.append((weights * (values - mean) ** 2).sum().sqrt().clamp_min(1e-3))
         return torch.stack(means).float(), torch.stack(stds).float()
 
+    def _inside(self) -> Tensor:
+        """Return (N, H, W) whether a pixel is the image's own."""
+        assert self.extents is not None
+        height, width = self.images.shape[2:]
+        rows = torch.arange(height) < self.extents[:, :1]
+        return rows[:, :, None] & (torch.arange(width) < self.extents[:, 1:])[:, None]
+
     def select(self, index: Tensor) -> TensorImages:
         """Return the samples at `index`, in that order."""
-        paths = tuple(self.paths[i] for i in index.tolist())
-        return TensorImages(self.images[index], self.targets[index], self.classes, paths)
+        order = index.tolist()
+        return TensorImages(
+            self.images[index],
+            self.targets[index],
+            self.classes,
+            tuple(self.paths[i] for i in order),
+            None if self.extents is None else self.extents[index],
+            None if self.files is None else tuple(self.files[i] for i in order),
+        )
+
+    def to(self, device: str | torch.device) -> TensorImages:
+        """Return the same images on a device."""
+        return replace(self, images=self.images.to(device))
+
+    def thumbnails(self, index: Tensor, side: int) -> list[NDArray[np.uint8]]:
+        """Return the images at `index`; they are small already."""
+        whole = self.images[index].permute(0, 2, 3, 1).cpu().numpy()
+        if self.extents is None:
+            return list(whole)
+        extents = self.extents[index].tolist()
+        return [image[:h, :w] for image, (h, w) in zip(whole, extents, strict=True)]
+
+    def locate(self, i: int) -> str | None:
+        """Return the file of an image."""
+        return None if self.files is None or self.files[i] is None else str(self.files[i])
 
     def views(
         self,
@@ -132,33 +174,36 @@ class TensorImages(ImageSet):
     ) -> Iterator[Tensor]:
         """Yield random views of one batch after the other, see :meth:`ImageSet.views`."""
         for index, seed in zip(batches, seeds, strict=True):
-            yield finished(self.images[index], augment, size, seed, device)
-
-    def no_larger_than(self, size: int) -> TensorImages:
-        """Return the images resized to `size` x `size` if a side is longer, else as they are."""
-        return self if max(self.images.shape[2:]) <= size else self.resized(size)
+            extents = None if self.extents is None else self.extents[index]
+            yield finished(self.images[index], augment, size, seed, device, extents)
 
     def resized(self, size: int) -> TensorImages:
-        """Return the images resized to `size` x `size`."""
+        """Return images of one size resized to `size` x `size`."""
         resized = F.interpolate(
             self.images.float(), (size, size), mode="bilinear", align_corners=False, antialias=True
         )
-        images = resized.round().clamp(0, 255).to(torch.uint8)
-        return TensorImages(images, self.targets, self.classes, self.paths)
+        return replace(self, images=resized.round().clamp(0, 255).to(torch.uint8))
 
 
 def finished(
-    images: Tensor, augment: AugmentConfig, size: int, seed: int, device: str | torch.device
+    images: Tensor,
+    augment: AugmentConfig,
+    size: int,
+    seed: int,
+    device: str | torch.device,
+    extents: Tensor | None = None,
 ) -> Tensor:
     """Return views on `device` of (B, C, H, W) uint8 images."""
     generator = torch.Generator().manual_seed(seed)
     pixels = images.to(device, non_blocking=True).float().div_(255)
-    return random_views(pixels, augment, generator, size)
+    return random_views(pixels, augment, generator, size, extents)
 
 
 @dataclass(frozen=True)
 class Splits:
-    """Training and test images; unlabelled folders may have no test images."""
+    """Training and test images; most folders have no test images."""
 
     train: ImageSet
     test: ImageSet | None
+    found: str = ""
+    """What there was and what is used, for a person."""

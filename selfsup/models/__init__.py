@@ -6,7 +6,7 @@ from selfsup.models.alexnet import AlexNet
 from selfsup.models.build import build_network, build_trunk
 from selfsup.models.network import MultiHead, Network, Trunk, parameter_count
 from selfsup.models.resnet import PreActResNet, ResNet, SmallResNet
-from selfsup.models.weights import LoadReport, WeightsError, load_weights, to_torchvision
+from selfsup.models.weights import LoadReport, load_weights
 
 __all__ = [
     "AlexNet",
@@ -17,10 +17,8 @@ __all__ = [
     "ResNet",
     "SmallResNet",
     "Trunk",
-    "WeightsError",
     "build_network",
     "build_trunk",
     "load_weights",
     "parameter_count",
-    "to_torchvision",
 ]

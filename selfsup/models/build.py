@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from typing import assert_never
+import importlib
+from collections.abc import Sequence
 
-from torch import Tensor
+import torch
+from torch import Tensor, nn
 
-from selfsup.config import Config
+from selfsup.config import ModelConfig
+from selfsup.errors import ConfigError
 from selfsup.models.alexnet import AlexNet, initialise
-from selfsup.models.network import Network, Trunk
+from selfsup.models.network import Network
 from selfsup.models.resnet import PreActResNet, ResNet, SmallResNet
 
 #: With up to four channels, oneDNN's 1 x 1 convolutions of stride 2 write past their memory where
@@ -16,12 +19,12 @@ from selfsup.models.resnet import PreActResNet, ResNet, SmallResNet
 LEAST_CHANNELS_LAST = 8
 
 
-def build_trunk(config: Config, channels: int) -> Trunk:
-    """Return a new trunk, whose weights come from torch's global generator.
+def build_trunk(config: ModelConfig, channels: int) -> nn.Module:
+    """Return a new trunk for images of so many channels; weights come from the global generator.
 
     Parameters
     ----------
-    config : Config
+    config : ModelConfig
         `arch` and, for the networks that have them, `width`, `blocks`, `stem_stride` and
         `final_norm`.
     channels : int
@@ -42,23 +45,68 @@ def build_trunk(config: Config, channels: int) -> Trunk:
             return PreActResNet(18, channels, config.final_norm)
         case "preact-resnet50":
             return PreActResNet(50, channels, config.final_norm)
-    assert_never(config.arch)
+        case "own":
+            raise ConfigError("this network was passed from Python: pass it again, as trunk=")
+    return _own_trunk(config.arch)
 
 
-def build_network(config: Config, mean: Tensor, std: Tensor) -> Network:
+def _own_trunk(name: str) -> nn.Module:
+    """Call module:function."""
+    module, _, function = name.partition(":")
+    try:
+        trunk = getattr(importlib.import_module(module), function)()
+    except (ImportError, AttributeError) as error:
+        raise ConfigError(f"arch {name}: {error}; it is looked for in PYTHONPATH") from error
+    if not isinstance(trunk, nn.Module):
+        raise ConfigError(f"arch {name} returned a {type(trunk).__name__}, not a torch.nn.Module")
+    return trunk
+
+
+@torch.no_grad()
+def feature_dim(trunk: nn.Module, channels: int, side: int) -> int:
+    """Return D of a trunk that makes (B, D) features; measured, unless it tells in `dim`."""
+    if isinstance(dim := getattr(trunk, "dim", None), int):
+        return dim
+    training = trunk.training
+    features = trunk.eval()(torch.zeros(2, channels, side, side))
+    trunk.train(training)
+    if not isinstance(features, Tensor) or features.ndim != 2:
+        shape = tuple(getattr(features, "shape", ())) or type(features).__name__
+        raise ConfigError(
+            f"{type(trunk).__name__} makes {shape} of 2 images of {side} x {side}; a trunk makes "
+            "(2, D) features: take its classifier away, pool its map"
+        )
+    return features.shape[1]
+
+
+def build_network(
+    config: ModelConfig,
+    clusters: Sequence[int],
+    mean: Tensor,
+    std: Tensor,
+    image_size: int,
+    trunk: nn.Module | None = None,
+) -> Network:
     """Return a new network, whose weights come from torch's global generator.
 
     Parameters
     ----------
-    config : Config
-        The settings of :func:`build_trunk`, `clusters`, `rotation` and `channels_last`.
+    config : ModelConfig
+        The settings of :func:`build_trunk`, `rotation` and `channels_last`.
+    clusters : sequence of int
+        K of each head.
     mean, std : Tensor
         (C,) statistics of the training images in [0, 1].
+    image_size : int
+        Side of the input.
+    trunk : torch.nn.Module, optional
+        A network of one's own, instead of ``config.arch``.
     """
-    trunk = build_trunk(config, len(mean))
+    trunk = build_trunk(config, len(mean)) if trunk is None else trunk
     narrow = config.arch == "small-resnet" and config.width < LEAST_CHANNELS_LAST
     channels_last = config.channels_last and not narrow
-    network = Network(trunk, config.clusters, mean, std, config.rotation, channels_last)
+    dim = feature_dim(trunk, len(mean), image_size)
+    network = Network(trunk, dim, clusters, mean, std, config.rotation, channels_last)
     if isinstance(trunk, AlexNet):
         network.heads.apply(initialise)
         if network.rotation_head is not None:

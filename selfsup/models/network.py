@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from functools import partial
 
 import torch
 from torch import Tensor, nn
@@ -40,9 +41,10 @@ class MultiHead(nn.Module):
             return ()
         return torch.split(self.linear(features), list(self.clusters), dim=1)
 
-    def head(self, index: int, features: Tensor) -> Tensor:
-        """Return the (B, K) logits of one head only."""
-        return F.linear(features, *self.parameters_of(index))
+    def __getitem__(self, index: int) -> Callable[[Tensor], Tensor]:
+        """Return one head: it makes (B, K) logits of (B, D) features."""
+        weight, bias = self.parameters_of(index)
+        return partial(F.linear, weight=weight, bias=bias)
 
     def parameters_of(self, index: int) -> tuple[Tensor, Tensor]:
         """Return the (K, D) weights and the (K,) biases of one head, as views."""
@@ -58,8 +60,10 @@ class Network(nn.Module):
 
     Parameters
     ----------
-    trunk : Trunk
-        What makes the features.
+    trunk : torch.nn.Module
+        What makes the features: (B, D) of (B, C, H, W) images with mean 0 and deviation 1.
+    dim : int
+        D.
     clusters : sequence of int
         Number of outputs of every head; may be empty.
     mean, std : Tensor
@@ -69,11 +73,6 @@ class Network(nn.Module):
         Add a head that tells quarter turns apart.
     channels_last : bool
         Memory format of images and weights: the faster one for most convolutions.
-
-    Attributes
-    ----------
-    dim : int
-        Number of features, D.
     """
 
     mean: Tensor
@@ -82,7 +81,8 @@ class Network(nn.Module):
 
     def __init__(
         self,
-        trunk: Trunk,
+        trunk: nn.Module,
+        dim: int,
         clusters: Sequence[int],
         mean: Tensor,
         std: Tensor,
@@ -92,7 +92,7 @@ class Network(nn.Module):
         super().__init__()
         self.register_buffer("mean", mean.view(1, -1, 1, 1).clone())
         self.register_buffer("std", std.view(1, -1, 1, 1).clone())
-        self.dim = trunk.dim
+        self.dim = dim
         self.trunk = trunk
         self.heads = MultiHead(self.dim, clusters)
         self.rotation_head = nn.Linear(self.dim, 4) if rotation else None

@@ -40,51 +40,38 @@ class ResNet(Trunk):
         return features
 
 
-class PreActBasic(nn.Module):
-    """Two 3x3 convolutions, each after normalisation and ReLU, and a shortcut."""
+class PreActBlock(nn.Module):
+    """Convolutions, each after normalisation and ReLU, and a shortcut: 3x3 twice, or 1x1, 3x3, 1x1.
 
-    expansion = 1
+    Parameters
+    ----------
+    inputs, planes, stride : int
+        Channels that come in, inner channels, stride of the block.
+    bottleneck : bool
+        Three convolutions, with four times as many channels at the end as inside.
+    """
 
-    def __init__(self, inputs: int, planes: int, stride: int) -> None:
+    def __init__(self, inputs: int, planes: int, stride: int, bottleneck: bool) -> None:
         super().__init__()
-        self.bn1 = nn.BatchNorm2d(inputs)
-        self.conv1 = nn.Conv2d(inputs, planes, 3, stride, 1, bias=False)
-        self.bn2 = nn.BatchNorm2d(planes)
-        self.conv2 = nn.Conv2d(planes, planes, 3, 1, 1, bias=False)
-        self.shortcut = _projection(inputs, planes, stride)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Apply the block."""
-        y = F.relu(self.bn1(x), inplace=True)
-        shortcut = self.shortcut(y) if len(self.shortcut) else x
-        y = self.conv1(y)
-        y = self.conv2(F.relu(self.bn2(y), inplace=True))
-        return torch.add(y, shortcut)
-
-
-class PreActBottleneck(nn.Module):
-    """1x1, 3x3 and 1x1 convolutions, each after normalisation and ReLU, and a shortcut."""
-
-    expansion = 4
-
-    def __init__(self, inputs: int, planes: int, stride: int) -> None:
-        super().__init__()
-        outputs = planes * self.expansion
-        self.bn1 = nn.BatchNorm2d(inputs)
-        self.conv1 = nn.Conv2d(inputs, planes, 1, bias=False)
-        self.bn2 = nn.BatchNorm2d(planes)
-        self.conv2 = nn.Conv2d(planes, planes, 3, stride, 1, bias=False)
-        self.bn3 = nn.BatchNorm2d(planes)
-        self.conv3 = nn.Conv2d(planes, outputs, 1, bias=False)
+        outputs = 4 * planes if bottleneck else planes
+        shapes = [(inputs, planes, 3, stride), (planes, planes, 3, 1)]
+        if bottleneck:
+            shapes = [(inputs, planes, 1, 1), (planes, planes, 3, stride), (planes, outputs, 1, 1)]
+        self.depth, self.outputs = len(shapes), outputs
+        for i, (incoming, outgoing, kernel, step) in enumerate(shapes, start=1):
+            conv = nn.Conv2d(incoming, outgoing, kernel, step, kernel // 2, bias=False)
+            self.add_module(f"bn{i}", nn.BatchNorm2d(incoming))
+            self.add_module(f"conv{i}", conv)
         self.shortcut = _projection(inputs, outputs, stride)
 
     def forward(self, x: Tensor) -> Tensor:
         """Apply the block."""
-        y = F.relu(self.bn1(x), inplace=True)
-        shortcut = self.shortcut(y) if len(self.shortcut) else x
-        y = self.conv1(y)
-        y = self.conv2(F.relu(self.bn2(y), inplace=True))
-        y = self.conv3(F.relu(self.bn3(y), inplace=True))
+        y, shortcut = x, x
+        for i in range(1, self.depth + 1):
+            y = F.relu(self.get_submodule(f"bn{i}")(y), inplace=True)
+            if i == 1 and len(self.shortcut):
+                shortcut = self.shortcut(y)
+            y = self.get_submodule(f"conv{i}")(y)
         return torch.add(y, shortcut)
 
 
@@ -106,8 +93,6 @@ class PreActResNet(Trunk):
 
     def __init__(self, depth: Depth, channels: int = 3, final_norm: bool = True) -> None:
         super().__init__()
-        block: type[PreActBasic] | type[PreActBottleneck]
-        block = PreActBasic if depth == 18 else PreActBottleneck
         counts = (2, 2, 2, 2) if depth == 18 else (3, 4, 6, 3)
         width = 64
         layers: list[nn.Module] = [
@@ -117,9 +102,9 @@ class PreActResNet(Trunk):
         for stage, count in enumerate(counts):
             blocks = []
             for i in range(count):
-                planes = 64 * 2**stage
-                blocks.append(block(width, planes, 2 if stage and not i else 1))
-                width = planes * block.expansion
+                stride = 2 if stage and not i else 1
+                blocks.append(PreActBlock(width, 64 * 2**stage, stride, depth == 50))
+                width = blocks[-1].outputs
             layers.append(nn.Sequential(*blocks))
         if final_norm:
             layers += [nn.BatchNorm2d(width), nn.ReLU(inplace=True)]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import dataclasses
 import os
 import pickle
@@ -13,10 +12,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from selfsup.models.network import Network, Trunk
+from selfsup.errors import WeightsError
+from selfsup.models.network import Network
 from selfsup.models.resnet import ResNet
 
-#: The authors' ResNet is one nn.Sequential.
+#: Names of heads in weights; and the parts of the authors' ResNet, which is one nn.Sequential.
+HEAD = re.compile(r"(fc|top_layer)\d*\.|heads\.|rotation_head\.")
 _RESNET_PARTS = {
     "features.0": "conv1",
     "features.1": "bn1",
@@ -25,10 +26,6 @@ _RESNET_PARTS = {
     "features.6": "layer3",
     "features.7": "layer4",
 }
-
-
-class WeightsError(ValueError):
-    """Weights that do not fit a network, or a file that holds none."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -43,37 +40,6 @@ class LoadReport:
     """Weights of heads that the network has no place for."""
     labels: Tensor | None
     """Cluster labels beside the weights, as they were stored."""
-
-
-def to_torchvision(network: Network, head: int | None = None) -> Any:
-    """Return the trained trunk as a plain torchvision model.
-
-    Parameters
-    ----------
-    network : Network
-        One whose trunk is torchvision's: resnet18 or resnet50.
-    head : int, optional
-        Head that becomes ``fc``; without one, ``fc`` is the identity and the model returns
-        features.
-
-    Returns
-    -------
-    torchvision.models.ResNet
-        A copy that, for images standardised by ``network.mean`` and ``network.std``, returns what
-        the network does.
-    """
-    if not isinstance(network.trunk, ResNet):
-        raise TypeError(
-            "torchvision has the networks of the archs resnet18 and resnet50, "
-            f"not the {type(network.trunk).__name__} of this one"
-        )
-    model = copy.deepcopy(network.trunk.net)
-    if head is not None:
-        weight, bias = (part.detach().clone() for part in network.heads.parameters_of(head))
-        model.fc = nn.Linear(network.dim, len(bias), device="meta")  # draws no random numbers
-        model.fc.weight, model.fc.bias = nn.Parameter(weight), nn.Parameter(bias)
-        model.fc.train(model.training)
-    return model
 
 
 @torch.no_grad()
@@ -103,6 +69,9 @@ def load_weights(
     contents = source if isinstance(source, Mapping) else _read(source)
     weights = contents.get("network", contents.get("state_dict", contents))
     labels = contents.get("labels", contents.get("L"))
+    if isinstance(labels, Mapping):  # of a run
+        labels = labels.get("labels")
+    expected = _named_module(network.trunk).state_dict()
     trunk: dict[str, Tensor] = {}
     statistics: dict[str, Tensor] = {}
     heads: dict[str, Tensor] = {}
@@ -111,10 +80,10 @@ def load_weights(
             name = re.sub(r"(^|\.)module\.", r"\1", name)  # of (Distributed)DataParallel
             if name in ("mean", "std"):
                 statistics[name] = value
-            elif re.match(r"(fc|top_layer)\d*\.|heads\.|rotation_head\.", name):
+            elif (own := _trunk_name(name, network.trunk)) not in expected and HEAD.match(name):
                 heads[name] = value
             else:
-                trunk[_trunk_name(name, network.trunk)] = value
+                trunk[own] = value
     _check(network, trunk, statistics)
     for name, value in statistics.items():
         network.get_buffer(name).copy_(value)
@@ -128,6 +97,8 @@ def load_weights(
 def _read(path: str | os.PathLike[str]) -> Mapping[str, Any]:
     try:
         contents = torch.load(path, map_location="cpu", weights_only=True)
+    except (OSError, RuntimeError, EOFError, ValueError) as error:
+        raise WeightsError(f"{path}: no weights can be read here ({error})") from error
     except pickle.UnpicklingError as error:
         raise WeightsError(
             f"{path}: not a file of tensors. A model pickled whole is not loaded, since that can "
@@ -138,12 +109,12 @@ def _read(path: str | os.PathLike[str]) -> Mapping[str, Any]:
     return contents
 
 
-def _named_module(trunk: Trunk) -> nn.Module:
+def _named_module(trunk: nn.Module) -> nn.Module:
     """Return the module whose names a state dict uses."""
     return trunk.net if isinstance(trunk, ResNet) else trunk
 
 
-def _trunk_name(name: str, trunk: Trunk) -> str:
+def _trunk_name(name: str, trunk: nn.Module) -> str:
     """Translate a name of any source into one of the trunk's."""
     if not isinstance(trunk, ResNet):
         return name.removeprefix("trunk.")

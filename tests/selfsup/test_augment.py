@@ -10,8 +10,9 @@ from torch.nn import functional as F
 from torchvision.transforms import RandomResizedCrop
 from torchvision.transforms.v2 import functional as reference
 
-import selfsup.augment as augment_module
-from selfsup.augment import (
+import selfsup.data.views as augment_module
+from selfsup.config import LEVELS, AugmentConfig
+from selfsup.data.views import (
     adjust_brightness,
     adjust_contrast,
     adjust_hue,
@@ -20,7 +21,6 @@ from selfsup.augment import (
     gaussian_blur,
     random_views,
 )
-from selfsup.config import LEVELS, AugmentConfig
 
 STRONG = AugmentConfig(
     crop=(0.3, 1.0), rotate=20, scale=(0.7, 1.2), stretch=0.3, shift=0.1, flip=True,
@@ -118,7 +118,7 @@ def test_moco_v2_leaves_the_colours_of_a_fifth_alone():
 @pytest.mark.parametrize(("height", "width"), [(375, 500), (40, 40), (30, 11)])
 def test_boxes_are_distributed_as_torchvisions(height, width):
     n, augment = 3000, LEVELS["2"]
-    ours = crop_boxes(n, height, width, augment, generator()).double()
+    ours = crop_boxes(torch.tensor([[height, width]] * n), augment, generator()).double()
     image = torch.empty(1, height, width)
     torch.manual_seed(0)
     theirs = torch.tensor(
@@ -143,7 +143,8 @@ def test_boxes_are_distributed_as_torchvisions(height, width):
 @pytest.mark.parametrize(("height", "width"), [(10, 100), (100, 10), (50, 60)])
 def test_where_no_box_fits_it_is_torchvisions_central_one(height, width):
     augment = AugmentConfig(crop=(1.5, 2.0))
-    top, left, h, w = crop_boxes(4, height, width, augment, generator()).unbind(1)
+    boxes = crop_boxes(torch.tensor([[height, width]] * 4), augment, generator())
+    top, left, h, w = boxes.unbind(1)
     expected = RandomResizedCrop.get_params(
         torch.empty(1, height, width), [1.5, 2.0], list(augment.crop_ratio)
     )

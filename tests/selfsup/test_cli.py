@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import base64
 import csv
+import io
 import json
+import re
 import subprocess
 import sys
 
@@ -12,10 +15,12 @@ import pytest
 import torch
 from PIL import Image
 
-import selfsup.train as train_module
-from selfsup.__main__ import main
-from selfsup.runs import load_checkpoint, load_config
-from selfsup.train import gradient_step
+import selfsup.training.fit as fit_module
+from selfsup.cli import main
+from selfsup.config import DataConfig
+from selfsup.data import load_data
+from selfsup.training.checkpoints import load_checkpoint, load_config
+from selfsup.training.step import gradient_step
 
 SHORT = ["--epochs", "1", "--updates", "2", "--image-size", "8", "--supervised-epochs", "1"]
 
@@ -23,6 +28,42 @@ SHORT = ["--epochs", "1", "--updates", "2", "--image-size", "8", "--supervised-e
 def read(path):
     with open(path, newline="") as file:
         return list(csv.reader(file))
+
+
+def check_page(page, labels):
+    """Every image, cluster and class of a page is that of the run."""
+    assert not re.search(r"(src|href)=.http|url\(http", page)
+    assert "<td>SeLa</td>" in page
+    data = json.loads(re.search(r'type="application/json">(.*?)</script>', page, re.S)[1])
+    truth = load_data(DataConfig("digits", 8)).train
+    assert [image["name"] for image in data["images"]] == list(truth.paths)
+    assert np.array_equal(np.array([image["labels"] for image in data["images"]]).T, labels)
+    for head, own in zip(data["heads"], labels, strict=True):
+        k = len(head["sizes"])
+        assert head["sizes"] == np.bincount(own, minlength=k).tolist()
+        table = np.array(head["table"])
+        assert table.shape == (k, 10)
+        assert (
+            table[own[5], truth.targets[5]]
+            == ((own == own[5]) & (truth.targets == truth.targets[5]).numpy()).sum()
+        )
+        assert head["purity"][3] == pytest.approx(table[3].max() / table[3].sum(), abs=1e-3)
+        mean = [image["confidence"] for image in data["images"]]
+        head_number = data["heads"].index(head)
+        some = [c[head_number] for c, y in zip(mean, own, strict=True) if y == 3]
+        assert head["confidence"][3] == pytest.approx(np.mean(some), abs=2e-3)
+    places = np.array(data["map"])
+    assert places.min() == 0
+    assert places.max() == 1
+    assert len(places) == len(data["mapped"]) == 1437
+    sprite = base64.b64decode(re.search(r"url\(data:image/jpeg;base64,([^)]*)\)", page)[1])
+    with Image.open(io.BytesIO(sprite)) as sheet:
+        side, columns = data["tile"], data["columns"]
+        assert sheet.size == (columns * side, -(-1437 // columns) * side)
+        x, y = 1000 % columns * side, 1000 // columns * side
+        tile = sheet.convert("L").crop((x, y, x + side, y + side)).resize((8, 8))
+    original = truth.images[1000, 0].float()
+    assert np.corrcoef(np.asarray(tile).ravel(), original.numpy().ravel())[0, 1] > 0.9
 
 
 def test_train_evaluate_and_labels(tmp_path, capsys, monkeypatch):
@@ -40,13 +81,12 @@ def test_train_evaluate_and_labels(tmp_path, capsys, monkeypatch):
         ("SeLa", 10),
         ("SeLa", 12),
     }
-    page = (tmp_path / "runs/digits/report.html").read_text()
-    assert "<svg" in page
-    assert "data:image/png;base64" in page
-    assert 'src="http' not in page
+    check_page(
+        (tmp_path / "runs/digits/report.html").read_text(), np.load("runs/digits/labels.npy")
+    )
 
     assert main(["labels", "runs/digits", "--csv", "missing/labels.csv"]) == 1
-    assert "missing/labels.csv could not be written" in capsys.readouterr().err
+    assert "there is no folder missing" in capsys.readouterr().err
     assert main(["labels", "runs/digits", "--csv", "labels.csv"]) == 0
     assert main(["labels", "runs/digits", "--csv", "labels.csv"]) == 0  # replaced as a whole
     table = read("labels.csv")
@@ -62,17 +102,16 @@ def test_train_evaluate_and_labels(tmp_path, capsys, monkeypatch):
         assert main(["train", "digits", *SHORT, "--labelling", "fixed", "--labels-file", source,
                      "--out", out, *network]) == 0  # fmt: skip
         assert np.array_equal(np.load(f"{out}/labels.npy"), labels)
-        assert load_config(tmp_path / out).clusters == (10, 12)
+        assert load_config(tmp_path / out).labels.clusters == (10, 12)
 
 
 def test_predict_labels_new_images(tmp_path, capsys, monkeypatch):
     monkeypatch.chdir(tmp_path)
     assert main(["train", "digits", *SHORT]) == 0
-    from selfsup.data import load_data
-    from selfsup.trained import Trained
+    from selfsup.training.trained import Trained
 
     trained = Trained.load(tmp_path / "runs/digits")
-    images = load_data(trained.config).test
+    images = load_data(trained.config.data).test
     folder = tmp_path / "new"
     (folder / "deep").mkdir(parents=True)
     for i in range(20):  # neither classes nor a flat folder
@@ -90,7 +129,7 @@ def test_predict_labels_new_images(tmp_path, capsys, monkeypatch):
 
 
 def test_predict_shows_images_as_training_did(tmp_path, capsys, monkeypatch):
-    # rectangles: squeezed to squares in memory; a centre crop would show other pixels
+    # rectangles, of which a view shows a square
     monkeypatch.chdir(tmp_path)
     noise = np.random.default_rng(0)
     (tmp_path / "wide").mkdir()
@@ -116,13 +155,13 @@ def test_a_run_without_labels_is_evaluated_too(tmp_path, capsys, monkeypatch):
 def test_resume_and_ctrl_c(tmp_path, capsys, monkeypatch):
     run, calls = str(tmp_path / "run"), iter(range(10**6))
 
-    def interrupted(*arguments):
+    def interrupted(*arguments, **options):
         if next(calls) == 2:
             raise KeyboardInterrupt
-        return gradient_step(*arguments)
+        return gradient_step(*arguments, **options)
 
     with monkeypatch.context() as patch:
-        patch.setattr(train_module, "gradient_step", interrupted)
+        patch.setattr(fit_module, "gradient_step", interrupted)
         assert main(["train", "digits", *SHORT, "--out", run]) == 130
     assert f"train --resume {run}" in capsys.readouterr().err
     assert main(["train", "--resume", run]) == 0
@@ -135,8 +174,8 @@ def test_a_level_sets_the_augmentation(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     assert main(["train", "digits", *SHORT, "--level", "2", "--label-level", "0"]) == 0
     config = load_config(tmp_path / "runs/digits")
-    assert config.augment.crop == (0.08, 1.0)
-    assert config.augment.rotate == 0
+    assert config.optimiser.augment.crop == (0.08, 1.0)
+    assert config.optimiser.augment.rotate == 0
     assert config.label_augment.centre == 0.875
 
 
@@ -167,7 +206,7 @@ def test_mistakes_end_with_a_message(tmp_path, arguments, message, capsys, monke
 
 HEAVY = """
 import resource, sys
-from selfsup.__main__ import main
+from selfsup.cli import main
 assert main(["train", sys.argv[1], "--dry-run"]) == 0
 assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss < 6e6, "more than 6 GB"
 """

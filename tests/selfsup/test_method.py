@@ -2,44 +2,47 @@
 
 from __future__ import annotations
 
+import copy
 import itertools
 import math
-from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
 from solvers import sela_original
 
-from selfsup.config import Config
+from selfsup import labellers
+from selfsup.config import Config, DataConfig, LabelConfig, ModelConfig, RunConfig
 from selfsup.data import TensorImages, load_data
-from selfsup.label_report import cross_entropies
-from selfsup.marginals import match, size_profile
+from selfsup.errors import ConfigError
 from selfsup.models import MultiHead
 from selfsup.presets import PRESETS
-from selfsup.sela import (
-    Labels,
-    extract_features,
-    heads_due,
-    label_step,
-    multi_head_loss,
+from selfsup.seeds import Stream, seed_of
+from selfsup.sela import SelfLabels, Shard, multi_head_loss, update_times
+from selfsup.training.fit import new_network
+from selfsup.training.label_pass import FeaturePass, fit_clusters, label_step, new_labels
+from selfsup.training.label_report import cross_entropies
+from selfsup.training.processes import World
+from selfsup.training.step import (
+    build_optimiser,
+    gradient_step,
+    new_scaler,
     objective,
     quarter_turns,
-    random_labels,
-    update_times,
 )
-from selfsup.train import new_network
-from selfsup.world import World
 from sinkhorn_ot import sinkhorn
 
 CONFIG = Config(
-    preset="test", dataset="digits", image_size=8, width=4, clusters=(10, 7), epsilon=0.1
+    DataConfig("digits", 8),
+    ModelConfig(width=4),
+    LabelConfig(clusters=(10, 7), epsilon=0.1),
+    run=RunConfig("test"),
 )
 
 
 @pytest.fixture(scope="module")
 def images():
-    return load_data(CONFIG).train
+    return load_data(CONFIG.data).train
 
 
 @pytest.fixture(scope="module")
@@ -47,30 +50,43 @@ def network(images):
     return new_network(CONFIG, images)
 
 
-@pytest.fixture(scope="module")
-def trained(images):
-    """A network that has had a few epochs, as logits of a random one are too easy."""
-    from selfsup.train import build_optimiser, gradient_step
+def at_random(n, config):
+    return new_labels(config.labels, n, config.run.seed, 1, World())
 
-    config = replace(CONFIG, epochs=8)
-    network = new_network(config, images)
-    optimiser = build_optimiser(replace(config, nesterov=True), network)
-    labels, _ = label_step(
-        network, images, config, Labels.at_random(len(images), config), 0, World()
-    )
-    scaler = torch.amp.GradScaler("cpu", enabled=False)
-    network.train()
-    for epoch in range(8):
-        order = torch.randperm(len(images), generator=torch.Generator().manual_seed(epoch))
-        for index in order.split(100)[:-1]:
-            (x,) = images.views([index], config.augment, 8, seeds=[0])
-            gradient_step(network, optimiser, scaler, x, labels.labels[:, index], config)
-    return network.eval()
+
+def step(network, images, config, old=None):
+    """Return the labels after an update, and its report; the old ones stay as they are."""
+    labels = at_random(len(images), config)
+    if old is not None:
+        labels.load_state_dict(copy.deepcopy(old.state_dict()))
+    report = label_step(network, images, labels, FeaturePass.of(config), World())
+    return labels, report
+
+
+def features_of(network, images, config=CONFIG, **options):
+    return FeaturePass.of(config)(network, images, **options)
 
 
 def logits_of(network, images, head=0):
     with torch.no_grad():
-        return network.heads.head(head, extract_features(network, images, CONFIG))
+        return network.heads[head](features_of(network, images))
+
+
+@pytest.fixture(scope="module")
+def trained(images):
+    """A network that has had a few epochs, as logits of a random one are too easy."""
+    config = CONFIG.but(epochs=8, nesterov=True)
+    network = new_network(config, images)
+    optimiser = build_optimiser(config.optimiser, network)
+    scaler = new_scaler(config.optimiser, torch.device("cpu"))
+    labels, _ = step(network, images, config)
+    network.train()
+    for epoch in range(8):
+        order = torch.randperm(len(images), generator=torch.Generator().manual_seed(epoch))
+        for index in order.split(100)[:-1]:
+            (x,) = images.views([index], config.optimiser.augment, 8, seeds=[0])
+            gradient_step(network, optimiser, scaler, x, index, labels, config.optimiser)
+    return network.eval()
 
 
 # the schedule and the heads that are due
@@ -92,25 +108,87 @@ def test_linear_and_power_schedules_by_hand():
 
 
 def test_one_head_in_turn_or_all_of_them_or_all_in_groups():
-    config = replace(CONFIG, clusters=(5, 6, 7, 8))
-    assert [heads_due(u, config) for u in (0, 9)] == [[[0, 1, 2, 3]]] * 2
-    turn = replace(config, heads_per_update="one")
-    assert [heads_due(u, turn) for u in range(6)] == [[[0]], [[1]], [[2]], [[3]], [[0]], [[1]]]
-    groups = [heads_due(u, replace(config, head_groups=2)) for u in range(8)]
+    def due(updates, **settings):
+        labels, heads = SelfLabels(10, (5, 6, 7, 8), **settings), []
+        for labels.updates in updates:
+            heads.append(labels.heads_due())
+        return heads
+
+    assert due((0, 9)) == [[[0, 1, 2, 3]]] * 2
+    assert due(range(6), one_head=True) == [[[0]], [[1]], [[2]], [[3]], [[0]], [[1]]]
+    groups = due(range(8), groups=2)
     for pair in groups:
         assert [len(g) for g in pair] == [2, 2]
         assert sorted(pair[0] + pair[1]) == [0, 1, 2, 3]
     assert len({tuple(map(tuple, g)) for g in groups}) > 1  # reshuffled from update to update
-    assert heads_due(3, replace(config, head_groups=2)) == groups[3]
+    assert due([3], groups=2) == [groups[3]]
 
 
 def test_random_labels_are_balanced_and_differ_between_heads():
-    config = replace(CONFIG, clusters=(7, 7, 10))
-    labels = random_labels(1000, config)
-    for head, k in zip(labels, config.clusters, strict=True):
+    clusters = (7, 7, 10)
+    labels = SelfLabels(1000, clusters).labels
+    for head, k in zip(labels, clusters, strict=True):
         assert set(torch.bincount(head, minlength=k).tolist()) <= {1000 // k, 1000 // k + 1}
     assert (labels[0] == labels[1]).double().mean() < 0.3
-    assert torch.equal(labels, random_labels(1000, config))
+    assert torch.equal(labels, SelfLabels(1000, clusters).labels)
+
+
+def test_updates_are_due_at_their_moments_and_never_twice():
+    labels = SelfLabels(4, (2,), times=[0, 10, 20])
+    logits = [torch.randn(4, 2, generator=torch.Generator().manual_seed(0))]
+    seen = []
+    for images in range(0, 30, 4):
+        if labels.due(images):
+            labels.update(logits)
+            seen.append(images)
+    assert seen == [0, 12, 20]
+
+
+def test_labels_and_potentials_travel_through_a_state_dict():
+    logits = [torch.randn(60, k, generator=torch.Generator().manual_seed(k)) for k in (4, 6)]
+    labels, again = SelfLabels(60, (4, 6), 0.2), SelfLabels(60, (4, 6), 0.2, seed=9)
+    labels.update(logits)
+    again.load_state_dict(labels.state_dict())
+    assert again.updates == 1
+    assert torch.equal(again.predict(logits), labels.labels)
+    other = [z + 1 for z in logits]
+    assert torch.equal(again.predict(other), labels.labels)  # a shift of a row says nothing
+    assert (again.labels != torch.stack([z.argmax(1) for z in logits])).any()
+
+
+def test_logits_of_each_head_or_heads_on_features_give_the_same_labels():
+    features = torch.randn(80, 5, generator=torch.Generator().manual_seed(0))
+    heads = torch.nn.ModuleList(torch.nn.Linear(5, k) for k in (4, 6))
+    one, other = SelfLabels(80, (4, 6)), SelfLabels(80, (4, 6))
+    one.update([head(features).detach() for head in heads])
+    other.update(features=features, heads=heads)
+    assert torch.equal(one.labels, other.labels)
+
+
+def test_every_labeller_has_the_same_signature():
+    x = torch.randn(40, 5, generator=torch.Generator().manual_seed(0))
+    z, shard = x[:, :4], Shard(40, slice(0, 40))
+    always = torch.arange(80).view(2, 40) % 4
+    for labeller, expected in (
+        (labellers.equipartition, sinkhorn(z, epsilon=0.04).labels),
+        (labellers.argmax, z.argmax(1)),
+        (labellers.fixed(always), always[1]),
+    ):
+        assert torch.equal(labeller(1, z, x, None, shard).labels, expected)
+    found = labellers.kmeans()(1, z, x, None, shard)
+    assert torch.equal(labellers.nearest(x, found.state), found.labels)
+    with pytest.raises(ValueError, match="features"):
+        labellers.kmeans()(1, z, None, None, shard)
+
+
+def test_clusters_fit_the_images_and_more_of_them_are_refused():
+    assert fit_clusters(LabelConfig(clusters=(0, 5)), 300) == (15, 5)
+    assert fit_clusters(LabelConfig(clusters=(0,)), 5) == (2,)
+    assert fit_clusters(LabelConfig(clusters=(0,)), 10**6) == (128,)
+    with pytest.raises(ConfigError, match="128 are more than the 20 images"):
+        fit_clusters(LabelConfig(clusters=(128,)), 20)
+    with pytest.raises(ConfigError, match="at least 2"):
+        fit_clusters(LabelConfig(), 1)
 
 
 # the objective
@@ -130,10 +208,15 @@ def test_rotation_adds_the_cross_entropy_of_the_turns():
     labels = torch.tensor([[2]])
     lse = [math.log(math.exp(z) + 3) for z in (1.0, 2.0, 3.0, 4.0)]
     rotation = ((lse[0] - 1) + (lse[1] - 2) + (lse[2] - 3) + lse[3]) / 4
-    loss = objective((*heads, turns), labels, rotated=True)
-    assert float(loss) == pytest.approx(math.log(4) + rotation, rel=1e-6)
-    alone = objective((turns,), labels[:0], rotated=True)  # RotNet: no heads
-    assert float(alone) == pytest.approx(rotation, rel=1e-6)
+
+    def loss(*outputs):
+        own = SelfLabels(1, [4] * (len(outputs) - 1))
+        own.labels = labels[: len(outputs) - 1]
+        x = torch.zeros(1, 1, 2, 2)
+        return float(objective(lambda x, rotated: outputs, x, torch.tensor([0]), own, True))
+
+    assert loss(*heads, turns) == pytest.approx(math.log(4) + rotation, rel=1e-6)
+    assert loss(turns) == pytest.approx(rotation, rel=1e-6)  # RotNet: no heads
 
 
 def test_quarter_turns_of_a_marked_corner():
@@ -147,7 +230,7 @@ def test_cross_entropies_by_hand_and_in_blocks(monkeypatch):
     logits = torch.randn(50, 6, generator=torch.Generator().manual_seed(0)) * 3
     labels = [torch.arange(50) % 6, torch.zeros(50, dtype=torch.int64)]
     expected = [float(torch.nn.functional.cross_entropy(logits.double(), y)) for y in labels]
-    monkeypatch.setattr("selfsup.label_report.BLOCK", 42)  # seven rows at a time
+    monkeypatch.setattr("selfsup.training.label_report.BLOCK", 42)  # seven rows at a time
     assert (cross_entropies(logits, *labels) / 50).tolist() == pytest.approx(expected, rel=1e-6)
 
 
@@ -160,21 +243,23 @@ def test_no_plan_with_the_same_marginals_is_better_than_the_label_step(trained, 
     # The claim that the method rests on: at a fixed network the step is the best there is.
     logits = logits_of(trained, images).double().numpy()
     n, k = logits.shape
-    result = sinkhorn(logits, epsilon=CONFIG.epsilon, tol=1e-12)
-    best = soft_objective(result.plan(logits), logits, CONFIG.epsilon)
+    result = sinkhorn(logits, epsilon=CONFIG.labels.epsilon, tol=1e-12)
+    best = soft_objective(result.plan(logits), logits, CONFIG.labels.epsilon)
     rng = np.random.default_rng(0)
     others = [(logits, epsilon) for epsilon in (0.02, 0.05, 0.2, 1.0)]
-    others += [(logits + rng.normal(scale=0.05, size=(n, k)), CONFIG.epsilon) for _ in range(5)]
+    others += [
+        (logits + rng.normal(scale=0.05, size=(n, k)), CONFIG.labels.epsilon) for _ in range(5)
+    ]
     rivals = [sinkhorn(z, epsilon=e, tol=1e-12).plan(z) for z, e in others]
     rivals.append(np.full((n, k), 1 / (n * k)))
     for rival in rivals:
         assert np.abs(rival.sum(0) - 1 / k).sum() < 1e-9
-        assert soft_objective(rival, logits, CONFIG.epsilon) < best
+        assert soft_objective(rival, logits, CONFIG.labels.epsilon) < best
     # and so close to the optimum that a step towards any of them does not help either
     plan = result.plan(logits)
     for rival in rivals:
         near = plan + 1e-3 * (rival - plan)
-        assert soft_objective(near, logits, CONFIG.epsilon) <= best + 1e-12
+        assert soft_objective(near, logits, CONFIG.labels.epsilon) <= best + 1e-12
 
 
 def test_without_the_constraint_constant_labels_are_perfect(images):
@@ -198,7 +283,7 @@ def test_labels_are_those_of_the_authors_recurrence(trained, images, lam):
     answer = sela_original(logits.numpy(), 1e-10, epsilon=1 / lam)
     assert answer.curve[-1][1] <= 1e-10  # it got there
     theirs = answer.labels
-    config = replace(CONFIG, epsilon=1 / lam, tol=1e-9, max_iter=100_000)
+    config = CONFIG.but(epsilon=1 / lam, tol=1e-9, max_iter=100_000)
     labels, report = step(trained, images, config)
     ours = labels.labels[0].numpy()
     assert max(head.violation for head in report.heads) <= 1e-9
@@ -213,24 +298,24 @@ def test_label_pass_leaves_batch_norm_and_mode_alone(network, images):
     before = {k: v.clone() for k, v in network.state_dict().items()}
     for training in (True, False):
         network.train(training)
-        extract_features(network, images, CONFIG)
+        features_of(network, images)
         assert network.training is training
     assert all(torch.equal(before[k], v) for k, v in network.state_dict().items())
 
 
 def test_features_are_in_dataset_order(network, images):
-    features = extract_features(network, images, CONFIG)
+    features = features_of(network, images)
     for i in (0, 7, len(images) - 1):
-        alone = extract_features(network, images, CONFIG, slice(i, i + 1))
+        alone = features_of(network, images, rows=slice(i, i + 1))
         torch.testing.assert_close(alone[0], features[i], atol=1e-4, rtol=1e-4)
 
 
 def test_mean_over_views_averages_the_logits(network, images):
-    augment = PRESETS["digits"].augment
-    config = replace(CONFIG, label_augment=augment, label_views=2)
-    mean = extract_features(network, images, config, views=2)
-    first = extract_features(network, images, config, views=1)
-    plain = extract_features(network, images, CONFIG)
+    augment = PRESETS["digits"].optimiser.augment
+    config = CONFIG.but(label_augment=augment, label_views=2)
+    mean = features_of(network, images, config)
+    first = features_of(network, images, config.but(label_views=1))
+    plain = features_of(network, images)
     second = 2 * mean - first
     assert (first - second).abs().mean() > 0.05  # two different views,
     assert (first - plain).abs().mean() > 0.05  # neither the image itself
@@ -242,19 +327,14 @@ def test_mean_over_views_averages_the_logits(network, images):
     )
 
 
-def step(network, images, config, old=None, update=0):
-    old = Labels.at_random(len(images), config) if old is None else old
-    return label_step(network, images, config, old, update, World())
-
-
 def test_labels_of_an_untrained_network_are_balanced(network, images):
     labels, _ = step(network, images, CONFIG)
     assert labels.labels.shape == (2, len(images))
-    for head, k in enumerate(CONFIG.clusters):
+    for head, k in enumerate(CONFIG.labels.clusters):
         sizes = torch.bincount(labels.labels[head], minlength=k)
         assert sizes.min() > 0.8 * len(images) / k
         assert sizes.max() < 1.2 * len(images) / k
-        potential = labels.potentials[head]
+        potential = labels.states[head]
         assert potential is not None
         assert len(potential) == k
         logits = logits_of(network, images, head).double()
@@ -262,9 +342,9 @@ def test_labels_of_an_untrained_network_are_balanced(network, images):
 
 
 def test_a_report_says_what_happened(network, images):
-    old = Labels.at_random(len(images), CONFIG)
+    old = at_random(len(images), CONFIG)
     new, report = step(network, images, CONFIG, old)
-    for head, k in zip(report.heads, CONFIG.clusters, strict=True):
+    for head, k in zip(report.heads, CONFIG.labels.clusters, strict=True):
         logits = logits_of(network, images, head.head).double()
         for value, labels in ((head.ce_before, old), (head.ce_after, new)):
             y = labels.labels[head.head]
@@ -279,7 +359,7 @@ def test_a_report_says_what_happened(network, images):
         changed = (old.labels[head.head] != new.labels[head.head]).double().mean()
         assert head.changed == pytest.approx(float(changed))
         assert head.nmi_last < 0.05  # nothing in common with random labels
-        assert 0 < head.violation <= CONFIG.tol
+        assert 0 < head.violation <= CONFIG.labels.tol
         assert head.passes > 0
     assert set(report.seconds) == {"forward", "logits", "transport", "report"}
     _, again = step(network, images, CONFIG, new)
@@ -289,7 +369,7 @@ def test_a_report_says_what_happened(network, images):
 
 
 def test_a_warm_start_reads_less(trained, images):
-    config = replace(CONFIG, tol=1e-4)
+    config = CONFIG.but(tol=1e-4)
     labels, cold = step(trained, images, config)
     _, warm = step(trained, images, config, labels)
     for first, second in zip(cold.heads, warm.heads, strict=True):
@@ -297,23 +377,24 @@ def test_a_warm_start_reads_less(trained, images):
 
 
 def test_one_head_in_turn_leaves_the_others_alone(network, images):
-    config = replace(CONFIG, heads_per_update="one")
-    old = Labels.at_random(len(images), config)
-    new, report = step(network, images, config, old, update=1)
+    config = CONFIG.but(heads_per_update="one")
+    old = at_random(len(images), config)
+    old.updates = 1
+    new, report = step(network, images, config, old)
     assert torch.equal(new.labels[0], old.labels[0])
     assert not torch.equal(new.labels[1], old.labels[1])
     assert [h.head for h in report.heads] == [1]
-    assert new.potentials[0] is None
+    assert new.states[0] is None
 
 
 def test_groups_of_heads_see_other_views(network, images):
-    views = {"label_augment": PRESETS["digits"].augment, "clusters": (10, 10)}
-    apart = replace(CONFIG, head_groups=2, **views)
+    views = {"label_augment": PRESETS["digits"].optimiser.augment, "clusters": (10, 10)}
+    apart = CONFIG.but(head_groups=2, **views)
     twice = new_network(apart, images)
     with torch.no_grad():  # twin heads: only what they see can make their labels differ
         twice.heads.linear.weight[10:] = twice.heads.linear.weight[:10]
         twice.heads.linear.bias[10:] = twice.heads.linear.bias[:10]
-    labels, _ = step(twice, images, replace(apart, head_groups=1))
+    labels, _ = step(twice, images, apart.but(head_groups=1))
     assert torch.equal(labels.labels[0], labels.labels[1])
     labels, _ = step(twice, images, apart)
     same = (labels.labels[0] == labels.labels[1]).double().mean()
@@ -321,17 +402,17 @@ def test_groups_of_heads_see_other_views(network, images):
 
 
 def test_argmax_labels_are_those_of_the_network_and_unbalanced(network, images):
-    labels, report = step(network, images, replace(CONFIG, labelling="argmax"))
+    labels, report = step(network, images, CONFIG.but(labelling="argmax"))
     assert torch.equal(labels.labels[0], logits_of(network, images).argmax(1))
     assert report.heads[0].size_max > 1.5 * len(images) / 10
 
 
 def test_kmeans_labels_are_nearest_centroids_and_keep_their_numbers(network, images):
-    config = replace(CONFIG, labelling="k-means")
+    config = CONFIG.but(labelling="k-means")
     labels, _ = step(network, images, config)
-    features = extract_features(network, images, config)
+    features = features_of(network, images, config)
     for head in range(2):
-        nearest = torch.cdist(features, labels.centroids[head]).argmin(1)
+        nearest = torch.cdist(features, labels.states[head]).argmin(1)
         assert (nearest == labels.labels[head]).double().mean() > 0.999
     again, _ = step(network, images, config, labels)
     assert (again.labels == labels.labels).double().mean() > 0.95
@@ -341,30 +422,31 @@ def test_kmeans_labels_are_nearest_centroids_and_keep_their_numbers(network, ima
 
 
 def test_zipf_and_gaussian_profiles_by_hand():
-    zipf = size_profile(replace(CONFIG, clusters=(4,), marginal="zipf", marginal_spread=1.0), 0)
+    zipf = labellers.size_profile("zipf", 4, 1.0, 0)
     assert zipf.tolist() == pytest.approx([12 / 25, 6 / 25, 4 / 25, 3 / 25])
-    config = replace(CONFIG, clusters=(2000, 2000), marginal="gaussian", marginal_spread=0.2)
-    first, second = (size_profile(config, head) * 2000 for head in (0, 1))
+    first, second = (labellers.size_profile("gaussian", 2000, 0.2, s) * 2000 for s in (0, 1))
     assert float(first.mean()) == pytest.approx(1)
     assert float(first.std()) == pytest.approx(0.2, rel=0.05)
     assert (first.diff() <= 0).all()
     assert not torch.equal(first, second)  # a draw for each head,
-    assert torch.equal(first, size_profile(config, 0) * 2000)  # the same at every update
-    assert size_profile(CONFIG, 0) is None
+    again = labellers.size_profile("gaussian", 2000, 0.2, 0) * 2000
+    assert torch.equal(first, again)  # the same at every update
 
 
 def test_the_largest_size_goes_to_the_largest_mass():
     # the published code gave it to a random cluster, and inverted
     profile = torch.tensor([0.5, 0.3, 0.15, 0.05], dtype=torch.float64)
-    masses = torch.tensor([0.2, 0.1, 0.4, 0.3], dtype=torch.float64)
-    assert match(profile, masses).tolist() == [0.15, 0.05, 0.5, 0.3]
+    logits = torch.tensor([[0.2, 0.1, 0.4, 0.3]]).log()
+    b = labellers.matched([profile])(0, logits, Shard(1, slice(0, 1)))
+    assert b.tolist() == [0.15, 0.05, 0.5, 0.3]
 
 
 def test_clusters_take_the_sizes_that_are_asked_for(network, images):
-    config = replace(CONFIG, marginal="zipf", marginal_spread=1.0, tol=1e-4)
+    config = CONFIG.but(marginal="zipf", marginal_spread=1.0, tol=1e-4)
     labels, _ = step(network, images, config)
     for head in range(2):
-        profile = size_profile(config, head)
+        k = config.labels.clusters[head]
+        profile = labellers.size_profile("zipf", k, 1.0, seed_of(0, Stream.SIZES, head))
         sizes = torch.bincount(labels.labels[head], minlength=len(profile)) / len(images)
         assert (sizes.sort(descending=True).values - profile).abs().sum() < 0.1
         masses = logits_of(network, images, head).softmax(1).mean(0)

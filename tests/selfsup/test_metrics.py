@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from selfsup.metrics import (
+from selfsup.evaluation.metrics import (
     hungarian_accuracy,
     knn_accuracy,
     label_scores,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import sys
 
 import pytest
 import torch
@@ -10,7 +11,8 @@ import torchvision
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from selfsup.config import Config
+from selfsup.config import ModelConfig
+from selfsup.errors import ConfigError, WeightsError
 from selfsup.models import (
     AlexNet,
     MultiHead,
@@ -18,25 +20,23 @@ from selfsup.models import (
     PreActResNet,
     SmallResNet,
     Trunk,
-    WeightsError,
     build_network,
     build_trunk,
     load_weights,
     parameter_count,
-    to_torchvision,
 )
-from selfsup.models.resnet import PreActBasic, PreActBottleneck
+from selfsup.models.resnet import PreActBlock
 
 MEAN, STD = torch.tensor([0.4, 0.5, 0.6]), torch.tensor([0.2, 0.25, 0.3])
 
 
-def config(**settings) -> Config:
-    return Config(**{"preset": "test", "dataset": "cifar10", "image_size": 64, **settings})
+def built(mean: Tensor, std: Tensor, clusters=(10,), size: int = 64, **settings) -> Network:
+    return build_network(ModelConfig(**settings), clusters, mean, std, size)
 
 
 def network(seed: int = 0, **settings) -> Network:
     torch.manual_seed(seed)
-    return build_network(config(**settings), MEAN, STD)
+    return built(MEAN, STD, **settings)
 
 
 def images(n: int, side: int = 64, seed: int = 0) -> Tensor:
@@ -109,9 +109,7 @@ TINY_RESNET = (
 )
 def test_size_of_every_trunk_and_its_outputs(arch, dim, count):
     with torch.device("meta"):
-        net = build_network(
-            config(arch=arch, clusters=(5, 9), rotation=True), torch.zeros(3), torch.ones(3)
-        )
+        net = built(torch.zeros(3), torch.ones(3), arch=arch, clusters=(5, 9), rotation=True)
         features = net.features(torch.empty(4, 3, 224, 224))
         outputs = net(torch.empty(8, 3, 224, 224), rotated=True)
     assert parameter_count(net.trunk) == count
@@ -124,14 +122,14 @@ def test_size_of_every_trunk_and_its_outputs(arch, dim, count):
 @pytest.mark.parametrize("arch", ["small-resnet", "alexnet", "resnet18", "preact-resnet18"])
 def test_grey_images_meet_a_stem_of_one_channel(arch):
     with torch.device("meta"):
-        net = build_network(config(arch=arch), torch.zeros(1), torch.ones(1))
+        net = built(torch.zeros(1), torch.ones(1), arch=arch)
         assert net.features(torch.empty(2, 1, 224, 224)).shape == (2, net.dim)
     stem = next(m for m in net.modules() if isinstance(m, nn.Conv2d))
     assert stem.in_channels == 1
 
 
 def test_small_resnet_follows_its_settings():
-    trunk = build_trunk(config(width=4, blocks=2, stem_stride=2), 1)
+    trunk = build_trunk(ModelConfig(width=4, blocks=2, stem_stride=2), 1)
     shapes = [tuple(m.weight.shape) for m in trunk.modules() if isinstance(m, nn.Conv2d)]
     k3 = [(4, 1), (4, 4), (4, 4), (4, 4), (4, 4), (8, 4), (8, 8), (8, 8), (8, 8),
           (16, 8), (16, 16), (16, 16), (16, 16)]  # fmt: skip
@@ -214,7 +212,7 @@ def fill(block: nn.Module, kernels: list[Tensor]) -> None:
 
 def test_basic_pre_activation_block_by_hand():
     """BN, ReLU, conv, twice, and no ReLU after the sum: 3 -> 2 -> 4 -> 3 -> 9, + 3."""
-    block = PreActBasic(1, 1, 1).eval()
+    block = PreActBlock(1, 1, 1, False).eval()
     fill(block, [torch.tensor([[2.0]]), torch.tensor([[3.0]])])
     x = torch.tensor([-1.0, 0.0, 3.0, 1.0]).view(1, 1, 2, 2)
     assert block(x).flatten().tolist() == [-1.0, 0.0, 12.0, 1.0]
@@ -222,7 +220,7 @@ def test_basic_pre_activation_block_by_hand():
 
 def test_projection_of_a_pre_activation_block_takes_the_activated_input():
     """3 -> 2; 5 * 2 from the shortcut, 9 from the convolutions, and every other pixel."""
-    block = PreActBasic(1, 1, 2).eval()
+    block = PreActBlock(1, 1, 2, False).eval()
     fill(block, [torch.tensor([[2.0]]), torch.tensor([[3.0]]), torch.tensor([[5.0]])])
     x = torch.full((1, 1, 4, 4), 3.0)
     assert block(x).tolist() == [[[[19.0, 19.0], [19.0, 19.0]]]]
@@ -230,7 +228,7 @@ def test_projection_of_a_pre_activation_block_takes_the_activated_input():
 
 def test_pre_activation_bottleneck_by_hand():
     """3 -> 2 -> (mean) 2 -> 1 -> 2 -> 1 -> 1, 2, 3, 4, plus the input."""
-    block = PreActBottleneck(4, 1, 1).eval()
+    block = PreActBlock(4, 1, 1, True).eval()
     last = torch.tensor([[1.0], [2.0], [3.0], [4.0]])
     fill(block, [torch.full((1, 4), 0.25), torch.tensor([[2.0]]), last])
     x = torch.tensor([3.0, -1.0]).repeat(4, 1).view(1, 4, 1, 2)
@@ -282,9 +280,9 @@ def test_one_head_equals_its_part_of_all():
     assert [x.shape[1] for x in outputs] == [3, 5, 2]
     torch.testing.assert_close(torch.cat(outputs, 1), heads.linear(features))
     for i, output in enumerate(outputs):
-        torch.testing.assert_close(heads.head(i, features), output)
+        torch.testing.assert_close(heads[i](features), output)
     with pytest.raises(IndexError, match="no head 3"):
-        heads.head(3, features)
+        heads[3](features)
 
 
 def test_heads_see_upright_images_and_the_rotation_head_all_four_turns():
@@ -303,7 +301,7 @@ def test_heads_see_upright_images_and_the_rotation_head_all_four_turns():
 
 
 def test_a_network_of_rotations_alone():
-    net = network(width=4, clusters=(), rotation=True, labelling="none").eval()
+    net = network(width=4, clusters=(), rotation=True).eval()
     x = quarter_turns(images(2, 16))
     (logits,) = net(x, rotated=True)
     torch.testing.assert_close(logits, net.rotation_head(net.features(x)))
@@ -345,7 +343,7 @@ class NormThenDropout(Trunk):
 
 
 def test_calibration_is_a_plain_mean_over_batches():
-    net = Network(NormThenDropout(), (2,), MEAN, STD).train()
+    net = Network(NormThenDropout(), 3, (2,), MEAN, STD).train()
     net.trunk.last.eval()
     net(images(4, 5, seed=9))  # what was measured before is forgotten
     modes = [m.training for m in net.modules()]
@@ -365,7 +363,7 @@ def test_calibration_is_a_plain_mean_over_batches():
 
 
 def test_modes_and_momenta_survive_a_failing_calibration():
-    net = Network(NormThenDropout(), (2,), MEAN, STD).train()
+    net = Network(NormThenDropout(), 3, (2,), MEAN, STD).train()
     with pytest.raises(RuntimeError):
         net.calibrate([torch.rand(2, 5, 4, 4)])
     assert net.trunk.norm.momentum == 0.3
@@ -373,28 +371,17 @@ def test_modes_and_momenta_survive_a_failing_calibration():
 
 
 @pytest.mark.parametrize("arch", ["resnet18", "resnet50"])
-def test_torchvisions_model_gives_the_same_features_and_logits(arch):
+def test_the_trunks_of_torchvisions_archs_are_its_models(arch):
     net = network(arch=arch, clusters=(4, 6)).eval()
     unsettle(net)
     x = images(2)
-    state = torch.get_rng_state()
-    model, with_head = to_torchvision(net), to_torchvision(net, head=1)
-    assert torch.equal(torch.get_rng_state(), state)
-    assert type(model) is torchvision.models.ResNet
-    standardised = (x - net.mean) / net.std
+    model = getattr(torchvision.models, arch)().eval()
+    missing, unexpected = model.load_state_dict(net.trunk.net.state_dict(), strict=False)
+    assert (missing, unexpected) == (["fc.weight", "fc.bias"], [])
+    model.fc = nn.Identity()
     with torch.no_grad():
+        standardised = (x - net.mean) / net.std
         torch.testing.assert_close(model(standardised), net.features(x), atol=1e-5, rtol=1e-5)
-        torch.testing.assert_close(with_head(standardised), net(x)[1], atol=1e-5, rtol=1e-5)
-    fresh = getattr(torchvision.models, arch)(num_classes=6)
-    fresh.load_state_dict(with_head.state_dict())
-    with_head.fc.weight.data.zero_()
-    assert net.heads.linear.weight.any(1).all(), "the model is no copy"
-
-
-@pytest.mark.parametrize("arch", ["small-resnet", "preact-resnet18"])
-def test_archs_that_torchvision_has_not(arch):
-    with pytest.raises(TypeError, match="resnet18 and resnet50"):
-        to_torchvision(network(arch=arch))
 
 
 def authors_names(model: torchvision.models.ResNet) -> dict[str, Tensor]:
@@ -521,9 +508,7 @@ def test_the_authors_alexnet_with_its_heads_and_the_rotation_head_last(alexnet):
     assert "features.4.weight" in source, "conv 2 is the fifth of the authors' layers"
     assert "classifier.4.weight" in source
     with torch.device("meta"):
-        net = build_network(
-            config(arch="alexnet", clusters=(7, 3), rotation=True), torch.zeros(3), torch.ones(3)
-        )
+        net = built(torch.zeros(3), torch.ones(3), arch="alexnet", clusters=(7, 3), rotation=True)
     net.to_empty(device="cpu")
     report = load_weights(net, source)
     assert (report.heads, report.rotation, report.ignored) == ((0, 1), True, ())
@@ -544,3 +529,29 @@ def test_the_authors_pre_activation_resnet_loads_without_the_final_norm():
     assert all(torch.equal(net.trunk.state_dict()[name], value) for name, value in source.items())
     with pytest.raises(WeightsError, match=r"missing: features\.6\.weight"):
         load_weights(network(arch="preact-resnet18"), source)
+
+
+@pytest.mark.parametrize(
+    ("body", "message"),
+    [
+        ("return nn.Sequential(nn.Flatten(), nn.Linear(192, 7))", None),
+        ("return nn.Conv2d(3, 5, 3)", r"makes \(2, 5, 6, 6\) of 2 images"),
+        ("return 3", "returned a int"),
+    ],
+)
+def test_a_network_of_ones_own_by_module_and_function(tmp_path, monkeypatch, body, message):
+    (tmp_path / "mine.py").write_text(f"from torch import nn\ndef trunk():\n    {body}\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.delitem(sys.modules, "mine", raising=False)
+    if message is not None:
+        with pytest.raises(ConfigError, match=message):
+            network(arch="mine:trunk", size=8)
+        return
+    net = network(arch="mine:trunk", size=8, clusters=(4,))
+    assert net.dim == 7
+    assert net(images(2, 8))[0].shape == (2, 4)
+    for arch, why in (("mine:other", "no attribute"), ("nowhere:trunk", "nowhere")):
+        with pytest.raises(ConfigError, match=why):
+            network(arch=arch, size=8)
+    with pytest.raises(ConfigError, match="module:function"):
+        ModelConfig(arch="resnet19")

@@ -8,30 +8,29 @@ import signal
 import socket
 import subprocess
 import sys
-from dataclasses import replace
 
 import pytest
 import torch
 from tiny_run import TINY, assert_same_run
 
 from selfsup.data import load_data
-from selfsup.runs import checkpoints, create_run, load_checkpoint, read_log
-from selfsup.sela import label_step
-from selfsup.train import Trainer
-from selfsup.world import World
+from selfsup.training.checkpoints import checkpoints, create_run, load_checkpoint, read_log
+from selfsup.training.fit import Trainer
+from selfsup.training.label_pass import label_step
+from selfsup.training.processes import World
 
-PAIR = replace(TINY, updates=9, epochs=3, batch_size=100, checkpoint_minutes=0.0)
+PAIR = TINY.but(updates=9, epochs=3, batch_size=100, checkpoint_minutes=0.0)
 CALLS = 100_000  # function calls of about two steps
 ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "TORCH_NUM_THREADS": "1"}
 
 # Goes on with a run, and dies after so many function calls: in a step, a label step, a checkpoint.
 SOON_KILLED = """
 import os, signal, sys
-import selfsup.train
-from selfsup.__main__ import main
+from selfsup.cli import main
+from selfsup.training.fit import Trainer
 left = int(sys.argv[2])
-fit = selfsup.train.Trainer.fit
-def fit_until_killed(trainer):
+fit = Trainer.fit
+def fit_until_killed(trainer, *arguments):
     def count(frame, event, argument):
         global left
         left -= 1
@@ -39,8 +38,8 @@ def fit_until_killed(trainer):
             os.kill(os.getpid(), signal.SIGKILL)
     if left and trainer.world.rank == int(sys.argv[3]):
         sys.setprofile(count)
-    fit(trainer)
-selfsup.train.Trainer.fit = fit_until_killed
+    fit(trainer, *arguments)
+Trainer.fit = fit_until_killed
 sys.exit(main(["train", "--resume", sys.argv[1]]))
 """
 
@@ -80,16 +79,17 @@ def test_two_processes_label_as_one_and_survive_ten_kills(tmp_path):
     # weights, and a run of two that is killed at ten random moments ends in the bits of one that
     # was not.
     finished, killed = tmp_path / "finished", tmp_path / "killed"
-    create_run(replace(PAIR, keep=1000), finished)
+    create_run(PAIR.but(keep=1000), finished)
     torchrun(finished)
 
-    images = load_data(PAIR).train
+    images = load_data(PAIR.data).train
     single = Trainer(PAIR, images, tmp_path / "single")
-    labels, report = label_step(single.network, images, PAIR, single.labels, 0, World())
+    labels = single.labels
+    report = label_step(single.network, images, labels, single.show, World())
     first = torch.load(checkpoints(finished)[1], weights_only=True)
-    assert (first["step"], first["updates"]) == (1, 1)
-    assert torch.equal(first["labels"], labels.labels)
-    for theirs, ours in zip(first["potentials"], labels.potentials, strict=True):
+    assert (first["step"], first["labels"]["updates"]) == (1, 1)
+    assert torch.equal(first["labels"]["labels"], labels.labels)
+    for theirs, ours in zip(first["labels"]["states"], labels.states, strict=True):
         assert (theirs - ours).abs().max() < 1e-9
     line = read_log(finished, "update")[0]
     for name in ("ce_before", "ce_after"):
@@ -107,7 +107,7 @@ def test_two_processes_label_as_one_and_survive_ten_kills(tmp_path):
 
 def test_three_processes_resume_in_the_same_bits(tmp_path):
     # three summands can be added in another order, two can not
-    config = replace(PAIR, epochs=1, updates=3, batch_size=90)
+    config = PAIR.but(epochs=1, updates=3, batch_size=90)
     finished, killed = tmp_path / "finished", tmp_path / "killed"
     create_run(config, finished)
     create_run(config, killed)

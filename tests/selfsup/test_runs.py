@@ -9,7 +9,6 @@ import resource
 import signal
 import subprocess
 import sys
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -18,13 +17,12 @@ import torch
 from PIL import Image
 from tiny_run import TINY, assert_same_run, same, timeless
 
-import selfsup.train as train_module
-from selfsup.config import LEVELS, AugmentConfig, Config, ConfigError
+import selfsup.training.fit as fit_module
+from selfsup.config import LEVELS, AugmentConfig, Config
 from selfsup.data import FileImages, load_data
-from selfsup.labels import fixed_labels
+from selfsup.errors import ConfigError, RunError
 from selfsup.presets import PRESETS
-from selfsup.runs import (
-    RunError,
+from selfsup.training.checkpoints import (
     checkpoints,
     create_run,
     load_checkpoint,
@@ -34,16 +32,19 @@ from selfsup.runs import (
     save_checkpoint,
     write_whole,
 )
-from selfsup.sela import extract_features
-from selfsup.train import Trainer, gradient_step, learning_rate, new_network
-from selfsup.trained import Trained
+from selfsup.training.fit import Trainer, new_network
+from selfsup.training.label_files import fixed_labels
+from selfsup.training.label_pass import FeaturePass, new_labels
+from selfsup.training.processes import World
+from selfsup.training.step import gradient_step, learning_rate
+from selfsup.training.trained import Trained
 
 STEPS = 7  # of an epoch
 
 
 @pytest.fixture(scope="module")
 def images():
-    return load_data(TINY).train
+    return load_data(TINY.data).train
 
 
 def start(run, images, config=TINY):
@@ -71,7 +72,7 @@ def test_a_repeated_run_gives_the_same_bits(tmp_path, images, finished):
 
 
 def test_another_seed_gives_another_run(tmp_path, images, finished):
-    config = replace(TINY, seed=1, epochs=1)
+    config = TINY.but(seed=1, epochs=1)
     start(tmp_path / "other", images, config).fit()
     assert not np.array_equal(
         np.load(tmp_path / "other/labels.npy"), np.load(finished / "labels.npy")
@@ -88,14 +89,14 @@ def test_a_resumed_run_ends_in_the_same_bits(
 ):
     run, calls = tmp_path / "stopped", iter(range(10**6))
 
-    def interrupted(*arguments):
+    def interrupted(*arguments, **options):
         if next(calls) == step:
             raise KeyboardInterrupt
-        return gradient_step(*arguments)
+        return gradient_step(*arguments, **options)
 
-    config = replace(TINY, checkpoint_minutes=minutes)
+    config = TINY.but(checkpoint_minutes=minutes)
     with monkeypatch.context() as patch:
-        patch.setattr(train_module, "gradient_step", interrupted)
+        patch.setattr(fit_module, "gradient_step", interrupted)
         with pytest.raises(KeyboardInterrupt):
             start(run, images, config).fit()
     assert load_checkpoint(run)["step"] == (step if minutes == 0 else step - step % STEPS)
@@ -109,8 +110,8 @@ from pathlib import Path
 import torch
 torch.set_num_threads(1)
 from selfsup.data import load_data
-from selfsup.runs import load_config
-import selfsup.runs, selfsup.sela, selfsup.train
+from selfsup.training.checkpoints import checkpoints, load_config
+import selfsup.sela, selfsup.training.fit
 run, place, left = Path(sys.argv[1]), sys.argv[2], int(sys.argv[3])
 module, name = place.rsplit(".", 1)
 owner = os if module == "os" else sys.modules[module]
@@ -123,8 +124,8 @@ def deadly(*arguments, **options):
     return original(*arguments, **options)
 setattr(owner, name, deadly)
 config = load_config(run)
-trainer = selfsup.train.Trainer(config, load_data(config).train, run)
-if selfsup.runs.checkpoints(run):
+trainer = selfsup.training.fit.Trainer(config, load_data(config.data).train, run)
+if checkpoints(run):
     trainer.load()
 trainer.fit()
 """
@@ -134,10 +135,10 @@ def test_a_run_killed_during_checkpoints_label_updates_and_steps(tmp_path, image
     # One run, killed again and again where it hurts most: before a checkpoint has reached the
     # disk, before it has its name, between it and its labels, inside a label update, in a step.
     run = tmp_path / "killed"
-    create_run(replace(TINY, checkpoint_minutes=0.0), run)
+    create_run(TINY.but(checkpoint_minutes=0.0), run)
     for place, after in (
         ("os.fsync", 4), ("os.replace", 6), ("selfsup.sela.sinkhorn", 1),
-        ("selfsup.train.gradient_step", 5), ("os.replace", 7), ("selfsup.sela.sinkhorn", 2),
+        ("selfsup.training.fit.gradient_step", 5), ("os.replace", 7), ("selfsup.sela.sinkhorn", 2),
     ):  # fmt: skip
         killed = subprocess.run([sys.executable, "-c", KILLED, str(run), place, str(after)])
         assert killed.returncode == -signal.SIGKILL
@@ -158,10 +159,12 @@ def test_a_log_ahead_of_the_checkpoint_leaves_no_double_line(tmp_path, images, f
 def test_labels_of_a_killed_process_are_made_good(tmp_path, images):
     # killed after the last checkpoint and before its labels, a run is finished all the same
     run = tmp_path / "run"
-    start(run, images, replace(TINY, epochs=1)).fit()
+    start(run, images, TINY.but(epochs=1)).fit()
     (run / "labels.npy").write_bytes(b"old")
     resume(run, images).fit()
-    assert np.array_equal(np.load(run / "labels.npy"), load_checkpoint(run)["labels"].numpy())
+    assert np.array_equal(
+        np.load(run / "labels.npy"), load_checkpoint(run)["labels"]["labels"].numpy()
+    )
 
 
 def test_tensorboard_shows_each_epoch_once(tmp_path, images, monkeypatch):
@@ -169,13 +172,13 @@ def test_tensorboard_shows_each_epoch_once(tmp_path, images, monkeypatch):
 
     run, calls = tmp_path / "run", iter(range(10**6))
 
-    def interrupted(*arguments):
+    def interrupted(*arguments, **options):
         if next(calls) == 2 * STEPS:
             raise KeyboardInterrupt
-        return gradient_step(*arguments)
+        return gradient_step(*arguments, **options)
 
     with monkeypatch.context() as patch:
-        patch.setattr(train_module, "gradient_step", interrupted)
+        patch.setattr(fit_module, "gradient_step", interrupted)
         with pytest.raises(KeyboardInterrupt):
             start(run, images).fit()
     resume(run, images).fit()
@@ -194,14 +197,14 @@ def test_other_images_are_refused(tmp_path, images, finished):
     for wrong in (other, fewer):
         with pytest.raises(RunError, match=r"other images \(1437 images"):
             resume(finished, wrong)
-        config = replace(TINY, labelling="fixed", labels_file=str(finished))
+        config = TINY.but(labelling="fixed", labels_file=str(finished))
         with pytest.raises(RunError, match="other images"):
-            fixed_labels(config, wrong)
+            fixed_labels(config.labels, wrong)
 
 
 def test_divergence_stops_a_run_before_its_checkpoints_are_lost(tmp_path, images):
     run = tmp_path / "run"
-    config = replace(TINY, lr=1e30, labelling="argmax", updates=1)
+    config = TINY.but(lr=1e30, labelling="argmax", updates=1)
     with pytest.raises(RunError, match="training has diverged"):
         start(run, images, config).fit()
     weights = load_checkpoint(run)["network"]
@@ -220,18 +223,18 @@ def test_a_run_from_files_decoded_by_workers_resumes_in_the_same_bits(tmp_path, 
     folder.mkdir()
     for i in range(150):
         Image.fromarray(images.images[i, 0].numpy()).save(folder / f"{i:03d}.png")
-    config = replace(
-        TINY, dataset="folder", data=str(folder), in_memory=False, workers=2, batch_size=50,
+    config = TINY.but(
+        dataset="folder", data=str(folder), in_memory=False, workers=2, batch_size=50,
         augment=LEVELS["3"], epochs=2, updates=3, checkpoint_minutes=0.0, clusters=(5,),
     )  # fmt: skip
-    files = load_data(config).train
+    files = load_data(config.data).train
     assert isinstance(files, FileImages)
     start(tmp_path / "whole", files, config).fit()
     assert read_log(tmp_path / "whole", "epoch")[-1].get("nmi") is None  # no classes
 
     for name in ("epoch-0001-step-000001.pt", "epoch-0001-step-000002.pt"):
         run = tmp_path / name
-        trainer = start(run, files, replace(config, keep=1000))
+        trainer = start(run, files, config.but(keep=1000))
         trainer.fit()
         for path in checkpoints(run):
             if path.name > name:
@@ -286,7 +289,7 @@ def test_a_full_disk_costs_nothing_that_was_saved(tmp_path, images, finished, mo
 
 def test_a_broken_checkpoint_is_named(tmp_path, images):
     run = tmp_path / "run"
-    start(run, images, replace(TINY, epochs=1)).fit()
+    start(run, images, TINY.but(epochs=1)).fit()
     newest = checkpoints(run)[-1]
     newest.write_bytes(newest.read_bytes()[:1000])
     with pytest.raises(RunError, match=newest.name):
@@ -296,12 +299,12 @@ def test_a_broken_checkpoint_is_named(tmp_path, images):
 
 
 def test_checkpoints_are_kept_by_number_and_interval(tmp_path):
-    config = replace(TINY, keep=2, keep_every=3)
+    config = TINY.but(keep=2, keep_every=3)
     create_run(config, tmp_path / "run")
     for epoch in range(8):
         for step in (0, 5):
-            state = {"labels": torch.zeros(1, 1)}  # all that is looked at
-            save_checkpoint(tmp_path / "run", config, state, epoch, step)
+            state = {"labels": {"labels": torch.zeros(1, 1)}}  # all that is looked at
+            save_checkpoint(tmp_path / "run", config.run, state, epoch, step)
     names = [p.name for p in checkpoints(tmp_path / "run")]
     assert names == [
         "epoch-0003-step-000000.pt", "epoch-0006-step-000000.pt",
@@ -322,7 +325,7 @@ def test_an_existing_run_is_never_overwritten(finished):
 def test_log_lines_hold_what_they_should(finished):
     epochs, updates = read_log(finished, "epoch"), read_log(finished, "update")
     assert [line["epoch"] for line in epochs] == [1, 2, 3, 4]
-    assert [line["update"] for line in updates] == list(range(1, TINY.updates + 1))
+    assert [line["update"] for line in updates] == list(range(1, TINY.labels.updates + 1))
     assert updates[0]["step"] == 0
     assert updates[-1]["step"] == 4 * STEPS
     for line in updates:
@@ -355,7 +358,7 @@ def test_step_schedules_of_the_presets_by_hand():
     retrain = PRESETS["imagenet-alexnet-retrain"]
 
     def rates(config, epochs):
-        return [learning_rate(config, 10 * epoch, 10) for epoch in epochs]
+        return [learning_rate(config.optimiser, 10 * epoch, 10) for epoch in epochs]
 
     assert rates(imagenet, (0, 149, 150, 299, 300, 349, 350, 399)) == pytest.approx(
         [0.08, 0.08, 0.008, 0.008, 8e-4, 8e-4, 8e-5, 8e-5]
@@ -365,7 +368,8 @@ def test_step_schedules_of_the_presets_by_hand():
 
 
 def test_a_cosine_rises_and_falls_to_zero():
-    config = replace(TINY, epochs=10)
+    config = TINY.but(epochs=10)
+    config = config.optimiser
     rates = [learning_rate(config, step, 10) for step in range(100)]
     assert rates[0] == pytest.approx(config.lr / 2)
     assert rates[50] == pytest.approx(config.lr / 2)
@@ -377,13 +381,13 @@ def test_accumulated_parts_give_the_gradient_of_the_whole_batch(images):
     # in evaluation mode, as batch statistics are those of a part
     gradients = []
     for accumulate in (1, 4):
-        config = replace(TINY, accumulate=accumulate)
+        config = TINY.but(accumulate=accumulate)
         network = new_network(config, images).eval()
         x = images.images[:40].float() / 255
-        y = torch.stack([torch.arange(40) % k for k in TINY.clusters])
+        labels = new_labels(config.labels, len(images), 0, 1, World())
         still = torch.optim.SGD(network.parameters(), lr=0.0)
         scaler = torch.amp.GradScaler("cpu", enabled=False)
-        loss = gradient_step(network, still, scaler, x, y, config)
+        loss = gradient_step(network, still, scaler, x, torch.arange(40), labels, config.optimiser)
         gradients.append((loss, [p.grad for p in network.parameters()]))
     torch.testing.assert_close(gradients[0], gradients[1], atol=1e-5, rtol=1e-4)
 
@@ -392,7 +396,7 @@ def test_bfloat16_trains_nearly_as_float32(tmp_path, images):
     losses = []
     for precision in ("float32", "bfloat16"):
         run = tmp_path / precision
-        start(run, images, replace(TINY, precision=precision, epochs=2)).fit()
+        start(run, images, TINY.but(precision=precision, epochs=2)).fit()
         losses.append(read_log(run, "epoch")[-1]["loss"])
     assert losses[0] != losses[1]
     assert losses[1] == pytest.approx(losses[0], rel=0.1)
@@ -403,7 +407,7 @@ def test_dropout_depends_on_the_step_alone(tmp_path, images, finished):
     trainer = resume(finished, images)
     draws = []
     for _ in range(2):
-        trainer.at.step = 3
+        trainer.step = 3
         trainer.train_step(torch.zeros(4, 1, 8, 8), torch.arange(4))
         draws.append(torch.rand(3))
     assert torch.equal(*draws)
@@ -411,9 +415,7 @@ def test_dropout_depends_on_the_step_alone(tmp_path, images, finished):
 
 def test_a_batch_that_cannot_be_cut_is_refused(tmp_path, images):
     with pytest.raises(ConfigError, match="accumulate"):
-        replace(TINY, accumulate=3)
-    from selfsup.world import World
-
+        TINY.but(accumulate=3)
     with pytest.raises(ConfigError, match="each of 3 processes"):
         Trainer(TINY, images, tmp_path, World(0, 3))
 
@@ -423,8 +425,8 @@ def test_a_batch_that_cannot_be_cut_is_refused(tmp_path, images):
 
 def test_training_on_the_labels_of_another_run(tmp_path, images, finished):
     # label transfer: another network learns the labels of a run, which never change
-    config = replace(
-        TINY, width=8, labelling="fixed", labels_file=str(finished), rotation=True, epochs=6
+    config = TINY.but(
+        width=8, labelling="fixed", labels_file=str(finished), rotation=True, epochs=6
     )
     run = tmp_path / "transfer"
     start(run, images, config).fit()
@@ -437,13 +439,13 @@ def test_training_on_the_labels_of_another_run(tmp_path, images, finished):
     trainer = resume(run, images)  # needs its own checkpoint only, not where the labels came from
     assert np.array_equal(trainer.labels.labels.numpy(), np.load(finished_labels))
     predicted = Trained.load(run).predict(images)
-    agreement = (predicted == load_checkpoint(run)["labels"]).double().mean()
+    agreement = (predicted == load_checkpoint(run)["labels"]["labels"]).double().mean()
     assert agreement > 0.4  # chance is 0.13
 
 
 def test_rotation_alone_learns_to_tell_quarter_turns(tmp_path, images):
-    config = replace(
-        TINY, clusters=(), labelling="none", rotation=True, epochs=8, augment=AugmentConfig()
+    config = TINY.but(
+        clusters=(), labelling="none", rotation=True, epochs=8, augment=AugmentConfig()
     )
     run = tmp_path / "rotnet"
     start(run, images, config).fit()
@@ -455,17 +457,17 @@ def test_rotation_alone_learns_to_tell_quarter_turns(tmp_path, images):
 @pytest.mark.parametrize("labelling", ["k-means", "argmax"])
 def test_baselines_run_on_the_same_path(tmp_path, images, labelling):
     run = tmp_path / "run"
-    start(run, images, replace(TINY, labelling=labelling, epochs=2)).fit()
+    start(run, images, TINY.but(labelling=labelling, epochs=2)).fit()
     lines = read_log(run, "update")
-    assert len(lines) == TINY.updates
+    assert len(lines) == TINY.labels.updates
     sizes = lines[-1]["size_max"][0] - lines[-1]["size_min"][0]
     assert sizes > 0.3 * len(images) / 10  # nothing holds the classes equal
     again = Trained.load(run).predict(images)
-    assert (again == load_checkpoint(run)["labels"]).double().mean() > 0.99
+    assert (again == load_checkpoint(run)["labels"]["labels"]).double().mean() > 0.99
 
 
 def test_labels_that_do_not_fit_the_images_are_refused(tmp_path, images, finished):
-    config = replace(TINY, labelling="fixed", labels_file=str(tmp_path / "labels.npy"))
+    config = TINY.but(labelling="fixed", labels_file=str(tmp_path / "labels.npy"))
     labels = np.load(finished / "labels.npy")
     for bad, message in (
         (labels[:, :100], "1437 images and 2 heads"),
@@ -476,18 +478,18 @@ def test_labels_that_do_not_fit_the_images_are_refused(tmp_path, images, finishe
     ):
         np.save(tmp_path / "labels.npy", bad)
         with pytest.raises(RunError, match=message):
-            fixed_labels(config, images)
+            fixed_labels(config.labels, images)
     with pytest.raises(RunError, match="no labels here"):
-        fixed_labels(replace(config, labels_file="nowhere"), images)
+        fixed_labels(config.but(labels_file="nowhere").labels, images)
 
 
 def test_a_network_restored_without_its_images_gives_the_same_features(images, finished):
     trained = Trained.load(finished)
     trainer = resume(finished, images)
-    config = trained.config
+    show = FeaturePass.of(trained.config)
     torch.testing.assert_close(
-        extract_features(trained.network, images, config),
-        extract_features(trainer.network, images, config),
+        show(trained.network, images),
+        show(trainer.network, images),
         rtol=0,
         atol=0,
     )
@@ -508,4 +510,4 @@ def test_settings_survive_json(name, tmp_path):
 )  # fmt: skip
 def test_settings_that_cannot_be_meant_are_refused(bad):
     with pytest.raises(ValueError, match=next(iter(bad))):
-        replace(TINY, **bad)
+        TINY.but(**bad)

@@ -5,21 +5,25 @@ from __future__ import annotations
 import numpy as np
 import torch
 
-from selfsup.config import AugmentConfig, Config
-from selfsup.runs import load_checkpoint, read_log
+from selfsup.config import (
+    AugmentConfig,
+    Config,
+    DataConfig,
+    LabelConfig,
+    ModelConfig,
+    OptimiserConfig,
+    RunConfig,
+)
+from selfsup.training.checkpoints import load_checkpoint, read_log
 
 TINY = Config(
-    preset="tiny",
-    dataset="digits",
-    image_size=8,
-    width=4,
-    clusters=(10, 6),
-    epsilon=0.1,
-    updates=7,
-    epochs=4,
-    batch_size=200,
-    supervised_epochs=1,
-    augment=AugmentConfig(rotate=10, shift=0.1, erase=0.2),
+    DataConfig("digits", 8),
+    ModelConfig(width=4),
+    LabelConfig(clusters=(10, 6), epsilon=0.1, updates=7),
+    OptimiserConfig(
+        epochs=4, batch_size=200, augment=AugmentConfig(rotate=10, shift=0.1, erase=0.2)
+    ),
+    RunConfig("tiny", device="cpu", supervised_epochs=1),
 )
 
 

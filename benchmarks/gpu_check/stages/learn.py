@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,12 +13,12 @@ from gpu_check.machinery import synchronise
 from gpu_check.stage import Stage
 from selfsup.config import Config
 from selfsup.data import ImageSet, TensorImages, load_data
-from selfsup.label_report import Clock
-from selfsup.metrics import label_scores
-from selfsup.monitor import Monitor, time_shares
+from selfsup.evaluation.metrics import label_scores
 from selfsup.presets import PRESETS
-from selfsup.runs import create_run, read_log
-from selfsup.train import Trainer
+from selfsup.training.checkpoints import create_run, read_log
+from selfsup.training.fit import Trainer
+from selfsup.training.label_report import Clock
+from selfsup.training.monitor import Monitor, time_shares
 
 
 def main(stage: Stage) -> None:
@@ -37,17 +36,17 @@ def main(stage: Stage) -> None:
 
 def digits(stage: Stage) -> dict[str, Any]:
     """Train the preset; return how its labels agree with the classes it never saw."""
-    config = replace(PRESETS["digits"], device=stage.device)
+    config = PRESETS["digits"].but(device=stage.device)
     if stage.rehearsal:
-        config = replace(config, epochs=2, updates=6)
-    images = load_data(config).train
+        config = config.but(epochs=2, updates=6)
+    images = load_data(config.data).train
     trainer = new_trainer(config, images)
     began = time.perf_counter()
     trainer.fit()
     seconds = time.perf_counter() - began
     labels = np.load(trainer.run / "labels.npy")
-    scores = label_scores(images.targets.numpy(), labels, max(config.clusters))
-    return {"epochs": config.epochs, "seconds": round(seconds, 1), **scores}
+    scores = label_scores(images.targets.numpy(), labels, max(config.labels.clusters))
+    return {"epochs": config.optimiser.epochs, "seconds": round(seconds, 1), **scores}
 
 
 def throughput(stage: Stage, arch: str, batch: int, precision: str) -> dict[str, Any]:
@@ -63,19 +62,19 @@ def throughput(stage: Stage, arch: str, batch: int, precision: str) -> dict[str,
     noise = torch.randint(0, 256, (n, 3, 32, 32), dtype=torch.uint8)
     names = tuple(f"noise/{i}" for i in range(n))
     images = TensorImages(noise, torch.full((n,), -1), (), names)
-    config = replace(
-        PRESETS["cifar10-alexnet"], preset=arch, arch=arch, image_size=size, epochs=2, updates=1,
+    config = PRESETS["cifar10-alexnet"].but(
+        preset=arch, arch=arch, image_size=size, epochs=2, updates=1,
         batch_size=batch, precision=precision, device=stage.device, heads_per_update="all",
     )  # fmt: skip
     trainer = new_trainer(config, images)
-    with Monitor(trainer) as monitor:
-        trainer.train_epoch(monitor)
-        synchronise(stage.device)
-        began = time.perf_counter()
-        trainer.train_epoch(monitor)
-        synchronise(stage.device)
-        seconds = time.perf_counter() - began
-    waited = new_trainer(replace(config, preset=f"{arch}-waited", updates=3), images)
+    monitor = Monitor(None, config.labels.clusters, config.optimiser.epochs, 0)
+    trainer.train_epoch(monitor)
+    synchronise(stage.device)
+    began = time.perf_counter()
+    trainer.train_epoch(monitor)
+    synchronise(stage.device)
+    seconds = time.perf_counter() - began
+    waited = new_trainer(config.but(preset=f"{arch}-waited", updates=3), images)
     waited.clock = Clock(waited.device)
     waited.fit()
     shares = time_shares(read_log(waited.run, "epoch")[1:])
@@ -88,7 +87,7 @@ def throughput(stage: Stage, arch: str, batch: int, precision: str) -> dict[str,
 
 def new_trainer(config: Config, images: ImageSet) -> Trainer:
     """Return the trainer of a new run in the temporary folder."""
-    run = Path.cwd() / f"run-{config.preset}"
-    trainer = Trainer(config, images, run)
+    run = Path.cwd() / f"run-{config.run.preset}"
+    trainer = Trainer(config, images, run, device=config.run.device)
     create_run(config, run)
     return trainer

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from sklearn.cluster import KMeans
 from torch import Tensor
@@ -17,14 +16,14 @@ from tqdm import tqdm
 
 from selfsup.config import Config
 from selfsup.data import ImageSet, TensorImages, load_data
-from selfsup.metrics import knn_accuracy, label_scores, linear_accuracy
+from selfsup.errors import RunError
+from selfsup.evaluation.metrics import knn_accuracy, label_scores, linear_accuracy
 from selfsup.models import Network
-from selfsup.runs import RunError, write_whole
-from selfsup.seeds import Stream, generator_of, seed_of
-from selfsup.sela import Labels, extract_features, label_step
-from selfsup.train import build_optimiser, gradient_step, learning_rate, new_network, new_scaler
-from selfsup.trained import Trained
-from selfsup.world import World
+from selfsup.training.checkpoints import write_whole
+from selfsup.training.fit import Trainer, new_network
+from selfsup.training.label_pass import FeaturePass, label_step, new_labels
+from selfsup.training.processes import World
+from selfsup.training.trained import Trained
 
 Row = dict[str, Any]
 #: What the rows of a run's own labels are called.
@@ -57,57 +56,41 @@ class Data:
 
 def evaluation_data(config: Config) -> Data:
     """Load the images of a run; say why when they do not allow an evaluation."""
-    data = load_data(config)
+    data = load_data(config.data)
+    place = config.data.data or config.data.dataset
+    if not data.train.labelled:
+        raise RunError(f"an evaluation needs true classes, and {place} has none: --classes folders "
+                       "takes two or more folders as classes when a run is started")  # fmt: skip
     if not (isinstance(data.train, TensorImages) and isinstance(data.test, TensorImages)):
         raise RunError(
-            f"an evaluation needs test images, and all images in memory (--in-memory); "
-            f"{config.data} has no test part, or this run reads from disk"
+            f"an evaluation needs test images, and all images in memory (--in-memory); {place} has "
+            "no test part (--hold-out 0.2 makes one when a run is started), or is read from disk"
         )
-    if not data.train.labelled:
-        raise RunError(f"an evaluation needs the true classes; {config.data} has none")
     return Data(data.train, data.test)
 
 
 def represent(network: Network, data: Data, config: Config) -> Representation:
     """Return what the trunk gives for the images as they are."""
-    return Representation(
-        extract_features(network, data.train, config).cpu(),
-        extract_features(network, data.test, config).cpu(),
-    )
+    show = FeaturePass.of(config)
+    return Representation(show(network, data.train).cpu(), show(network, data.test).cpu())
 
 
 def train_supervised(config: Config, images: ImageSet) -> Network:
-    """Train the same network on the true labels, with the same augmentation."""
-    config = replace(
-        config,
+    """Train the same network on the true labels, with the same augmentation, by the same loop."""
+    config = config.but(
         clusters=(len(images.classes),),
-        labelling="equipartition",
-        labels_file=None,
+        labelling="fixed",
+        labels_file="classes",
         head_groups=1,
+        heads_per_update="all",
         accumulate=1,
         rotation=False,
         lr_schedule="cosine",
-        epochs=config.supervised_epochs,
+        epochs=config.run.supervised_epochs,
     )
-    network = new_network(config, images)
-    optimiser = build_optimiser(config, network)
-    scaler = new_scaler(config, torch.device("cpu"))
-    batch = min(config.batch_size, len(images))
-    steps = len(images) // batch
-    network.train()
-    for epoch in tqdm(range(config.epochs), "supervised baseline", leave=False, disable=None):
-        order = torch.randperm(
-            len(images), generator=generator_of(config.seed, Stream.ORDER, epoch)
-        )
-        batches = list(order[: steps * batch].view(-1, batch))
-        seeds = [seed_of(config.seed, Stream.VIEWS, epoch * steps + i, 0) for i in range(steps)]
-        views = images.views(batches, config.augment, config.image_size, seeds=seeds)
-        for i, (index, x) in enumerate(zip(batches, views, strict=True)):
-            for group in optimiser.param_groups:
-                group["lr"] = learning_rate(config, epoch * steps + i, steps)
-            torch.manual_seed(seed_of(config.seed, Stream.DROPOUT, epoch * steps + i, 0))
-            gradient_step(network, optimiser, scaler, x, images.targets[index][None], config)
-    return network
+    trainer = Trainer(config, images, None, labels=images.targets[None])
+    trainer.fit()
+    return trainer.network
 
 
 def label_rows(
@@ -152,35 +135,36 @@ def evaluate_run(run: Path, data_dir: str | None = None) -> list[Row]:
     data = evaluation_data(config)
     truth = data.train.targets.numpy()
     classes = len(data.train.classes)
-    every_k = sorted({*config.clusters, classes})
+    every_k = sorted({*config.labels.clusters, classes})
 
     features = represent(trained.network, data, config)
-    labels = trained.labels.labels.numpy()
-    rows = label_rows(METHODS[config.labelling], truth, labels, config.clusters)
-    rows = rows or [{"method": METHODS[config.labelling]}]  # rotation alone has no labels
+    labels, clusters = trained.labels.labels.numpy(), config.labels.clusters
+    rows = label_rows(METHODS[config.labels.labelling], truth, labels, clusters)
+    rows = rows or [{"method": METHODS[config.labels.labelling]}]  # rotation alone has no labels
     rows[0].update(feature_scores(features, data))
-    rows += kmeans_rows("k-means on the features", features.train, truth, [classes], config.seed)
+    seed = config.run.seed
+    rows += kmeans_rows("k-means on the features", features.train, truth, [classes], seed)
 
     untrained = new_network(config, data.train)
     features = represent(untrained, data, config)
     baseline: list[Row] = []
-    if config.clusters:
-        equal = replace(config, labelling="equipartition", labels_file=None, heads_per_update="all")
-        start = Labels.at_random(len(data.train), config)
-        first, _ = label_step(untrained, data.train, equal, start, 0, World())
-        baseline = label_rows("untrained network", truth, first.labels.numpy(), config.clusters)
+    if clusters:
+        equal = config.but(labelling="equipartition", labels_file=None, heads_per_update="all")
+        first = new_labels(equal.labels, len(data.train), seed, 1, World())
+        label_step(untrained, data.train, first, FeaturePass.of(equal), World())
+        baseline = label_rows("untrained network", truth, first.labels.numpy(), clusters)
     baseline = baseline or [{"method": "untrained network"}]
     baseline[0].update(feature_scores(features, data))
     rows += baseline
 
     pixels = data.train.images.float() / 255
-    rows += kmeans_rows("k-means on pixels", pixels, truth, every_k, config.seed)
+    rows += kmeans_rows("k-means on pixels", pixels, truth, every_k, seed)
     pixel_features = Representation(pixels.flatten(1), data.test.images.float().flatten(1) / 255)
     rows.append({"method": "pixels", "knn": _knn(pixel_features, data)})
 
     supervised = train_supervised(config, data.train)
     scores = feature_scores(represent(supervised, data, config), data)
-    rows.append({"method": f"trained with labels, {config.supervised_epochs} epochs", **scores})
+    rows.append({"method": f"trained with labels, {config.run.supervised_epochs} epochs", **scores})
 
     write_whole(run / "evaluation.json", (json.dumps(rows, indent=2) + "\n").encode())
     return rows

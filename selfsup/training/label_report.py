@@ -11,8 +11,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from selfsup.config import Config
-from selfsup.metrics import entropy, nmi
+from selfsup.evaluation.metrics import entropy, nmi
+from sinkhorn_ot import SinkhornResult
 
 #: Logits that are worked on at once: 64 MB.
 BLOCK = 1 << 24
@@ -33,15 +33,6 @@ class Clock:
         if self.device.type == "cuda":
             torch.cuda.synchronize(self.device)
         self.seconds[part] = self.seconds.get(part, 0.0) + time.perf_counter() - began
-
-
-@dataclass(frozen=True)
-class Solved:
-    """What a solver says of its solution; the labellings without one have nothing to say."""
-
-    violation: float = 0.0
-    converged: bool = True
-    passes: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -80,10 +71,9 @@ class LabelReport:
 
 
 def head_report(
-    head: int, entropies: Tensor, old: Tensor, new: Tensor, config: Config, solved: Solved
+    head: int, entropies: Tensor, old: Tensor, new: Tensor, k: int, solved: SinkhornResult | None
 ) -> HeadReport:
     """Return the report on one head from the labels of all, (heads, N), before and after."""
-    k = config.clusters[head]
     before, after = entropies.tolist()
     sizes = torch.bincount(new[head], minlength=k)
     return HeadReport(
@@ -97,9 +87,9 @@ def head_report(
         size_max=int(sizes.max()),
         changed=float((old[head] != new[head]).double().mean()),
         nmi_last=nmi(old[head].numpy(), new[head].numpy()),
-        violation=float(solved.violation),
-        converged=bool(solved.converged),
-        passes=float(solved.passes),
+        violation=0.0 if solved is None else float(solved.marginal_violation),
+        converged=solved is None or bool(solved.converged),
+        passes=0.0 if solved is None else float(solved.n_passes),
     )
 
 

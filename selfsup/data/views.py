@@ -1,7 +1,8 @@
 """Random views: every image of a batch draws its own parameters.
 
 The order is fixed: crop, rotation and the like, and flip in one resampling; then grey, brightness,
-contrast, saturation, hue; then blur; then a hole.
+contrast, saturation, hue; then blur; then a hole. (kornia does most of this; on a CPU it took 3.3
+times as long for a batch of cifar10-small.)
 """
 
 from __future__ import annotations
@@ -26,7 +27,11 @@ BLUR_SIZE = 224
 
 @torch.no_grad()
 def random_views(
-    images: Tensor, augment: AugmentConfig, generator: torch.Generator, size: int
+    images: Tensor,
+    augment: AugmentConfig,
+    generator: torch.Generator,
+    size: int,
+    extents: Tensor | None = None,
 ) -> Tensor:
     """Return one random view of every image.
 
@@ -41,48 +46,56 @@ def random_views(
     size : int
         Side of the views. Random crops are sampled bilinearly, without a filter: images much
         larger than `size` should be made smaller before.
+    extents : Tensor, optional
+        (B, 2) int64 height and width of each image, where they differ: the images are then the
+        upper left corners of what is passed, continued by their edges.
 
     Returns
     -------
     Tensor
         (B, C, size, size) float32 in [0, 1], on the device of the images.
     """
-    views = _resampled(images, augment, generator, size)
+    views = _resampled(images, augment, generator, size, extents)
     views = Colours.draw(views, augment, generator).apply(views)
     if augment.blur:
         views = _blurred(views, augment, generator)
     return _with_holes(views, augment.erase, generator) if augment.erase else views
 
 
-def crop_boxes(
-    n: int, height: int, width: int, augment: AugmentConfig, generator: torch.Generator
-) -> Tensor:
-    """Return (n, 4) int64 boxes (top, left, height, width) of crops of images of one size.
+def crop_boxes(extents: Tensor, augment: AugmentConfig, generator: torch.Generator) -> Tensor:
+    """Return (n, 4) float32 boxes (top, left, height, width) of crops of (n, 2) large images.
 
     Random ones follow torchvision's ``RandomResizedCrop``: up to ten draws of area and ratio until
-    a box fits, else the largest central box of a ratio in the range.
+    a box of whole pixels fits, else the largest central box of a ratio in the range. With
+    ``augment.crop_grid`` the pixels are those of an image enlarged to that shorter side first.
     """
+    height, width = extents.float().unbind(1)
+    shorter = torch.minimum(height, width)
     if augment.crop == (1.0, 1.0):
-        side = max(1, round(augment.centre * min(height, width)))
-        box = (round((height - side) / 2), round((width - side) / 2), side, side)
-        return torch.tensor(box).repeat(n, 1)
+        side = (augment.centre * shorter).round().clamp_min(1)
+        return torch.stack(
+            [((height - side) / 2).round(), ((width - side) / 2).round(), side, side], 1
+        )
 
+    zoom = augment.crop_grid / shorter if augment.crop_grid else torch.ones_like(shorter)
+    height, width = (height * zoom).round(), (width * zoom).round()
     low, high = augment.crop_ratio
-    shape = (n, CROP_ATTEMPTS)
-    area = _uniform(shape, *augment.crop, generator) * (height * width)
+    shape = (len(extents), CROP_ATTEMPTS)
+    area = _uniform(shape, *augment.crop, generator) * (height * width)[:, None]
     ratio = torch.exp(_uniform(shape, math.log(low), math.log(high), generator))
     w, h = torch.sqrt(area * ratio).round(), torch.sqrt(area / ratio).round()
-    fits = (w > 0) & (w <= width) & (h > 0) & (h <= height)
+    fits = (w > 0) & (w <= width[:, None]) & (h > 0) & (h <= height[:, None])
     first = fits.int().argmax(1, keepdim=True)
     w, h = w.gather(1, first)[:, 0], h.gather(1, first)[:, 0]
-    places = _uniform((2, n), 0, 1, generator)
+    places = _uniform((2, len(extents)), 0, 1, generator)
     top, left = (places[0] * (height - h + 1)).floor(), (places[1] * (width - w + 1)).floor()
-    boxes = torch.stack([top, left, h, w], 1).long()
+    boxes = torch.stack([top, left, h, w], 1)
 
-    rest_w = min(width, max(1, round(height * high)))
-    rest_h = min(height, max(1, round(width / low)))
-    rest = torch.tensor([(height - rest_h) // 2, (width - rest_w) // 2, rest_h, rest_w])
-    return torch.where(fits.any(1, keepdim=True), boxes, rest)
+    rest_w = torch.minimum(width, (height * high).round().clamp_min(1))
+    rest_h = torch.minimum(height, (width / low).round().clamp_min(1))
+    rest = [((height - rest_h) / 2).floor(), ((width - rest_w) / 2).floor(), rest_h, rest_w]
+    boxes = torch.where(fits.any(1, keepdim=True), boxes, torch.stack(rest, 1))
+    return boxes / zoom[:, None]
 
 
 def _uniform(
@@ -96,14 +109,19 @@ def _chance(n: int, probability: float, generator: torch.Generator) -> Tensor:
 
 
 def _resampled(
-    images: Tensor, augment: AugmentConfig, generator: torch.Generator, size: int
+    images: Tensor,
+    augment: AugmentConfig,
+    generator: torch.Generator,
+    size: int,
+    extents: Tensor | None,
 ) -> Tensor:
     n, _, height, width = images.shape
-    boxes = crop_boxes(n, height, width, augment, generator)
+    whole = torch.tensor([[height, width]]).expand(n, 2)
+    boxes = crop_boxes(whole if extents is None else extents, augment, generator)
     mirrored = _chance(n, 0.5 if augment.flip else 0.0, generator)
     warped = augment.rotate or augment.stretch or augment.shift or augment.scale != (1.0, 1.0)
-    if not warped and augment.crop == (1.0, 1.0):
-        top, left, h, w = boxes[0].tolist() if n else (0, 0, height, width)
+    if extents is None and not warped and augment.crop == (1.0, 1.0):
+        top, left, h, w = boxes[0].int().tolist() if n else (0, 0, height, width)
         views = images[:, :, top : top + h, left : left + w]
         if (h, w) != (size, size):
             views = F.interpolate(views, (size, size), mode="bilinear", antialias=True)
@@ -125,7 +143,7 @@ def _resampled(
         ],
         1,
     )
-    corner, extent = boxes[:, :2].flip(1).float(), boxes[:, 2:].flip(1).float()
+    corner, extent = boxes[:, :2].flip(1), boxes[:, 2:].flip(1)
     sides = torch.tensor([float(width), float(height)])
     theta = inner * (extent / sides)[:, :, None]
     theta[:, :, 2] += (2 * corner + extent) / sides - 1

@@ -1,4 +1,4 @@
-"""The processes of a run: one, or as many as ``torchrun`` started."""
+"""The processes of a run: one, or as many as ``torchrun`` started; and where they compute."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from selfsup.runs import RunError
+from selfsup.errors import RunError
 
 
 @dataclass(frozen=True)
@@ -38,54 +38,44 @@ class World:
         return slice(*cuts)
 
     def sum(self, x: Tensor) -> Tensor:
-        """Return the sum of `x` over the processes."""
+        """All-reduce a sum over the processes."""
         if self.group is not None:
             x = x.clone()
             dist.all_reduce(x, group=self.group)
         return x
 
-    def gather_rows(self, rows: Tensor, share: slice, n: int) -> Tensor:
-        """Return all n rows, of which this process has those of its share, in every process."""
-        if self.group is None:
-            return rows
-        whole = rows.new_zeros((n, *rows.shape[1:]))
-        whole[share] = rows
-        dist.all_reduce(whole, group=self.group)
-        return whole
-
-    def broadcast(self, x: Tensor) -> Tensor:
-        """Return the first process's `x`, of the same shape everywhere."""
+    def broadcast_buffers(self, network: nn.Module) -> None:
+        """Broadcast the first process's buffers: each measured statistics of its own images."""
         if self.group is not None:
-            dist.broadcast(x, 0, group=self.group)
-        return x
-
-    def agree(self, network: nn.Module) -> None:
-        """Take the first process's buffers: each measured batch statistics of its own images."""
-        for buffer in network.buffers():
-            self.broadcast(buffer)
+            for buffer in network.buffers():
+                dist.broadcast(buffer, 0, group=self.group)
 
 
-def check_device(device: str) -> None:
-    """Raise unless tensors can be made on it."""
+def check_device(device: str) -> str:
+    """Return the device that is meant, "auto" resolved; raise unless tensors can be made on it."""
+    if device == "auto":
+        device = "cuda" if torch.cuda.is_available() else "cpu"
     try:
         torch.empty(0, device=device)
     except (RuntimeError, AssertionError) as error:
         reason = str(error).splitlines()[0]
         raise RunError(f"device {device!r} cannot be used here: {reason}") from error
+    return device
 
 
 @contextmanager
 def joined(device: str) -> Iterator[tuple[World, str]]:
     """Join the processes that ``torchrun`` started, if it did; give the device of this one."""
     several = "RANK" in os.environ and "WORLD_SIZE" in os.environ
+    device = check_device(device)
     if several and device == "cuda":
-        device = f"cuda:{os.environ.get('LOCAL_RANK', '0')}"
-    check_device(device)
+        device = check_device(f"cuda:{os.environ.get('LOCAL_RANK', '0')}")
+    if device.startswith("cuda"):
+        torch.cuda.set_device(device)
+        torch.backends.cudnn.benchmark = True  # images have one size
     if not several:
         yield World(), device
         return
-    if device.startswith("cuda"):
-        torch.cuda.set_device(device)
     dist.init_process_group(
         "nccl" if device.startswith("cuda") else "gloo",
         timeout=timedelta(hours=2),  # the others wait while the first one clusters by k-means

@@ -10,6 +10,7 @@
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import hashlib
 import io
@@ -19,22 +20,19 @@ import re
 import shutil
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import replace
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from selfsup.config import Config
+from selfsup.config import Config, RunConfig
+from selfsup.errors import RunError
 
-VERSION = 2
+VERSION = 3
 NAME = re.compile(r"epoch-(\d+)-step-(\d+)\.pt")
-
-
-class RunError(Exception):
-    """A run directory is missing, exists already, does not fit or cannot be written."""
 
 
 def refuse_existing(run: Path) -> None:
@@ -59,12 +57,17 @@ def create_run(config: Config, run: Path) -> None:
         raise RunError(f"{run} cannot be made: {error.strerror}") from error
 
 
+def write_config(config: Config, run: Path) -> None:
+    """Replace the settings of a run that is made longer."""
+    write_whole(run / "config.json", config.to_json().encode())
+
+
 def load_config(run: Path, data: str | None = None) -> Config:
     """Return the settings of a run, with another place of the images if they have moved."""
     if not (run / "config.json").is_file():
         raise RunError(f"{run}: no run here (no config.json)")
     config = Config.load(run / "config.json")
-    return config if data is None else replace(config, data=str(Path(data).resolve()))
+    return config if data is None else config.but(data=str(Path(data).resolve()))
 
 
 def fingerprint(paths: Sequence[str]) -> str:
@@ -96,6 +99,8 @@ def locked(run: Path) -> Iterator[None]:
 
 def write_whole(path: Path, content: bytes | memoryview) -> None:
     """Write a file so that at any moment there is the old one or the new one, complete."""
+    if not path.parent.is_dir():
+        raise RunError(f"{path} cannot be written: there is no folder {path.parent}")
     temporary = path.with_name(path.name + ".tmp")
     try:
         with temporary.open("wb") as file:
@@ -109,9 +114,14 @@ def write_whole(path: Path, content: bytes | memoryview) -> None:
     except OSError as error:
         temporary.unlink(missing_ok=True)
         raise RunError(
-            f"{path} could not be written ({error.strerror}; {len(content):,} bytes). "
-            "What was saved before is unharmed: make room and go on with --resume"
+            f"{path} could not be written ({error.strerror}; {len(content):,} bytes). What was "
+            "there before is unharmed" + _advice(error)
         ) from error
+
+
+def _advice(error: OSError) -> str:
+    full = error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+    return ": make room, and go on with a run by --resume" if full else ""
 
 
 def checkpoints(run: Path) -> list[Path]:
@@ -128,7 +138,7 @@ def _position(path: Path) -> tuple[int, int]:
 
 
 def save_checkpoint(
-    run: Path, config: Config, state: dict[str, Any], epoch: int, step: int
+    run: Path, config: RunConfig, state: dict[str, Any], epoch: int, step: int
 ) -> None:
     """Write a checkpoint and its labels, then drop those that need not be kept.
 
@@ -138,7 +148,7 @@ def save_checkpoint(
     torch.save(state, content)
     path = run / "checkpoints" / f"epoch-{epoch:04d}-step-{step:06d}.pt"
     write_whole(path, content.getbuffer())
-    save_labels(run, state["labels"])
+    save_labels(run, state["labels"]["labels"])
     for torn in (run / "checkpoints").glob("*.tmp"):  # a process was killed while it wrote
         torn.unlink()
     for old in checkpoints(run)[: -config.keep]:
@@ -159,14 +169,17 @@ def load_checkpoint(run: Path, device: str = "cpu") -> dict[str, Any]:
     found = checkpoints(run)
     if not found:
         raise RunError(f"{run}: no checkpoint in {run / 'checkpoints'}")
+    newest, before = found[-1], "Delete it to go on from the one before"
     try:
-        state: dict[str, Any] = torch.load(found[-1], map_location=device, weights_only=True)
-    except (OSError, RuntimeError, EOFError, ValueError) as error:
+        state: Any = torch.load(newest, map_location=device, weights_only=True)
+    except (OSError, RuntimeError, EOFError, ValueError, KeyError, UnpicklingError) as error:
         raise RunError(
-            f"{found[-1]} cannot be read ({error}). Delete it to go on from the one before"
+            f"{newest} cannot be read: it is damaged, or no checkpoint. {before}"
         ) from error
-    if state["version"] != VERSION:
-        raise RunError(f"{found[-1]} has version {state['version']}, this program reads {VERSION}")
+    if not isinstance(state, dict) or not {"network", "labels", "step"} <= state.keys():
+        raise RunError(f"{newest} is not a checkpoint of a run. {before}")
+    if state.get("version") != VERSION:
+        raise RunError(f"{newest} has version {state.get('version')}, this program reads {VERSION}")
     return state
 
 
@@ -180,16 +193,23 @@ def append_log(run: Path, line: dict[str, Any]) -> None:
             os.fsync(file.fileno())  # no later than the checkpoint
     except OSError as error:
         raise RunError(
-            f"{path} could not be written ({error.strerror}). What was saved before is unharmed: "
-            "make room and go on with --resume"
+            f"{path} could not be written ({error.strerror}). What was there before is unharmed"
+            + _advice(error)
         ) from error
 
 
 def read_log(run: Path, event: str | None = None) -> list[dict[str, Any]]:
-    """Return the log's lines ("update" or "epoch" ones); one cut short by a crash is left out."""
+    """Return the log's lines ("update" or "epoch" ones); those that are none are left out."""
     path = run / "log.jsonl"
-    text = path.read_text().splitlines(keepends=True) if path.exists() else []
-    lines = [json.loads(line) for line in text if line.endswith("\n")]
+    text = path.read_text(errors="replace").splitlines(keepends=True) if path.exists() else []
+    lines = []
+    for line in text:
+        try:
+            content = json.loads(line if line.endswith("\n") else "")  # cut short by a crash
+        except ValueError:
+            continue
+        if isinstance(content, dict) and content.get("event") in ("update", "epoch"):
+            lines.append(content)
     return [line for line in lines if event in (None, line["event"])]
 
 

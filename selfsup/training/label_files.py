@@ -11,10 +11,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from selfsup.config import Config
+from selfsup.config import LabelConfig
 from selfsup.data import ImageSet
-from selfsup.runs import RunError, check_images, load_checkpoint, load_config, write_whole
-from selfsup.sela import Labels
+from selfsup.errors import RunError
+from selfsup.training.checkpoints import check_images, load_checkpoint, load_config, write_whole
 
 
 def read_labels(source: Path) -> tuple[Tensor, tuple[int, ...], tuple[str, ...] | None]:
@@ -30,8 +30,8 @@ def read_labels(source: Path) -> tuple[Tensor, tuple[int, ...], tuple[str, ...] 
         The images' paths, where the source has them.
     """
     if source.is_dir():
-        labels = load_checkpoint(source)["labels"]
-        return labels, load_config(source).clusters, None
+        labels = load_checkpoint(source)["labels"]["labels"]
+        return labels, load_config(source).labels.clusters, None
     if not source.is_file():
         raise RunError(f"{source}: no labels here; pass a run, or the .npy or .csv file of one")
     paths = None
@@ -42,18 +42,21 @@ def read_labels(source: Path) -> tuple[Tensor, tuple[int, ...], tuple[str, ...] 
             table, paths = _read_csv(source)
     except (ValueError, EOFError, OSError) as error:
         raise RunError(f"{source}: not a file of labels ({error})") from error
-    if table.ndim != 2 or not np.issubdtype(table.dtype, np.integer) or table.min() < 0:
+    whole = table.ndim == 2 and table.size and np.issubdtype(table.dtype, np.integer)
+    if not whole or table.min() < 0:
         raise RunError(
             f"{source}: labels must be a (heads, N) table of integers >= 0, got "
             f"{table.shape} {table.dtype}"
         )
-    clusters = tuple(int(head.max()) + 1 for head in table)
+    clusters = tuple(max(2, int(head.max()) + 1) for head in table)
     return torch.from_numpy(table.astype(np.int64)), clusters, paths
 
 
 def _read_csv(source: Path) -> tuple[NDArray[np.int64], tuple[str, ...]]:
-    with source.open(newline="", encoding="utf-8", errors="surrogateescape") as file:
-        rows = list(csv.reader(file))
+    # spreadsheets put a mark before the text, and semicolons between the columns in some languages
+    text = source.read_text(encoding="utf-8-sig", errors="surrogateescape")
+    mark = ";" if text.startswith("index;") else ","
+    rows = list(csv.reader(io.StringIO(text, newline=""), delimiter=mark))
     if not rows or rows[0][:2] != ["index", "path"]:
         raise ValueError(f"its first line is not index,path,head_0,... but {rows[:1]}")
     if [row[0] for row in rows[1:]] != [str(i) for i in range(len(rows) - 1)]:
@@ -72,8 +75,8 @@ def write_csv(path: Path, images: ImageSet, labels: Tensor) -> None:
     write_whole(path, text.getvalue().encode(errors="surrogateescape"))
 
 
-def fixed_labels(config: Config, images: ImageSet) -> Labels:
-    """Return the labels that `config` names, for training on them as they are."""
+def fixed_labels(config: LabelConfig, images: ImageSet) -> Tensor:
+    """Return the (heads, N) labels that `config` names, for training on them as they are."""
     source = Path(str(config.labels_file))
     labels, _, paths = read_labels(source)
     if source.is_dir():
@@ -90,5 +93,4 @@ def fixed_labels(config: Config, images: ImageSet) -> Labels:
         for i, (theirs, ours) in enumerate(zip(paths, images.paths, strict=True)):
             if theirs != ours:
                 raise RunError(f"{source}: image {i} is {theirs}, in the data it is {ours}")
-    nothing = (None,) * len(config.clusters)
-    return Labels(labels, nothing, nothing)
+    return labels

@@ -1,0 +1,75 @@
+"""A run for other programs: weights, embeddings, folders of clusters."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import shutil
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from selfsup.data import ImageSet
+from selfsup.errors import RunError
+from selfsup.models.resnet import ResNet
+from selfsup.training.checkpoints import check_images, write_whole
+from selfsup.training.trained import Trained
+
+
+def export_run(trained: Trained, images: ImageSet, out: Path) -> None:
+    """Write weights.pt, preprocessing.json, embeddings.npy and paths.txt.
+
+    The weights are the state dict of the trunk alone: for resnet18 and resnet50 in the names of
+    torchvision's and timm's models, without ``fc``; for others in the trunk's own. Images in [0, 1]
+    are to be standardised as preprocessing.json tells (it is not folded into the weights: at
+    borders, where the first convolution sees zeros, that would not be the same).
+    """
+    out.mkdir(parents=True, exist_ok=True)
+    trunk = trained.network.trunk
+    module = trunk.net if isinstance(trunk, ResNet) else trunk
+    weights = {name: value.cpu().contiguous() for name, value in module.state_dict().items()}
+    content = io.BytesIO()
+    torch.save(weights, content)
+    write_whole(out / "weights.pt", content.getbuffer())
+    preprocessing = {
+        "arch": trained.config.model.arch,
+        "mean": trained.network.mean.flatten().tolist(),
+        "std": trained.network.std.flatten().tolist(),
+        "image_size": trained.config.data.image_size,
+        "features": trained.network.dim,
+    }
+    text = json.dumps(preprocessing, indent=2) + "\n"
+    write_whole(out / "preprocessing.json", text.encode())
+    content = io.BytesIO()
+    np.save(content, trained.features(images).cpu().numpy())
+    write_whole(out / "embeddings.npy", content.getbuffer())
+    write_whole(out / "paths.txt", "".join(f"{path}\n" for path in images.paths).encode())
+
+
+def export_clusters(trained: Trained, images: ImageSet, out: Path, head: int, copy: bool) -> int:
+    """Make a folder for each cluster of a head, with links to its images; return how many.
+
+    The images stay where they are. Names are numbered, as folders may hold equal ones.
+    """
+    check_images(out, trained.images, images.paths)
+    labels = trained.labels.labels
+    if not 0 <= head < len(labels):
+        raise RunError(f"no head {head}: there are {len(labels)}, from 0 on")
+    files = [images.locate(i) for i in range(len(images))]
+    if None in files:
+        raise RunError(
+            f"{images.paths[files.index(None)]} is no file of its own: nothing to link to"
+        )
+    if out.exists() and any(out.iterdir()):
+        raise RunError(f"{out} is not empty; choose another folder")
+    for i, (file, label) in enumerate(zip(files, labels[head].tolist(), strict=True)):
+        folder = out / f"cluster-{label:04d}"
+        folder.mkdir(parents=True, exist_ok=True)
+        target = folder / f"{i:06d}-{Path(str(file)).name}"
+        if copy:
+            shutil.copy2(str(file), target)
+        else:
+            os.symlink(str(file), target)
+    return len(set(labels[head].tolist()))

@@ -1,0 +1,124 @@
+"""Where labels come from, besides :func:`selfsup.sela.equipartition`: all have its signature.
+
+A labeller takes the number of a head, its (n, K) logits, the (n, D) features they were made from,
+what its last call left as `state`, and the shard of the rows; it returns a
+:class:`~selfsup.sela.Labelling`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+import torch
+from sklearn.cluster import KMeans
+from threadpoolctl import threadpool_limits
+from torch import Tensor, distributed
+
+from selfsup.sela import Labeller, Labelling, Shard, equipartition
+
+__all__ = ["argmax", "equipartition", "fixed", "kmeans", "matched", "nearest", "size_profile"]
+
+#: No cluster is to be smaller than this part of the mean, as a normal distribution would have it.
+SMALLEST = 0.01
+
+
+def argmax(
+    head: int, logits: Tensor, features: Tensor | None, state: Tensor | None, shard: Shard
+) -> Labelling:
+    """Label by the network's own answer: without the constraint, for comparison."""
+    return Labelling(logits.argmax(1), torch.zeros(logits.shape[1], dtype=torch.float64))
+
+
+def fixed(labels: Tensor) -> Labeller:
+    """Return the labeller that always answers with the same (heads, N) int64 labels."""
+
+    def labeller(
+        head: int, logits: Tensor, features: Tensor | None, state: Tensor | None, shard: Shard
+    ) -> Labelling:
+        return Labelling(labels[head, shard.rows].to(logits.device))
+
+    return labeller
+
+
+def kmeans(seed: int = 0, iterations: int = 50) -> Labeller:
+    """Return the labeller of DeepCluster: k-means on the features of all processes.
+
+    Its state is the (K, D) float32 centroids, from which the next call starts: so clusters keep
+    their numbers, and heads need no reset. :func:`nearest` labels other images.
+    """
+
+    def labeller(
+        head: int, logits: Tensor, features: Tensor | None, start: Tensor | None, shard: Shard
+    ) -> Labelling:
+        if features is None:
+            raise ValueError("k-means clusters features: call update(features=..., heads=...)")
+        k, device = logits.shape[1], features.device
+        whole = shard.gather(features)
+        labels = torch.empty(shard.n, dtype=torch.int64, device=device)
+        centroids = torch.empty((k, features.shape[1]), device=device)
+        if shard.group is None or distributed.get_rank(shard.group) == 0:
+            solver = KMeans(
+                k,
+                init="k-means++" if start is None else start.cpu().numpy(),
+                n_init=1,
+                max_iter=iterations,
+                random_state=(seed + head) % 2**32,
+            )
+            with threadpool_limits(1):  # sums of several threads come in any order
+                labels.copy_(torch.from_numpy(solver.fit_predict(whole.cpu().numpy())))
+            centroids.copy_(torch.from_numpy(solver.cluster_centers_))
+        if shard.group is not None:
+            distributed.broadcast(labels, group_src=0, group=shard.group)
+            distributed.broadcast(centroids, group_src=0, group=shard.group)
+        return Labelling(labels[shard.rows], centroids.cpu())
+
+    return labeller
+
+
+def nearest(features: Tensor, centroids: Tensor) -> Tensor:
+    """Return the (n,) labels of k-means for other features."""
+    return torch.cdist(features, centroids.to(features.device)).argmin(1)
+
+
+def size_profile(kind: str, k: int, spread: float, seed: int) -> Tensor:
+    """Return (k,) shares of clusters of unequal sizes, the largest first.
+
+    Parameters
+    ----------
+    kind : {"gaussian", "zipf"}
+        A normal distribution of sizes, or sizes that fall as 1 / rank**spread.
+    k : int
+        Number of clusters.
+    spread : float
+        gaussian: standard deviation over mean; zipf: the exponent.
+    seed : int
+        Of the normal distribution.
+    """
+    if kind == "zipf":
+        sizes = np.arange(1, k + 1, dtype=np.float64) ** -spread
+    else:
+        normal = np.random.default_rng(seed).normal(size=k)
+        sizes = np.maximum(1 + spread * np.sort(normal)[::-1], SMALLEST)
+    return torch.from_numpy(sizes / sizes.sum())
+
+
+def matched(profiles: list[Tensor]) -> Callable[[int, Tensor, Shard], Tensor]:
+    """Return the `b` of :func:`equipartition` that gives large clusters large shares.
+
+    The largest share of a head's profile goes to the cluster of the largest mass now, and so on.
+    (SeLaVi's code sorts along an axis of length one and inverts the sizes; this is what its paper
+    describes.)
+    """
+
+    def shares(head: int, logits: Tensor, shard: Shard) -> Tensor:
+        masses = torch.zeros(logits.shape[1], dtype=torch.float64, device=logits.device)
+        for block in torch.split(logits, 4096):
+            masses += block.softmax(1).double().sum(0)
+        if shard.group is not None:
+            distributed.all_reduce(masses, group=shard.group)
+        b = torch.empty_like(masses)
+        b[masses.argsort(descending=True, stable=True)] = profiles[head].to(masses)
+        return b
+
+    return shares

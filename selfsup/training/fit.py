@@ -1,0 +1,356 @@
+"""Training: the loop around the method, resumable at every step."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from contextlib import nullcontext
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+
+from selfsup.config import ARCHS, Config
+from selfsup.data import ImageSet, TensorImages
+from selfsup.errors import ConfigError, RunError
+from selfsup.models import Network, build_network, load_weights
+from selfsup.seeds import Stream, generator_of, seed_of
+from selfsup.training.checkpoints import (
+    VERSION,
+    check_images,
+    checkpoints,
+    cut_log,
+    fingerprint,
+    load_checkpoint,
+    locked,
+    save_checkpoint,
+    save_labels,
+)
+from selfsup.training.label_files import fixed_labels
+from selfsup.training.label_pass import FeaturePass, label_step, new_labels
+from selfsup.training.label_report import Clock
+from selfsup.training.monitor import Monitor
+from selfsup.training.processes import World
+from selfsup.training.step import build_optimiser, gradient_step, learning_rate, new_scaler
+
+CALIBRATION_IMAGES = 2000
+#: Batch normalisation of fewer images a process is told about.
+SMALL_BATCH = 16
+#: A loss so many times that of guessing is no training any more.
+LOST = 100.0
+
+
+def new_network(
+    config: Config,
+    images: ImageSet,
+    device: str | torch.device = "cpu",
+    *,
+    calibrated: bool = True,
+    trunk: nn.Module | None = None,
+) -> Network:
+    """Return the network of `config`; equal settings and images give equal weights.
+
+    Batch statistics of a network of ours, unless it is loaded, are measured on evenly spaced
+    images, as the first labels come from the untrained network in evaluation mode.
+    """
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed_of(config.run.seed, Stream.WEIGHTS))
+        network = build_network(
+            config.model, config.labels.clusters, *images.statistics(),
+            config.data.image_size, trunk,
+        )  # fmt: skip
+    if config.model.init is not None:
+        source = Path(config.model.init)
+        load_weights(network, checkpoints(source)[-1] if checkpoints(source) else source)
+    network.to(device)
+    if calibrated and config.model.init is None and config.model.arch in ARCHS:
+        show = FeaturePass.of(config)
+        some = torch.arange(0, len(images), max(1, len(images) // CALIBRATION_IMAGES))
+        batches = list(torch.split(some, show.batch))
+        seeds = [seed_of(config.run.seed, Stream.WEIGHTS, i) for i in range(len(batches))]
+        network.calibrate(
+            images.views(batches, show.augment, show.size, seeds=seeds, device=device)
+        )
+    return network
+
+
+class Trainer:
+    """One training, from a fresh network or from a checkpoint.
+
+    Random numbers are functions of the seed and the step. So weights, momenta, loss scale, labels,
+    potentials, the position, and what the epoch's log line adds up, are all there is to save: a
+    resumed run ends in the same bits as one never interrupted (on a CPU, with the same numbers of
+    threads and processes).
+
+    Parameters
+    ----------
+    config : Config
+        The settings.
+    images : ImageSet
+        What to train on; kept on the device if it is in memory.
+    run : Path, optional
+        The run's directory; nothing is written without one.
+    world : World
+        The processes.
+    device : str
+        Where to compute.
+    trunk : torch.nn.Module, optional
+        A network of one's own, instead of the one that `config` names.
+    labels : Tensor, optional
+        (heads, N) labels that stay as they are, instead of those that `config` names.
+    """
+
+    def __init__(
+        self,
+        config: Config,
+        images: ImageSet,
+        run: Path | None,
+        world: World | None = None,
+        device: str = "cpu",
+        trunk: nn.Module | None = None,
+        labels: Tensor | None = None,
+    ) -> None:
+        self.config, self.run = config, run
+        self.world = World() if world is None else world
+        self.device = torch.device(device)
+        on_gpu = isinstance(images, TensorImages) and self.device.type == "cuda"
+        self.images = images.to(self.device) if on_gpu else images  # type: ignore[attr-defined]
+        fresh = run is None or not checkpoints(run)  # asked before the processes meet
+        self.batch_size = self._batch_size()
+        self.steps_per_epoch = len(images) // self.batch_size
+        self.steps = config.optimiser.epochs * self.steps_per_epoch
+        self.network = new_network(
+            config, self.images, device, calibrated=self.world.first, trunk=trunk
+        )
+        self.model = self._parallel(self.network)
+        self.optimiser = build_optimiser(config.optimiser, self.network)
+        self.scaler = new_scaler(config.optimiser, self.device)
+        seen = self.steps * self.batch_size
+        self.labels = new_labels(config.labels, len(images), config.run.seed, seen, self.world)
+        if labels is not None:
+            self.labels.labels = labels
+        elif config.labels.labelling == "fixed" and fresh:
+            self.labels.labels = fixed_labels(config.labels, images)
+        self.show = FeaturePass.of(config)
+        self.step = 0
+        # of the epoch's steps so far, over all processes
+        self.loss = torch.zeros((), dtype=torch.float64, device=self.device)
+        self.clock = Clock(torch.device("cpu"))
+        self.saved: float | None = None
+        self.probe: Tensor | None = None
+
+    def _batch_size(self) -> int:
+        batch, parts = min(self.config.optimiser.batch_size, len(self.images)), self.world.size
+        parts *= self.config.optimiser.accumulate
+        if len(self.images) < self.config.optimiser.batch_size:
+            batch -= batch % parts  # of few images all, but for what cannot be shared
+        if batch < 2 * parts or batch % parts:
+            raise ConfigError(
+                f"batches of {batch} images cannot be cut into {self.config.optimiser.accumulate} "
+                f"equal parts (accumulate) of 2 or more for each of {self.world.size} processes"
+            )
+        return batch
+
+    def _parallel(self, network: Network) -> nn.Module:
+        """Wrap the network for several processes; it also takes the first one's weights."""
+        if self.world.group is None:
+            return network
+        gpu, each = self.device.type == "cuda", self.batch_size // self.world.size
+        if self.config.model.sync_batch_norm:
+            if not gpu:
+                raise ConfigError("sync_batch_norm needs GPUs: torch has it for them alone")
+            network.trunk = nn.SyncBatchNorm.convert_sync_batchnorm(network.trunk)  # type: ignore[no-untyped-call]
+        elif each < SMALL_BATCH and self.world.first:
+            print(f"note: batch normalisation sees {each} images in each process; larger batches "
+                  "or, on GPUs, --sync-batch-norm make its statistics better")  # fmt: skip
+        return DistributedDataParallel(
+            network,
+            device_ids=[self.device] if gpu else None,
+            # Otherwise gradients are put into other buckets after the first step, and added in
+            # another order: a resumed run would differ in bits.
+            find_unused_parameters=not gpu,
+        )
+
+    @property
+    def epoch(self) -> int:
+        """Epochs done."""
+        return self.step // self.steps_per_epoch
+
+    def fit(self, after_epoch: Callable[[], None] | None = None) -> None:
+        """Train to the last epoch; call a function after each."""
+        run = self.run if self.world.first else None
+        with locked(run) if run is not None else nullcontext():
+            if run is not None and checkpoints(run):
+                save_labels(run, self.labels.labels)  # it may have been killed before that
+            if self.step == self.steps:
+                return
+            if run is not None:
+                cut_log(run, self.epoch, self.labels.updates)
+            epochs = self.config.optimiser.epochs
+            monitor = Monitor(run, self.config.labels.clusters, epochs, self.step)
+            try:
+                if self.saved is None:
+                    self.save()
+                while self.step < self.steps:
+                    self.train_epoch(monitor)
+                    self.end_epoch(monitor)
+                    if after_epoch is not None:
+                        after_epoch()
+            finally:
+                monitor.close()
+
+    def train_epoch(self, monitor: Monitor) -> None:
+        """Train for one epoch, or for what is left of one."""
+        seed, world = self.config.run.seed, self.world
+        first, epoch = self.step, self.epoch
+        order = torch.randperm(len(self.images), generator=generator_of(seed, Stream.ORDER, epoch))
+        batches = order[: self.steps_per_epoch * self.batch_size].view(-1, self.batch_size)
+        mine = list(batches[first - epoch * self.steps_per_epoch :, world.rank :: world.size])
+        views = self.images.views(
+            mine,
+            self.config.optimiser.augment,
+            self.show.size,
+            seeds=[seed_of(seed, Stream.VIEWS, first + i, world.rank) for i in range(len(mine))],
+            device=self.device,
+        )
+        for index in monitor.steps(mine, epoch + 1):
+            self.relabel_if_due(monitor)
+            with self.clock("loader"):
+                x = next(views)
+            with self.clock("network"):
+                self.train_step(x, index)
+            if self.step % self.steps_per_epoch and self._overdue():
+                self.save()
+        for _ in views:  # ends it, and leaves its workers for the next epoch
+            pass
+        if self.step == self.steps:
+            self.relabel_if_due(monitor)
+
+    def train_step(self, views: Tensor, index: Tensor) -> None:
+        """Take a step on the views of the images at `index`."""
+        optimiser = self.config.optimiser
+        for group in self.optimiser.param_groups:
+            group["lr"] = learning_rate(optimiser, self.step, self.steps_per_epoch)
+        torch.manual_seed(  # dropout draws from the global generator
+            seed_of(self.config.run.seed, Stream.DROPOUT, self.step, self.world.rank)
+        )
+        self.model.train()
+        loss = gradient_step(
+            self.model, self.optimiser, self.scaler, views, index, self.labels, optimiser,
+            rotation=self.config.model.rotation,
+        )  # fmt: skip
+        self.loss += self.world.sum(loss) / self.world.size
+        self.step += 1
+        self.probe = views[:2]
+
+    def relabel_if_due(self, monitor: Monitor) -> None:
+        """Take a label step when the schedule says so; at most one per iteration."""
+        if not self.labels.due(self.step * self.batch_size):
+            return
+        self.refuse_divergence()
+        with self.clock("relabel"):
+            self.world.broadcast_buffers(self.network)
+            report = label_step(self.network, self.images, self.labels, self.show, self.world)
+        for part, seconds in report.seconds.items():
+            self.clock.seconds[part] = self.clock.seconds.get(part, 0.0) + seconds
+        epoch = self.step / self.steps_per_epoch
+        monitor.update(report, self.labels.updates, self.step, epoch)
+
+    def end_epoch(self, monitor: Monitor) -> None:
+        """Log and save."""
+        self.refuse_divergence()
+        line: dict[str, Any] = {
+            "event": "epoch",
+            "epoch": self.epoch,
+            "step": self.step,
+            "loss": float(self.loss) / self.steps_per_epoch,
+            "ln_k": self.config.ln_k,
+            "lr": self.optimiser.param_groups[0]["lr"],
+        }
+        truth = self.images.targets.numpy() if self.images.labelled else None
+        images = self.steps_per_epoch * self.batch_size
+        monitor.epoch(line, self.clock.seconds, images, self.labels.labels.numpy(), truth)
+        self.loss.zero_()
+        self.clock.seconds.clear()
+        self.save()
+
+    def state(self) -> dict[str, Any]:
+        """Return all that a checkpoint holds, as tensors and plain values."""
+        return {
+            "version": VERSION,
+            "network": self.network.state_dict(),
+            "optimiser": self.optimiser.state_dict(),
+            "scaler": self.scaler.state_dict(),
+            "labels": self.labels.state_dict(),
+            "step": self.step,
+            "batch_size": self.batch_size,
+            "steps": self.steps,
+            "loss": self.loss,
+            "images": fingerprint(self.images.paths),
+            "processes": self.world.size,
+            "seconds": dict(self.clock.seconds),
+        }
+
+    def save(self) -> None:
+        """Write a checkpoint."""
+        self.saved = time.monotonic()
+        if self.world.first and self.run is not None and not self.diverged:
+            steps = self.step - self.epoch * self.steps_per_epoch
+            save_checkpoint(self.run, self.config.run, self.state(), self.epoch, steps)
+
+    def load(self, *, processes_may_differ: bool = False) -> None:
+        """Go on from the run's newest checkpoint; from the start, if none was written yet."""
+        if self.run is None or not checkpoints(self.run):
+            return
+        state = load_checkpoint(self.run, str(self.device))
+        check_images(self.run, state["images"], self.images.paths)
+        if state["processes"] != self.world.size and not processes_may_differ:
+            raise RunError(
+                f"{self.run} was trained by {state['processes']} processes, these are "
+                f"{self.world.size}: batch statistics, and so results, would differ. Start "
+                f"torchrun with --nproc-per-node for {state['processes']} processes in all, or "
+                "accept that with --processes-may-differ"
+            )
+        if state["batch_size"] != self.batch_size:
+            was = state["batch_size"]
+            raise RunError(f"{self.run} has batches of {was} images, not {self.batch_size}")
+        self.network.load_state_dict(state["network"])
+        self.optimiser.load_state_dict(state["optimiser"])
+        self.scaler.load_state_dict(state["scaler"])
+        self.labels.load_state_dict(state["labels"])
+        self.labels.labels = self.labels.labels.cpu()
+        self.step = state["step"]
+        if state["steps"] != self.steps:  # made longer: moments that have passed are passed over
+            passed = sum(time < self.step * self.batch_size - 1e-6 for time in self.labels.times)
+            self.labels.updates = max(self.labels.updates, passed)
+        self.loss = state["loss"].to(self.device)
+        self.clock.seconds = dict(state["seconds"])
+        self.saved = time.monotonic()
+
+    @property
+    @torch.no_grad()
+    def diverged(self) -> bool:
+        """Whether loss, weights or features are no numbers any more, or the loss is absurd."""
+        numbers = [self.loss, *self.network.state_dict().values()]
+        if self.probe is not None:
+            training = self.network.training
+            numbers.append(self.network.eval().features(self.probe))
+            self.network.train(training)
+        absurd = float(self.loss) > LOST * self.steps_per_epoch * max(1.0, self.config.ln_k)
+        return absurd or not all(bool(x.isfinite().all()) for x in numbers)
+
+    def refuse_divergence(self) -> None:
+        """Stop a run that has diverged, in all processes, while its checkpoints are still good."""
+        lost = torch.tensor(float(self.diverged), device=self.device)
+        if self.world.sum(lost) > 0:
+            raise RunError(
+                "loss, weights or features are not finite, or the loss is absurd, after step "
+                f"{self.step} of {self.steps}: training has diverged. The checkpoints of "
+                f"{self.run} are from before; start anew with a smaller --lr"
+            )
+
+    def _overdue(self) -> bool:
+        since = time.monotonic() - (self.saved or 0.0)
+        return self.world.first and since > 60 * self.config.run.checkpoint_minutes

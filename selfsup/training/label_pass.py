@@ -1,0 +1,232 @@
+"""The label pass: features of all images, then the labels of one head after the other."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+
+import torch
+from torch import Tensor
+
+from selfsup import labellers
+from selfsup.config import AugmentConfig, Config, LabelConfig
+from selfsup.data import ImageSet
+from selfsup.errors import ConfigError, RunError
+from selfsup.models import Network
+from selfsup.seeds import Stream, generator_of, seed_of
+from selfsup.sela import Labeller, Labelling, SelfLabels, Shard, equipartition, update_times
+from selfsup.training.label_report import (
+    Clock,
+    HeadReport,
+    LabelReport,
+    cross_entropies,
+    head_report,
+)
+from selfsup.training.processes import World
+from selfsup.training.step import autocast
+
+#: Images of one batch of a label pass, and numbers in them: larger ones gain nothing.
+BATCH_IMAGES, BATCH_NUMBERS = 250, 1 << 24
+#: Rows of features that a head takes at once where they are not on its device.
+HEAD_ROWS = 1 << 16
+#: Without --clusters: so many images for each, and never more clusters than that.
+IMAGES_PER_CLUSTER, MOST_CLUSTERS = 20, 128
+
+
+@dataclass(frozen=True)
+class FeaturePass:
+    """How features are taken of images, in their order."""
+
+    augment: AugmentConfig
+    size: int
+    seed: int
+    precision: str = "float32"
+    views: int = 1
+    """Random views whose mean is taken: as heads are linear, also the mean of their logits."""
+    train_mode: bool = False
+    """As the authors: dropout, statistics of shuffled batches, which the running ones follow."""
+    place: str = "device"
+    """Or memory, or disk."""
+
+    @classmethod
+    def of(cls, config: Config) -> FeaturePass:
+        """Return the label pass of a run."""
+        labels = config.labels
+        return cls(
+            config.label_augment, config.data.image_size, config.run.seed,
+            config.optimiser.precision, labels.label_views, labels.label_mode == "train",
+            labels.features_in,
+        )  # fmt: skip
+
+    @property
+    def batch(self) -> int:
+        """How many images go through the network at once."""
+        return max(1, min(BATCH_IMAGES, BATCH_NUMBERS // (3 * self.size**2)))
+
+    @torch.no_grad()
+    def __call__(
+        self,
+        network: Network,
+        images: ImageSet,
+        rows: slice | None = None,
+        position: tuple[int, ...] = (0,),
+    ) -> Tensor:
+        """Return the (n, D) float32 features of `rows` of the images.
+
+        `position` decides the random views.
+        """
+        device = network.mean.device
+        rows = slice(0, len(images)) if rows is None else rows
+        index = torch.arange(rows.start, rows.stop)
+        if self.train_mode:
+            generator = generator_of(self.seed, Stream.LABEL_VIEWS, *position)
+            index = index[torch.randperm(len(index), generator=generator)]
+        batches = list(torch.split(index, self.batch)) if len(index) else []
+        if self.train_mode and len(batches) > 1 and len(batches[-1]) == 1:
+            batches[-2:] = [torch.cat(batches[-2:])]  # one image has no variance
+        total = self._room(len(index), network.dim, device)
+        was_training = network.training
+        network.train(self.train_mode)
+        for view in range(self.views):
+            first = rows.start // self.batch
+            seeds = [
+                seed_of(self.seed, Stream.LABEL_VIEWS, *position, view, first + i)
+                for i in range(len(batches))
+            ]
+            if self.train_mode:  # dropout draws from the global generator
+                torch.manual_seed(seed_of(self.seed, Stream.LABEL_VIEWS, *position, view))
+            shown = images.views(batches, self.augment, self.size, seeds=seeds, device=device)
+            for some, x in zip(batches, shown, strict=True):
+                with autocast(device, self.precision):
+                    features = network.features(x)
+                total[(some - rows.start).to(total.device)] += (features.float() / self.views).to(
+                    total.device
+                )
+        network.train(was_training)
+        return total
+
+    def _room(self, n: int, dim: int, device: torch.device) -> Tensor:
+        if self.place != "disk" or not n:
+            return torch.zeros((n, dim), device=device if self.place == "device" else "cpu")
+        with tempfile.NamedTemporaryFile(prefix="features-") as file:  # unlinked, but mapped
+            file.truncate(4 * n * dim)
+            return torch.from_file(file.name, shared=True, size=n * dim).view(n, dim)
+
+
+def fit_clusters(config: LabelConfig, n: int) -> tuple[int, ...]:
+    """Return K of each head, chosen where it is 0; refuse more clusters than images."""
+    if n < 2:
+        raise ConfigError(f"{n} image: labels need at least 2 to be told apart")
+    k = max(2, min(MOST_CLUSTERS, n // IMAGES_PER_CLUSTER))
+    clusters = tuple(asked or k for asked in config.clusters)
+    if max(clusters, default=0) > n:
+        raise ConfigError(
+            f"--clusters {max(clusters)} are more than the {n} images; some {k} fit, or 0 to choose"
+        )
+    return clusters
+
+
+class Watched:
+    """A labeller that tells how its labels fare with the logits, and how long it took."""
+
+    def __init__(self, labeller: Labeller, world: World) -> None:
+        self.labeller, self.world = labeller, world
+        self.clock = Clock(torch.device("cpu"))
+        self.old = torch.empty(0)
+        self.entropies: dict[int, Tensor] = {}
+
+    def begin(self, labels: Tensor, device: torch.device) -> None:
+        """Take note of the labels before an update."""
+        self.old, self.clock, self.entropies = labels.clone(), Clock(device), {}
+
+    def __call__(
+        self, head: int, logits: Tensor, features: Tensor | None, state: Tensor | None, shard: Shard
+    ) -> Labelling:
+        """Label, and compare the labels before and after."""
+        with self.clock("transport"):
+            if not self.world.sum(logits.sum(dtype=torch.float64)).isfinite():
+                raise RunError("logits are not finite: training has diverged; a smaller --lr helps")
+            found = self.labeller(head, logits, features, state, shard)
+        with self.clock("logits"):
+            before = self.old[head, shard.rows].to(logits.device)
+            sums = cross_entropies(logits, before, found.labels)
+            self.entropies[head] = self.world.sum(sums) / shard.n
+        return found
+
+
+def new_labels(config: LabelConfig, n: int, seed: int, total: int, world: World) -> SelfLabels:
+    """Return random balanced labels, to be renewed as `config` says while `total` images go by."""
+    labeller: Labeller = labellers.argmax
+    if config.labelling == "k-means":
+        labeller = labellers.kmeans(seed_of(seed, Stream.KMEANS, 0))
+    elif config.labelling == "equipartition":
+        profiles = [
+            labellers.size_profile(
+                config.marginal, k, config.marginal_spread, seed_of(seed, Stream.SIZES, head)
+            )
+            for head, k in enumerate(config.clusters)
+            if config.marginal != "uniform"
+        ]
+        labeller = partial(
+            equipartition, epsilon=config.epsilon, tol=config.tol, max_iter=config.max_iter,
+            b=labellers.matched(profiles) if profiles else None,
+        )  # fmt: skip
+    times: list[float] = []
+    if config.labelling not in ("fixed", "none"):
+        times = update_times(total, config.updates, config.schedule_power)
+    return SelfLabels(
+        n, config.clusters, times=times, labeller=Watched(labeller, world),
+        one_head=config.heads_per_update == "one", groups=config.head_groups,
+        seed=seed_of(seed, Stream.LABELS), process_group=world.group,
+    )  # fmt: skip
+
+
+def label_step(
+    network: Network, images: ImageSet, labels: SelfLabels, show: FeaturePass, world: World
+) -> LabelReport:
+    """Label the images anew, the network fixed; of several processes each has its rows."""
+    watch = labels.labeller
+    assert isinstance(watch, Watched)
+    device = network.mean.device
+    watch.begin(labels.labels, device)
+    rows, update = world.share(len(images), show.batch), labels.updates
+
+    def features(group: int) -> Tensor:
+        with watch.clock("forward"):
+            return show(network, images, rows, (update, group))
+
+    def logits(head: int) -> Callable[[Tensor], Tensor]:
+        def of(x: Tensor) -> Tensor:
+            with watch.clock("logits"):
+                return in_blocks(network, head, x)
+
+        return of
+
+    heads = [logits(head) for head in range(len(labels.labels))]
+    found = labels.update(features=features, heads=heads, rows=rows)
+    reports: list[HeadReport] = []
+    with watch.clock("report"):
+        if world.first:
+            clusters = network.heads.clusters
+            reports = [
+                head_report(
+                    h, watch.entropies[h], watch.old, labels.labels, clusters[h], one.solved
+                )
+                for h, one in found.items()
+            ]
+    return LabelReport(tuple(reports), watch.clock.seconds)
+
+
+@torch.no_grad()
+def in_blocks(network: Network, head: int, features: Tensor) -> Tensor:
+    """Return the (n, K) logits of a head on its device; features elsewhere come in blocks."""
+    device = network.mean.device
+    if features.device == device:
+        return network.heads[head](features)
+    logits = torch.empty((len(features), network.heads.clusters[head]), device=device)
+    for start in range(0, len(features), HEAD_ROWS):
+        rows = slice(start, start + HEAD_ROWS)
+        logits[rows] = network.heads[head](features[rows].to(device))
+    return logits

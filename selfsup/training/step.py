@@ -1,0 +1,114 @@
+"""One step of SGD: precision, learning rate, rotation, gradient."""
+
+from __future__ import annotations
+
+import math
+from contextlib import AbstractContextManager, nullcontext
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.nn.parallel import DistributedDataParallel
+
+from selfsup.config import OptimiserConfig
+from selfsup.sela import SelfLabels
+
+
+def precision_on(device: torch.device, wanted: str) -> torch.dtype:
+    """Return the type in which the network computes."""
+    if wanted == "auto":
+        fast = device.type == "cuda" and torch.cuda.is_bf16_supported()
+        return torch.bfloat16 if fast else torch.float32
+    dtype: torch.dtype = getattr(torch, wanted)
+    return dtype
+
+
+def autocast(device: torch.device, wanted: str) -> AbstractContextManager[None]:
+    """Return the context of mixed precision; idle for float32."""
+    dtype = precision_on(device, wanted)
+    on = dtype != torch.float32
+    return torch.autocast(device.type, dtype=dtype if on else None, enabled=on)
+
+
+def build_optimiser(config: OptimiserConfig, network: nn.Module) -> torch.optim.SGD:
+    """Return SGD as `config` says, for what is not frozen."""
+    return torch.optim.SGD(
+        [parameter for parameter in network.parameters() if parameter.requires_grad],
+        lr=config.lr,
+        momentum=config.momentum,
+        weight_decay=config.weight_decay,
+        nesterov=config.nesterov,
+    )
+
+
+def new_scaler(config: OptimiserConfig, device: torch.device) -> torch.amp.GradScaler:
+    """Return what keeps gradients in float16 from underflowing; idle otherwise."""
+    half = precision_on(device, config.precision) == torch.float16
+    return torch.amp.GradScaler(device.type, enabled=half)
+
+
+def learning_rate(config: OptimiserConfig, step: int, steps_per_epoch: int) -> float:
+    """Return the learning rate of a step.
+
+    A step schedule falls to a tenth before each of ``config.lr_drops``. A cosine is half a wave
+    down to zero, after a short linear rise.
+    """
+    if config.lr_schedule == "step":
+        epoch = step // steps_per_epoch
+        return float(config.lr * 0.1 ** sum(epoch >= drop for drop in config.lr_drops))
+    steps = config.epochs * steps_per_epoch
+    warmup = max(1, steps // 50)
+    wave = 0.5 * (1 + math.cos(math.pi * step / steps))
+    return config.lr * min(1.0, (step + 1) / warmup) * wave
+
+
+def quarter_turns(images: Tensor) -> Tensor:
+    """Return (4B, C, S, S): the (B, C, S, S) images turned by 0, 90, 180 and 270 degrees."""
+    return torch.cat([torch.rot90(images, turns, (2, 3)) for turns in range(4)])
+
+
+def rotation_loss(turns: Tensor) -> Tensor:
+    """Return RotNet's loss of (4B, 4) logits of :func:`quarter_turns`."""
+    truth = torch.arange(4, device=turns.device).repeat_interleave(len(turns) // 4)
+    return F.cross_entropy(turns, truth)
+
+
+def objective(
+    model: nn.Module, views: Tensor, index: Tensor, labels: SelfLabels, rotation: bool
+) -> Tensor:
+    """Return the loss on (B, C, S, S) views of the images at `index`, that of rotation added."""
+    if not rotation:
+        return labels.loss(model(views), index)
+    *heads, turns = model(quarter_turns(views), rotated=True)
+    loss = rotation_loss(turns)
+    return loss + labels.loss(heads, index) if heads else loss
+
+
+def gradient_step(
+    model: nn.Module,
+    optimiser: torch.optim.Optimizer,
+    scaler: torch.amp.GradScaler,
+    views: Tensor,
+    index: Tensor,
+    labels: SelfLabels,
+    config: OptimiserConfig,
+    *,
+    rotation: bool = False,
+) -> Tensor:
+    """Take one SGD step on (B, C, S, S) views of the images at `index`; return the loss."""
+    total = torch.zeros((), dtype=torch.float64, device=views.device)
+    optimiser.zero_grad(set_to_none=True)
+    parts = zip(
+        torch.chunk(views, config.accumulate), torch.chunk(index, config.accumulate), strict=True
+    )
+    for i, (x, some) in enumerate(parts):
+        last = i == config.accumulate - 1
+        silent = isinstance(model, DistributedDataParallel) and not last
+        with model.no_sync() if silent else nullcontext():  # type: ignore[operator]
+            with autocast(views.device, config.precision):
+                loss = objective(model, x, some, labels, rotation) / config.accumulate
+            scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
+        total += loss.detach()
+    scaler.step(optimiser)
+    scaler.update()
+    return total

@@ -1,0 +1,76 @@
+"""What a run has learned: its network and its labels, and what they say of new images."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from selfsup.config import Config
+from selfsup.data import ImageSet
+from selfsup.labellers import nearest
+from selfsup.models import Network, build_network
+from selfsup.sela import SelfLabels
+from selfsup.training.checkpoints import load_checkpoint, load_config
+from selfsup.training.label_pass import FeaturePass, in_blocks
+from selfsup.training.processes import check_device
+
+
+@dataclass(frozen=True)
+class Trained:
+    """The newest checkpoint of a run."""
+
+    config: Config
+    network: Network
+    labels: SelfLabels
+    images: str
+    """The fingerprint of the images that were trained on."""
+
+    @classmethod
+    def load(
+        cls, run: Path, data: str | None = None, device: str = "cpu", trunk: nn.Module | None = None
+    ) -> Trained:
+        """Load it, with other settings of where the images are and where to compute.
+
+        `trunk` is the network's part before the heads, where it was passed from Python.
+        """
+        config, device = load_config(run, data), check_device(device)
+        state = load_checkpoint(run, device)
+        weights, clusters = state["network"], config.labels.clusters
+        network = build_network(
+            config.model, clusters, weights["mean"].flatten().cpu(), weights["std"].flatten().cpu(),
+            config.data.image_size, trunk,
+        )  # fmt: skip
+        network.load_state_dict(weights)
+        network.to(device).eval()
+        labels = SelfLabels(state["labels"]["labels"].shape[1], clusters)
+        labels.load_state_dict(state["labels"])
+        labels.labels = labels.labels.cpu()
+        return cls(config.but(device=device), network, labels, state["images"])
+
+    def features(self, images: ImageSet) -> Tensor:
+        """Return the (n, D) features of images as a label pass sees them."""
+        return FeaturePass.of(self.config)(self.network, images)
+
+    @torch.no_grad()
+    def predict(self, images: ImageSet) -> Tensor:
+        """Return (heads, n) labels of any images.
+
+        That is the label of SeLa's plan, ``argmax_k logits_k + g_k``, with the last update's
+        potential g. Heads without one (trained on fixed labels, or whose turn never came) answer
+        as classifiers do; those of k-means take the nearest centroid.
+        """
+        features = self.features(images)
+        found = torch.empty((len(self.labels.states), len(images)), dtype=torch.int64)
+        for head, state in enumerate(self.labels.states):
+            if state is not None and state.ndim == 2:
+                found[head] = nearest(features, state).cpu()
+                continue
+            logits, done = in_blocks(self.network, head, features), 0
+            for block in torch.split(logits, 1 << 14):  # float64 of all at once might not fit
+                g = 0.0 if state is None else state.to(block.device)
+                found[head, done : done + len(block)] = (block.double() + g).argmax(1).cpu()
+                done += len(block)
+        return found
