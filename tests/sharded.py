@@ -69,6 +69,17 @@ def forbid(logits, rng):
     logits[some] = -np.inf
 
 
+def two_spreads(logits, rng):
+    logits[:] = rng.normal(size=logits.shape)
+    logits[: len(logits) // 2] *= 0.3
+    logits[len(logits) // 2 :] *= 8.0
+
+
+def second_half_is_huge(logits, rng):
+    logits[:] = rng.normal(size=logits.shape)
+    logits[len(logits) // 2 :] += 3e4
+
+
 def masses(n, seed=5):
     a = np.random.default_rng(seed).random(n) + 0.1
     return a / a.sum()
@@ -135,6 +146,14 @@ CASES = {
     ),
     "a column underflows": peculiar(sink_column, options={"tol": 1e-4}, by_backend=False),
     "forbidden pairings": peculiar(forbid, n=1437, k=10, options={"tol": 1e-6}),
+    "dense rows here, sparse rows there": peculiar(
+        two_spreads, n=60_000, k=100, cuts=(0.5, 0.6), by_backend=False,
+        options={"epsilon": 0.3, "tol": 1e-4},
+    ),
+    "an odd first row beyond float32": peculiar(
+        second_half_is_huge, n=202, k=12, cuts=(0.5, 0.75), by_backend=False,
+        options={"epsilon": 0.5, "tol": 1e-6},
+    ),
     "forbidden pairings, sampled": peculiar(
         forbid, n=20_000, k=40, options={"tol": 1e-6}, by_backend=False
     ),

@@ -1,5 +1,6 @@
 """How it behaves as a guest: threads, bits, floating-point state, forks, imports."""
 
+import gc
 import multiprocessing
 import os
 import re
@@ -13,6 +14,7 @@ import pytest
 import sinkhorn_ot
 from sinkhorn_ot import sinkhorn
 from sinkhorn_ot.backends import cpu
+from sinkhorn_ot.group import GroupKept, GroupPasses
 
 
 def run(code: str, **env: str) -> str:
@@ -151,3 +153,39 @@ def test_report_survives_a_wrong_setting():
         check=True,
     )
     assert "unusable: SINKHORN_OT_SIMD='mmx'" in done.stdout
+
+
+def test_nothing_that_is_kept_outlives_a_call(normal):
+    """Without the garbage collector too: no cycle holds it."""
+    gc.collect()
+    gc.disable()
+    try:
+        for epsilon in (0.5, 1e-4):  # the latter by way of larger ones
+            sinkhorn(normal(3000, 50), epsilon=epsilon)
+        alive = [x for x in gc.get_objects() if type(x) in (GroupKept, GroupPasses)]
+    finally:
+        gc.enable()
+    assert not alive
+
+
+def test_a_shard_without_a_row_of_the_sample_reads_nothing():
+    """Beyond its last row lies memory that must not be touched: a process of its own would end."""
+    run(
+        """
+        import ctypes, mmap
+        import numpy as np
+        from sinkhorn_ot.backends.cpu import CpuPasses
+        from sinkhorn_ot.passes import Problem
+        page = mmap.PAGESIZE
+        memory = mmap.mmap(-1, 3 * page)
+        address = ctypes.addressof(ctypes.c_char.from_buffer(memory))
+        for guard in (address, address + 2 * page):
+            assert ctypes.CDLL(None).mprotect(ctypes.c_void_p(guard), page, 0) == 0
+        rows = page // 64
+        logits = np.frombuffer(memory, np.float32, rows * 16, page).reshape(rows, 16)
+        b = np.full(16, 1 / 16)
+        passes = CpuPasses(Problem(logits, None, b, 1.0, total=1_000_000, first=10_001))
+        assert passes.read(np.zeros(16)).weight == rows
+        assert passes.read(np.zeros(16), stride=25_000).weight == 0
+        """
+    )
