@@ -177,10 +177,10 @@ def test_a_shard_without_a_row_of_the_sample_reads_nothing():
         from sinkhorn_ot.backends.cpu import CpuPasses
         from sinkhorn_ot.passes import Problem
         page = mmap.PAGESIZE
-        memory = mmap.mmap(-1, 3 * page)
+        memory, beyond = mmap.mmap(-1, 1002 * page), 1000 * page
         address = ctypes.addressof(ctypes.c_char.from_buffer(memory))
-        for guard in (address, address + 2 * page):
-            assert ctypes.CDLL(None).mprotect(ctypes.c_void_p(guard), page, 0) == 0
+        guard = ctypes.c_void_p(address + 2 * page)
+        assert ctypes.CDLL(None).mprotect(guard, ctypes.c_size_t(beyond), 0) == 0
         rows = page // 64
         logits = np.frombuffer(memory, np.float32, rows * 16, page).reshape(rows, 16)
         b = np.full(16, 1 / 16)
