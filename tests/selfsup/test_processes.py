@@ -90,7 +90,7 @@ def test_two_processes_label_as_one_and_survive_ten_kills(tmp_path):
     assert (first["step"], first["labels"]["updates"]) == (1, 1)
     assert torch.equal(first["labels"]["labels"], labels.labels)
     for theirs, ours in zip(first["labels"]["states"], labels.states, strict=True):
-        assert (theirs - ours).abs().max() < 1e-9
+        assert (theirs - ours).abs().max() < 1e-7  # float32 sums round otherwise where rows are cut
     line = read_log(finished, "update")[0]
     for name in ("ce_before", "ce_after"):
         assert line[name] == pytest.approx([getattr(h, name) for h in report.heads], rel=1e-9)
