@@ -101,7 +101,7 @@ def balanced_labels(
     memory_limit : int, optional
         Bytes that the call may add to the input and the returned arrays, by default 0.5 of
         the input, or 67 MB if that is more.  32 bytes a sample are needed in any case, and at least
-        24 more for the entries near the largest of each row, of which at most 64 are kept.
+        24 more for the entries near the largest of each row, of which at most 24 are kept.
     backend : str
         What solves the entropic problem, as in `sinkhorn`.  The exact part runs on the CPU.
     process_group : None
