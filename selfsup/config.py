@@ -159,6 +159,8 @@ class LabelConfig:
     """SeLa's transport; the baselines k-means and argmax; a file; nothing (rotation alone)."""
     labels_file: str | None = None
     """Where fixed labels come from: a run, or the .npy or .csv file that it wrote."""
+    rounding: Literal["argmax", "exact"] = "argmax"
+    """Labels of equipartition: the argmax of its plan, or classes of exactly the wanted sizes."""
     epsilon: float = 0.04
     """1 / lambda."""
     marginal: Literal["uniform", "gaussian", "zipf"] = "uniform"

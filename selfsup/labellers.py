@@ -16,8 +16,18 @@ from threadpoolctl import threadpool_limits
 from torch import Tensor, distributed
 
 from selfsup.sela import Labeller, Labelling, Shard, equipartition
+from sinkhorn_ot import balanced_labels
 
-__all__ = ["argmax", "equipartition", "fixed", "kmeans", "matched", "nearest", "size_profile"]
+__all__ = [
+    "argmax",
+    "equipartition",
+    "exact",
+    "fixed",
+    "kmeans",
+    "matched",
+    "nearest",
+    "size_profile",
+]
 
 #: No cluster is to be smaller than this part of the mean, as a normal distribution would have it.
 SMALLEST = 0.01
@@ -28,6 +38,26 @@ def argmax(
 ) -> Labelling:
     """Label by the network's own answer: without the constraint, for comparison."""
     return Labelling(logits.argmax(1), torch.zeros(logits.shape[1], dtype=torch.float64))
+
+
+def exact(b: Callable[[int, Tensor, Shard], Tensor] | None = None) -> Labeller:
+    """Return the labeller of exactly equal clusters, or of sizes N times the shares of `b`.
+
+    Of all labels of these sizes it takes those with the largest sum of logits: the limit of
+    :func:`equipartition` for small epsilon, without the unevenness of its argmax.
+    """
+
+    def labeller(
+        head: int, logits: Tensor, features: Tensor | None, g: Tensor | None, shard: Shard
+    ) -> Labelling:
+        if shard.group is not None:
+            raise ValueError(
+                "exact labels are made in one process: train in one, or round by argmax"
+            )
+        found = balanced_labels(logits, b and b(head, logits, shard), g_init=g)
+        return Labelling(found.labels, found.g.cpu())
+
+    return labeller
 
 
 def fixed(labels: Tensor) -> Labeller:

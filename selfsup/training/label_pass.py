@@ -169,10 +169,12 @@ def new_labels(config: LabelConfig, n: int, seed: int, total: int, world: World)
             for head, k in enumerate(config.clusters)
             if config.marginal != "uniform"
         ]
+        b = labellers.matched(profiles) if profiles else None
         labeller = partial(
-            equipartition, epsilon=config.epsilon, tol=config.tol, max_iter=config.max_iter,
-            b=labellers.matched(profiles) if profiles else None,
-        )  # fmt: skip
+            equipartition, epsilon=config.epsilon, tol=config.tol, max_iter=config.max_iter, b=b
+        )
+        if config.rounding == "exact":
+            labeller = labellers.exact(b)
     times: list[float] = []
     if config.labelling not in ("fixed", "none"):
         times = update_times(total, config.updates, config.schedule_power)

@@ -466,6 +466,14 @@ def test_baselines_run_on_the_same_path(tmp_path, images, labelling):
     assert (again == load_checkpoint(run)["labels"]["labels"]).double().mean() > 0.99
 
 
+def test_exact_rounding_makes_clusters_of_equal_size(tmp_path, images):
+    run = tmp_path / "run"
+    start(run, images, TINY.but(rounding="exact", epochs=2)).fit()
+    line = read_log(run, "update")[-1]
+    for least, most in zip(line["size_min"], line["size_max"], strict=True):
+        assert most - least <= 1
+
+
 def test_labels_that_do_not_fit_the_images_are_refused(tmp_path, images, finished):
     config = TINY.but(labelling="fixed", labels_file=str(tmp_path / "labels.npy"))
     labels = np.load(finished / "labels.npy")
