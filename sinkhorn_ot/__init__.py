@@ -8,6 +8,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from sinkhorn_ot.api import available_backends, equipartition_labels, sinkhorn
+from sinkhorn_ot.codes import sinkhorn_codes
 from sinkhorn_ot.exact.balanced import balanced_labels
 from sinkhorn_ot.exact.result import BalancedProgress, BalancedResult
 from sinkhorn_ot.result import Progress, SinkhornResult, SinkhornWarning
@@ -27,6 +28,7 @@ __all__ = [
     "balanced_labels",
     "equipartition_labels",
     "sinkhorn",
+    "sinkhorn_codes",
 ]
 
 

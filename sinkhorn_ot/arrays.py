@@ -44,7 +44,7 @@ def float64(x: Array, like: Array) -> Array:
 
 def cast_like(x: Array, like: Array) -> Array:
     """`x` in the dtype of `like`."""
-    return x.to(like.dtype) if is_torch(like) else x.astype(like.dtype)
+    return x.to(like.dtype) if is_torch(like) else x.astype(like.dtype, copy=False)
 
 
 def dtype_name(x: Array) -> str:

@@ -76,5 +76,5 @@ def test_more_clusters_than_samples_are_refused():
 def test_without_scikit_learn_it_says_what_to_install(monkeypatch):
     monkeypatch.setitem(sys.modules, "sklearn.base", None)
     monkeypatch.delitem(sys.modules, "sinkhorn_ot.estimators", raising=False)
-    with pytest.raises(ImportError, match="BalancedKMeans needs scikit-learn .* pip install"):
-        sinkhorn_ot.BalancedKMeans
+    with pytest.raises(ImportError, match=r"BalancedKMeans needs scikit-learn .* pip install"):
+        _ = sinkhorn_ot.BalancedKMeans
