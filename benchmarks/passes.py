@@ -20,6 +20,7 @@ from case import yardstick
 from problems import EPSILON, FAMILIES, make_logits
 
 from sinkhorn_ot import sinkhorn
+from sinkhorn_ot.arrays import place_of
 from sinkhorn_ot.backends import named
 from sinkhorn_ot.backends.cpu import CpuKept, CpuPasses, needs
 from sinkhorn_ot.checks import room_for_entries
@@ -49,7 +50,7 @@ def one_read(n: int, k: int, runs: int) -> None:
     for family in FAMILIES:
         logits = make_logits(family, n, k)
         problem = Problem(logits, None, np.full(k, 1 / k), EPSILON)
-        passes = GroupPasses(problem, Group(), named("cpu", logits))
+        passes = GroupPasses(problem, Group(), named("cpu", place_of(logits)))
         kept = passes.keep(room_for_entries(logits, n, None, needs(logits, n)) // SETS)
         seconds: dict[str, list[float]] = {"R": [], "plain": [], "labels": [], "kept": []}
         for _ in range(runs):

@@ -7,10 +7,9 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any, NoReturn, TypedDict, TypeVar, Unpack, overload
 
 from sinkhorn_ot import backends
-from sinkhorn_ot.arrays import Array
+from sinkhorn_ot.arrays import Array, check_matrix, place_of
 from sinkhorn_ot.checks import Callback, Options
 from sinkhorn_ot.exact.balanced import exact_labels
-from sinkhorn_ot.inputs import first_head
 from sinkhorn_ot.result import SinkhornResult
 from sinkhorn_ot.solve import labels_of, results_of
 
@@ -297,4 +296,7 @@ def available_backends(logits: Array | None = None) -> dict[str, str]:
         Backend name to "ok", or to the reason why it cannot run; in the order of "auto", which
         takes "cuda" and "triton" for CUDA tensors and "cpu" for the others.
     """
-    return backends.available(first_head(logits))
+    if logits is None:
+        return backends.available(None)
+    stack = getattr(logits, "ndim", 2) == 3 and len(logits) > 0
+    return backends.available(place_of(check_matrix(logits[0] if stack else logits)))

@@ -7,36 +7,27 @@ from __future__ import annotations
 
 import hashlib
 import math
+import numbers
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-import numpy as np
-
 from sinkhorn_ot import backends
 from sinkhorn_ot.arrays import (
     Array,
-    dtype_name,
-    float64,
-    is_torch,
-    may_look,
-    namespace,
-    on_host,
-    sampled_row,
-)
-from sinkhorn_ot.backends import Backend
-from sinkhorn_ot.group import Group, Told
-from sinkhorn_ot.inputs import (
-    check_integer,
     check_marginal,
     check_masses,
     check_matrix,
-    check_number,
     check_potential,
+    dtype_name,
+    is_torch,
     normalised,
+    place_of,
     rounding_of,
 )
-from sinkhorn_ot.passes import SETS, Needs, Problem, Progress
+from sinkhorn_ot.group import Group, Told
+from sinkhorn_ot.passes import SETS, Needs, Problem, Progress, Settings
 
 if TYPE_CHECKING:
     from torch.distributed import ProcessGroup
@@ -45,8 +36,6 @@ METHODS = ("auto", "sinkhorn", "newton")
 #: Of the bytes of the input, what a solve may add by default. Of the entries of the matrix, one of
 #: so many is worth a word, and so many words are worth it at most.
 DEFAULT_LIMIT, ONE_OF, MOST_WORDS = 0.55, 8, 1 << 25
-#: The spread of the logits is that of so many rows, or where they are short of so many entries.
-SPREAD_ROWS, SPREAD_ENTRIES = 8, 1 << 12
 
 Callback = Callable[[Progress], object]
 
@@ -66,19 +55,6 @@ class Options:
     backend: str
     process_group: ProcessGroup | None
     callback: Callback | None
-
-
-@dataclass(frozen=True)
-class Settings:
-    """How a `Problem` is to be solved."""
-
-    g: Array  # (K,) float64, where to start
-    warm: bool  # whether the caller knows that this is near
-    tol: float
-    max_iter: int
-    words: int  # that kept entries may take; 0 for textbook steps alone
-    backend: Backend
-    asks: Callable[[Progress], bool] | None  # whether to stop; None if nobody is to be asked
 
 
 def check(logits: Array, options: Options, group: Group) -> tuple[Problem, Settings]:
@@ -103,16 +79,17 @@ def check(logits: Array, options: Options, group: Group) -> tuple[Problem, Setti
 
 def _agreed(logits: Array, options: Options, group: Group) -> tuple[Problem, Settings, bool]:
     """Check in all processes; the flag says whether any of them has a callback."""
-    if not may_look(logits):
+    if not place_of(logits).may_look:
         raise ValueError("a CUDA graph has no place for a process group")
 
     def tell(mine: tuple[Problem, Settings]) -> Told:
         problem, settings = mine
+        place = place_of(problem.b)
         same = {
             "the number of columns of logits": problem.logits.shape[1],
             "the dtype of logits": dtype_name(problem.logits),
-            "the library of logits": namespace(problem.logits).__name__,
-            "the kind of device of logits": "cpu" if on_host(problem.logits) else "cuda",
+            "the library of logits": place.xp.__name__,
+            "the kind of device of logits": place.kind,
             "whether there is an a": problem.a is not None,
             "b": _summary(options.b, problem.b),
             "g_init": _summary(options.g_init, settings.g),
@@ -147,6 +124,7 @@ def _agreed(logits: Array, options: Options, group: Group) -> tuple[Problem, Set
 def _check_here(logits: Array, options: Options, *, alone: bool) -> tuple[Problem, Settings]:
     """Check what this process was passed; what depends on the others is left open."""
     logits = check_matrix(logits, may_be_empty=not alone)
+    place = place_of(logits)
     epsilon = check_number(options.epsilon, "epsilon", positive=True)
     tol = check_number(options.tol, "tol", positive=False)
     max_iter = check_integer(options.max_iter, "max_iter", least=1)
@@ -157,20 +135,25 @@ def _check_here(logits: Array, options: Options, *, alone: bool) -> tuple[Proble
         raise ValueError(f"method must be one of {', '.join(METHODS)}, got {method!r}")
     if callback is not None and not callable(callback):
         raise TypeError(f"callback must be callable, got {type(callback).__name__}")
-    if not may_look(logits) and (tol > 0 or method == "newton" or callback is not None):
+    if not place.may_look and (tol > 0 or method == "newton" or callback is not None):
         raise ValueError(
             "while a CUDA graph is recorded nobody can look whether the solve has converged: pass "
             f"tol=0 (got {tol:g}) with max_iter, and neither method='newton' nor a callback"
         )
     n, k = logits.shape
-    b = check_marginal(options.b, "b", k, logits)
+    b = check_marginal(options.b, "b", k, place)
     a = options.a
     if a is not None:
-        a = (check_marginal if alone else check_masses)(a, "a", n, b)
-    g = check_potential(options.g_init, b)
-    backend = backends.named(options.backend, logits)
+        a = (check_marginal if alone else check_masses)(a, "a", n, place)
+    g = check_potential(options.g_init, b, place)
+    backend = backends.named(options.backend, place)
+    slow = None
+    if options.backend == "auto" and backend.name == "reference":
+        *faster, _ = backends.able(place)
+        slow = "; ".join(f"{other.name}: {other.why_not(place)}" for other in faster)
     warm = options.g_init is not None
-    return Problem(logits, a, b, epsilon), Settings(g, warm, tol, max_iter, 0, backend, None)
+    settings = Settings(g, warm, tol, max_iter, backend, slow=slow)
+    return Problem(logits, a, b, epsilon), settings
 
 
 def _words_to_keep(problem: Problem, settings: Settings, options: Options) -> int:
@@ -195,58 +178,22 @@ def room_for_entries(logits: Array, n: int, memory_limit: int | None, needs: Nee
     return words if words >= SETS * min(needs.least, needs.everything) else 0
 
 
-def spread(problem: Problem, group: Group) -> float:
-    """Return the standard deviation of the logits within their rows; waits for all processes.
-
-    Of some of the rows of all processes, and in units of the logits; forbidden pairings do not
-    count.
-    """
-    b, k = problem.b, len(problem.b)
-    xp = namespace(b)
-    stride = max(problem.n // max(SPREAD_ROWS, SPREAD_ENTRIES // k), 1)
-    rows = [sampled_row(j, stride) - problem.first for j in range(problem.n // stride)]
-    rows = [row for row in rows if 0 <= row < problem.logits.shape[0]]
-    some = float64(problem.logits[rows], b)
-    allowed = (some > -math.inf) & (some < math.inf) & (b > 0)
-    count = xp.where(allowed, 1.0, 0.0).sum(1).clip(1.0)
-    with np.errstate(over="ignore"):  # an infinite spread is no spread that can be divided
-        mean = xp.where(allowed, some, 0.0).sum(1) / count
-        squares = xp.where(allowed, some - mean[:, None], 0.0) ** 2
-    sums = group.sum(xp.stack(((squares.sum(1) / count).sum(), xp.ones_like(count).sum())))
-    return math.sqrt(float(sums[0] / sums[1]))
+def check_integer(value: int, name: str, *, least: int) -> int:
+    """An integer that is not less than `least`."""
+    if isinstance(value, bool) or not isinstance(value, numbers.Integral) or value < least:
+        raise ValueError(f"{name} must be an integer >= {least}, got {value!r}")
+    return int(value)
 
 
-def explain_bad_row(problem: Problem, group: Group, row: int) -> ValueError:
-    """The error for the first row that cannot be labelled; the process that holds it tells all."""
-    at = row - problem.first
-    here = 0 <= at < problem.logits.shape[0]
-    return ValueError(group.hear(_what_is_bad(problem, at, row) if here else None))
-
-
-def _what_is_bad(problem: Problem, at: int, row: int) -> str:
-    values = float64(problem.logits[at], problem.b)
-    xp = namespace(values)
-    wrong = xp.isnan(values) | (values == math.inf)
-    if bool(wrong.any()):
-        column = int(xp.nonzero(wrong)[0][0])
-        return (
-            f"logits[{row}, {column}] is {float(values[column])} (the first bad row is {row}); "
-            "logits must be finite, or -inf to forbid a pairing: look for a diverged network "
-            "or an unnormalised input"
-        )
-    where = "" if bool((values == -math.inf).all()) else " among the clusters with b > 0"
-    return (
-        f"row {row} of logits is -inf everywhere{where}, so sample {row} can go nowhere; allow "
-        "at least one cluster or drop the sample"
-    )
-
-
-def explain_empty_column(column: int) -> ValueError:
-    """The error for a cluster that no sample may join."""
-    return ValueError(
-        f"column {column} of logits is -inf for every sample (with a > 0), so cluster {column} "
-        f"can receive nothing although b[{column}] > 0; set b[{column}] = 0 or drop the column"
-    )
+def check_number(value: float, name: str, *, positive: bool) -> float:
+    """A finite number that is not negative, or if `positive` above 0."""
+    if isinstance(value, bool) or not isinstance(value, numbers.Real):
+        raise TypeError(f"{name} must be a number, got {type(value).__name__}")
+    number = float(value)
+    least = sys.float_info.min if positive else 0.0  # the inverse of a denormal is infinite
+    if not math.isfinite(number) or number < least:
+        raise ValueError(f"{name} must be finite and {'>' if positive else '>='} 0, got {value}")
+    return number
 
 
 def _summary(given: object, vector: Array) -> str | None:

@@ -14,9 +14,8 @@ from typing import Any, TypeVar
 
 import numpy as np
 
-from sinkhorn_ot.arrays import Array, is_torch, namespace
-from sinkhorn_ot.backends import Backend
-from sinkhorn_ot.passes import Counts, Kept, Problem, Reading, room_for_rows
+from sinkhorn_ot.arrays import Array, float64, is_torch, namespace, what_is_bad
+from sinkhorn_ot.passes import Backend, Counts, Kept, Problem, Reading, room_for_rows, sampled_row
 
 T = TypeVar("T")
 #: What a process tells the others: what must be the same for all, and what is its own.
@@ -25,6 +24,8 @@ Told = tuple[dict[str, object], Any]
 #: Of the room for kept entries so much is filled on purpose, as rows may turn out longer than those
 #: of the last read; and after they did, less than before.
 FILL, LESS = 0.9, 0.7
+#: The spread of the logits is that of so many rows, or where they are short of so many entries.
+SPREAD_ROWS, SPREAD_ENTRIES = 8, 1 << 12
 
 
 class Group:
@@ -172,11 +173,37 @@ class GroupPasses:
         """Bring a number to the host; a device is waited for."""
         return float(x) if self.local is None else self.local.number(x)
 
-    def first_bad_row(self) -> int | None:
-        """The first bad row that any process has met; waits for all of them."""
-        row = None if self.local is None else self.local.first_bad_row()
-        least = self.group.min(self.problem.n if row is None else row)
-        return least if least < self.problem.n else None
+    def bad_row(self) -> Exception:
+        """Return the error for the first bad row that any process has met; waits for all."""
+        problem = self.problem
+        own = None if self.local is None else self.local.first_bad_row()
+        row = self.group.min(problem.n if own is None else own)
+        if row == problem.n:
+            return RuntimeError("masses are NaN though no row is bad: please report this")
+        word = None
+        if row == own:  # the process that holds it tells all
+            word = what_is_bad(float64(problem.logits[row - problem.first], problem.b), row)
+        return ValueError(self.group.hear(word))
+
+    def spread(self) -> float:
+        """Return the standard deviation of the logits within their rows; waits for all processes.
+
+        Of some of the rows of all processes, and in units of the logits; forbidden pairings do not
+        count.
+        """
+        xp, problem, b = self.xp, self.problem, self.problem.b
+        stride = max(problem.n // max(SPREAD_ROWS, SPREAD_ENTRIES // len(b)), 1)
+        rows = [sampled_row(j, stride) - problem.first for j in range(problem.n // stride)]
+        rows = [row for row in rows if 0 <= row < problem.logits.shape[0]]
+        some = float64(problem.logits[rows], b)
+        allowed = (some > -math.inf) & (some < math.inf) & (b > 0)
+        count = xp.where(allowed, 1.0, 0.0).sum(1).clip(1.0)
+        with np.errstate(over="ignore"):  # an infinite spread is no spread that can be divided
+            mean = xp.where(allowed, some, 0.0).sum(1) / count
+            squares = xp.where(allowed, some - mean[:, None], 0.0) ** 2
+        sums = xp.stack(((squares.sum(1) / count).sum(), xp.ones_like(count).sum()))
+        total, number = self.group.sum(sums)
+        return math.sqrt(float(total / number))
 
     def read(
         self,

@@ -3,7 +3,7 @@
 problem    logits, marginals and epsilon; in a group of processes the rows held here
 read       one pass over the rows with a vector g of K numbers in hand: column masses, and on
            request labels and f
-sample     a read of one row in each `stride`, spread by a hash (`arrays.sampled_row`)
+sample     a read of one row in each `stride`, spread by a hash (`sampled_row`)
 kept       the large entries of some rows, which a read leaves behind on its way; what is asked of
            them costs a part of a read
 share      the part of the rows of which entries are kept
@@ -15,10 +15,11 @@ processes find; it is what solvers see.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, NamedTuple, Protocol
 
-from sinkhorn_ot.arrays import Array
+from sinkhorn_ot.arrays import Array, Place
 
 #: Entries are kept down to exp(-REACH) of the largest of their row.
 REACH = 7.0
@@ -153,7 +154,7 @@ class Passes(Protocol):
 
         Without `exact` a backend may use float32 exponentials (masses good to about 1e-7 of
         themselves).  `log` asks for sums in the log domain, `assign` for f and labels.  `kept` is
-        filled on the way, with entries of the rows whose hash (`arrays.hashed`) is below
+        filled on the way, with entries of the rows whose hash (`hashed`) is below
         ``share * 2**32``; a backend that counts first may take as many rows as there is room for.
         """
 
@@ -161,17 +162,62 @@ class Passes(Protocol):
         """Return room for kept entries, in words of 4 bytes."""
 
 
-class BadRow(Exception):
-    """A row without a finite maximum; `row` is its number among those of all processes."""
+@dataclass(frozen=True)
+class Backend:
+    """One way to read rows; a new one is a line in `backends.BACKENDS`."""
 
-    def __init__(self, row: int) -> None:
-        super().__init__(row)
-        self.row = row
+    name: str
+    devices: tuple[str, ...]  # for whose tensors "auto" takes it; NumPy arrays are on "cpu"
+    why_not: Callable[[Place | None], str | None]  # None, or why it cannot run (on arrays there)
+    passes: Callable[[Problem], Passes]
+    needs: Callable[[Array, int], Needs]  # what kept entries of so many rows like these take
+    #: A column mass (in units of the mean row's) below which entries were lost to underflow, so
+    #: that a read is repeated in the log domain; 0 where the backend sees to it itself.
+    underflow: float = 0.0
+    #: Words of 4 bytes that a kept entry takes in a row of which all entries are kept.
+    words_an_entry: int = 1
+    #: Whether a read finds out how many entries there are before it keeps any.
+    counts_first: bool = False
 
 
-class EmptyColumn(Exception):
-    """A cluster that must receive mass is forbidden to every row."""
+@dataclass(frozen=True)
+class Settings:
+    """How a `Problem` is to be solved."""
 
-    def __init__(self, column: int) -> None:
-        super().__init__(column)
-        self.column = column
+    g: Array  # (K,) float64, where to start
+    warm: bool  # whether the caller knows that this is near
+    tol: float
+    max_iter: int
+    backend: Backend
+    words: int = 0  # that kept entries may take; 0 for textbook steps alone
+    asks: Callable[[Progress], bool] | None = None  # whether to stop; None if nobody is asked
+    slow: str | None = None  # why no faster backend runs, if the slow one was not asked for
+
+
+def hashed(j: Any) -> Any:
+    """Fibonacci hashing of non-negative integers (numbers, arrays or tensors) to 32 bits.
+
+    The upper half of ``j * 0x9E3779B97F4A7C15 mod 2**64``, in halves as int64 has no unsigned
+    product.  Consecutive numbers are spread evenly, and without a period.
+    """
+    return (j * 0x9E3779B9 + (j * 0x7F4A7C15 >> 32)) & 0xFFFFFFFF
+
+
+def sampled_row(j: Any, stride: int) -> Any:
+    """Row number j of a sample of one row in each `stride`."""
+    return j * stride + hashed(j) % stride if stride > 1 else j
+
+
+def sampled_here(n: int, first: int, count: int, stride: int) -> tuple[int, int]:
+    """Which numbers of a sample are of `count` rows from `first` on: from one to before another.
+
+    The sample is of n rows, of which a process may hold a part.
+    """
+
+    def number(row: int) -> int:
+        j = row // stride
+        if sampled_row(j, stride) < row:
+            j += 1
+        return min(j, n // stride)
+
+    return number(first), number(first + count)

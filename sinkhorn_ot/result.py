@@ -6,8 +6,15 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from sinkhorn_ot.arrays import Array, cast_like, float64, is_torch, namespace, row_blocks
-from sinkhorn_ot.inputs import check_matrix
+from sinkhorn_ot.arrays import (
+    Array,
+    cast_like,
+    check_matrix,
+    float64,
+    is_torch,
+    namespace,
+    row_blocks,
+)
 from sinkhorn_ot.passes import Progress as Progress
 
 

@@ -6,29 +6,17 @@ import functools
 import itertools
 import os
 import sys
-import time
 import traceback
 import warnings
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
-from sinkhorn_ot import backends
-from sinkhorn_ot.arrays import Array, float64, namespace
-from sinkhorn_ot.checks import (
-    Options,
-    Settings,
-    check,
-    explain_bad_row,
-    explain_empty_column,
-    spread,
-)
-from sinkhorn_ot.group import Group, GroupPasses, Told
-from sinkhorn_ot.inputs import heads_of
-from sinkhorn_ot.passes import BadRow, EmptyColumn, Problem
+from sinkhorn_ot.arrays import Array, float64, heads_of, namespace
+from sinkhorn_ot.checks import Options, check
+from sinkhorn_ot.group import Group, Told
 from sinkhorn_ot.result import SinkhornResult, SinkhornWarning
-from sinkhorn_ot.solvers import annealing, newton, textbook
-from sinkhorn_ot.solvers.watch import Watch
+from sinkhorn_ot.solvers import annealing
 
 #: Reads after which a violation that has not fallen is not expected to fall any more.
 RECENT = 15
@@ -128,71 +116,35 @@ def solve_one(logits: Array, options: Options, head: int | None = None) -> Sinkh
     """Solve one matrix; `head` is its number in a stack or an iterator."""
     group = Group(options.process_group)
     problem, settings = check(logits, options, group)
-    if options.backend == "auto" and settings.backend.name == "reference":
-        *others, _ = backends.able(problem.logits)
-        _warn_slow("; ".join(f"{other.name}: {other.why_not(problem.logits)}" for other in others))
-    try:
-        result, stopped = _iterate(problem, settings, group)
-    except BadRow as error:
-        raise explain_bad_row(problem, group, error.row) from None
-    except EmptyColumn as error:
-        raise explain_empty_column(error.column) from None
-    if settings.tol > 0 and not result.converged and not stopped:
+    if settings.slow is not None:
+        _warn_slow(settings.slow)
+    watch, end, n_iter = annealing.solve(problem, settings, group)
+    reading, violation = watch.final(end)
+    result = SinkhornResult(
+        labels=reading.labels,
+        f=reading.f,
+        g=end.g,
+        n_iter=n_iter,
+        n_passes=watch.reads,
+        converged=violation <= settings.tol,
+        marginal_violation=violation,
+        history=tuple(watch.history),
+        epsilon=problem.epsilon,
+        backend=settings.backend.name,
+    )
+    if settings.tol > 0 and not result.converged and not watch.stopped:
         where = "" if head is None else f" (head {head})"
         warnings.warn(
             f"sinkhorn{where} stopped after {result.n_iter} iterations with marginal_violation "
             f"{result.marginal_violation:.3g} > tol {settings.tol:.3g}: "
-            f"{_advice(result, settings)}. The best result so far is returned.",
+            f"{_advice(result, settings.max_iter)}. The best result so far is returned.",
             SinkhornWarning,
             stacklevel=_level_of_caller(),
         )
     return result
 
 
-def _iterate(problem: Problem, settings: Settings, group: Group) -> tuple[SinkhornResult, bool]:
-    """Solve for falling epsilon; the flag says whether the caller stopped it."""
-    words, tol, g, warm = settings.words, settings.tol, settings.g, settings.warm
-    steps, spent, start, stopped = 0, 0.0, time.perf_counter(), False
-
-    def watch_of(level: Problem, goal: float, *, labels: bool) -> Watch:
-        passes = GroupPasses(level, group, settings.backend)
-        return Watch(level, passes, goal, settings.asks, labels=labels, spent=spent, start=start)
-
-    larger = []
-    if words and not warm:
-        larger = annealing.levels(problem.epsilon, spread(problem, group))
-    for epsilon in larger:
-        goal = max(tol, annealing.LEVEL_TOL)
-        watch = watch_of(replace(problem, epsilon=epsilon), goal, labels=False)
-        left = settings.max_iter - steps
-        end, n_iter = newton.solve(watch, g, max_iter=left, words=words, warm=warm)
-        g, warm, spent, stopped = end.g, True, watch.reads, watch.stopped
-        steps += n_iter
-        if stopped:
-            break
-    watch = watch_of(problem, tol, labels=True)
-    left = 0 if stopped else settings.max_iter - steps
-    if words:
-        end, n_iter = newton.solve(watch, g, max_iter=left, words=words, warm=warm)
-    else:
-        end, n_iter = textbook.solve(watch, g, max_iter=left)
-    reading, violation = watch.final(end)
-    result = SinkhornResult(
-        labels=reading.labels,
-        f=reading.f,
-        g=end.g,
-        n_iter=steps + n_iter,
-        n_passes=watch.reads,
-        converged=violation <= tol,
-        marginal_violation=violation,
-        history=tuple(watch.history),
-        epsilon=problem.epsilon,
-        backend=settings.backend.name,
-    )
-    return result, stopped or watch.stopped
-
-
-def _advice(result: SinkhornResult, settings: Settings) -> str:
+def _advice(result: SinkhornResult, max_iter: int) -> str:
     """Return what helps a solve that has not ended: more steps, if those it had still helped."""
     violations = [entry.marginal_violation for entry in result.history]
     before, recent = violations[:-RECENT], violations[-RECENT:]
@@ -201,7 +153,7 @@ def _advice(result: SinkhornResult, settings: Settings) -> str:
             f"it has fallen by less than 1% in the last {RECENT} reads, so more of them will not "
             "help: -inf entries may leave no feasible plan"
         )
-    return f"raise max_iter (now {settings.max_iter})"
+    return f"raise max_iter (now {max_iter})"
 
 
 def _warn_if_uneven(result: SinkhornResult, options: Options) -> None:

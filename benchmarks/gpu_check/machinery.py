@@ -12,6 +12,7 @@ import torch
 
 from gpu_check.stage import Stage
 from sinkhorn_ot import backends, sinkhorn
+from sinkhorn_ot.arrays import place_of
 
 #: Names of tests/kernels/machines.py, by device.
 NAMES = {"cuda": ("cuda", "triton"), "cpu": ("host", "interpreter")}
@@ -26,7 +27,7 @@ def machines_of(stage: Stage) -> dict[str, machines.Machine]:
         try:
             machine = machines.machine(name, lambda: stage.source / HOST_LIBRARY)
             probe = torch.zeros((2, 2), device=machine.device)
-            reason = machine.backend.why_not(probe)
+            reason = machine.backend.why_not(place_of(probe))
         except (OSError, ImportError) as error:
             reason = str(error)
         if reason:

@@ -8,8 +8,16 @@ from typing import Any
 
 import numpy as np
 
-from sinkhorn_ot.arrays import Array, dtype_name, is_torch, sampled_here
-from sinkhorn_ot.passes import REACH, Counts, Needs, Problem, Reading, room_for_rows
+from sinkhorn_ot.arrays import Array, Place, dtype_name, is_torch
+from sinkhorn_ot.passes import (
+    REACH,
+    Counts,
+    Needs,
+    Problem,
+    Reading,
+    room_for_rows,
+    sampled_here,
+)
 
 try:
     import sinkhorn_ot._cpu as _cpu
@@ -38,12 +46,12 @@ def _after_fork() -> None:
 os.register_at_fork(after_in_child=_after_fork)
 
 
-def why_not(logits: Array | None) -> str | None:
+def why_not(place: Place | None) -> str | None:
     """None, or why the compiled core cannot run."""
     if _cpu is None:
         return _import_error
-    if logits is not None and is_torch(logits) and logits.device.type != "cpu":
-        return f"the logits are on {logits.device}"
+    if place is not None and place.kind != "cpu":
+        return f"the logits are on {place.device}"
     return None
 
 

@@ -10,22 +10,24 @@ import math
 
 import numpy as np
 
-from sinkhorn_ot.arrays import (
-    Array,
-    float64,
+from sinkhorn_ot.arrays import Array, Place, float64, namespace, row_blocks
+from sinkhorn_ot.passes import (
+    REACH,
+    Counts,
+    Needs,
+    Problem,
+    Reading,
     hashed,
-    namespace,
-    row_blocks,
+    room_for_rows,
     sampled_here,
     sampled_row,
 )
-from sinkhorn_ot.passes import REACH, Counts, Needs, Problem, Reading, room_for_rows
 
 #: Words of 4 bytes for each entry of a row that is kept: three float64.
 WORDS = 6
 
 
-def why_not(logits: Array | None) -> str | None:
+def why_not(place: Place | None) -> str | None:
     """It always can."""
     return None
 

@@ -12,17 +12,15 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from sinkhorn_ot.arrays import Array, is_torch, namespace
+from sinkhorn_ot.arrays import Array, check_matrix, heads_of, is_torch, namespace
 from sinkhorn_ot.checks import Options
 from sinkhorn_ot.exact.errors import explain_conflict, explain_row
 from sinkhorn_ot.exact.potentials import entropic_potentials, given_potentials
-from sinkhorn_ot.exact.repair import Infeasible, Optimum, Sizes, solve
+from sinkhorn_ot.exact.repair import BadRow, Infeasible, Optimum, Sizes, solve
 from sinkhorn_ot.exact.result import BalancedProgress, BalancedResult
 from sinkhorn_ot.exact.rows import HostRows
 from sinkhorn_ot.exact.sizes import class_sizes
 from sinkhorn_ot.exact.start import EPSILON, WIDEST, Sample, candidates, on_grid
-from sinkhorn_ot.inputs import check_matrix, heads_of
-from sinkhorn_ot.passes import BadRow
 
 if TYPE_CHECKING:
     from torch.distributed import ProcessGroup

@@ -15,7 +15,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sinkhorn_ot.exact.certificate import best_use_of_sizes
-from sinkhorn_ot.passes import BadRow
 
 #: Paths are looked for in turns of this many seconds, so that Ctrl-C is answered.
 TURN = 0.2
@@ -63,6 +62,14 @@ class Optimum:
     phases: int
     moves: int
     kept: int
+
+
+class BadRow(Exception):
+    """A row without a finite maximum, by its number."""
+
+    def __init__(self, row: int) -> None:
+        super().__init__(row)
+        self.row = row
 
 
 class Infeasible(Exception):

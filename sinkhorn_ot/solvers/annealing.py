@@ -3,10 +3,52 @@
 from __future__ import annotations
 
 import math
+import time
+from dataclasses import replace
+
+from sinkhorn_ot.group import Group, GroupPasses
+from sinkhorn_ot.passes import Problem, Settings
+from sinkhorn_ot.solvers import newton, textbook
+from sinkhorn_ot.solvers.watch import Seen, Watch
 
 #: Logits that spread over more than this many epsilon are solved for larger ones first; each is
 #: this many times smaller than the one before, and solved to this violation.
 WIDE, FALL, LEVEL_TOL = 400.0, 10.0, 1e-3
+
+
+def solve(problem: Problem, settings: Settings, group: Group) -> tuple[Watch, Seen, int]:
+    """Solve for the larger epsilons if there are any, each from the g of the one before.
+
+    Returns
+    -------
+    Watch, Seen, int
+        What is known of the solve at the `epsilon` of the problem, the g at which it ended, and the
+        steps that were taken in all.
+    """
+    g, warm, words = settings.g, settings.warm, settings.words
+    start, steps, spent, stopped = time.perf_counter(), 0, 0.0, False
+    passes = GroupPasses(problem, group, settings.backend)
+    larger = levels(problem.epsilon, passes.spread()) if words and not warm else []
+    for epsilon in larger:
+        level = replace(problem, epsilon=epsilon)
+        watch = Watch(
+            level, GroupPasses(level, group, settings.backend), max(settings.tol, LEVEL_TOL),
+            settings.asks, labels=False, spent=spent, start=start,
+        )  # fmt: skip
+        left = settings.max_iter - steps
+        end, n_iter = newton.solve(watch, g, max_iter=left, words=words, warm=warm)
+        g, warm, spent, stopped = end.g, True, watch.reads, watch.stopped
+        steps += n_iter
+        if stopped:
+            break
+    watch = Watch(problem, passes, settings.tol, settings.asks, spent=spent, start=start)
+    left = 0 if stopped else settings.max_iter - steps
+    if words:
+        end, n_iter = newton.solve(watch, g, max_iter=left, words=words, warm=warm)
+    else:
+        end, n_iter = textbook.solve(watch, g, max_iter=left)
+    watch.stopped = watch.stopped or stopped
+    return watch, end, steps + n_iter
 
 
 def levels(epsilon: float, spread: float) -> list[float]:

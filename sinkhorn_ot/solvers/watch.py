@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 
 from sinkhorn_ot.arrays import Array, namespace
 from sinkhorn_ot.group import GroupPasses
-from sinkhorn_ot.passes import BadRow, EmptyColumn, Problem, Progress, Reading
+from sinkhorn_ot.passes import Problem, Progress, Reading
 
 #: With a `tol` below this, a violation below this must be found in float64.
 EXACT_BELOW = 5e-7
@@ -122,12 +122,14 @@ class Watch:
         xp = namespace(b)
         empty = (b > 0) & (self.first == -math.inf)
         if bool(empty.any()):
-            raise EmptyColumn(int(xp.nonzero(empty)[0][0]))
+            column = int(xp.nonzero(empty)[0][0])
+            raise ValueError(
+                f"column {column} of logits is -inf for every sample (with a > 0), so cluster "
+                f"{column} can receive nothing although b[{column}] > 0; set b[{column}] = 0 or "
+                "drop the column"
+            )
         if bool(xp.isnan(self.first).any()):
-            row = self.passes.first_bad_row()
-            if row is None:
-                raise RuntimeError("masses are NaN though no row is bad: please report this")
-            raise BadRow(row)
+            raise self.passes.bad_row()
 
 
 def centre(g: Array, b: Array) -> Array:

@@ -12,6 +12,7 @@ import pytest
 from problems import EPSILON, FAMILIES, make_logits, true_violation
 
 from sinkhorn_ot import SinkhornWarning, equipartition_labels, sinkhorn
+from sinkhorn_ot.arrays import place_of
 from sinkhorn_ot.backends import named
 from sinkhorn_ot.backends.cpu import CpuPasses, needs
 from sinkhorn_ot.checks import room_for_entries
@@ -137,7 +138,7 @@ def model(normal):
     """A model whose kept entries are all there are, at a g; and the dense matrices beside it."""
     logits = normal(500, 12, std=0.5)
     b = np.arange(1, 13) / 78
-    passes = GroupPasses(Problem(logits, None, b, 1.0), Group(), named("cpu", logits))
+    passes = GroupPasses(Problem(logits, None, b, 1.0), Group(), named("cpu", place_of(logits)))
     g = np.linspace(-0.5, 0.5, 12)
     p = np.exp(logits + g)
     p /= p.sum(1, keepdims=True)
@@ -257,7 +258,7 @@ def test_rows_with_large_offsets_keep_an_honest_violation(simd):
 def test_all_rows_are_kept_where_there_is_room_for_all(n, normal):
     """Whatever the number of rows: none is passed over, and nothing is lost between chunks."""
     problem = Problem(normal(n, 15), None, np.full(15, 1 / 15), 0.5)
-    passes = GroupPasses(problem, Group(), named("cpu", problem.logits))
+    passes = GroupPasses(problem, Group(), named("cpu", place_of(problem.logits)))
     kept = passes.keep(needs(problem.logits, n).everything)
     passes.read(np.zeros(15), kept=kept)
     assert kept.count().rows == n
@@ -275,7 +276,7 @@ def test_what_does_not_fit_is_not_kept_and_less_is_tried(normal):
     """Rows that are denser than those before: nothing is kept, then fewer rows are."""
     logits = np.where(np.arange(40_000)[:, None] < 20_000, 40.0, 1.0) * normal(40_000, 50)
     problem = Problem(logits.astype(np.float32), None, np.full(50, 1 / 50), 1.0)
-    passes = GroupPasses(problem, Group(), named("cpu", logits))
+    passes = GroupPasses(problem, Group(), named("cpu", place_of(logits)))
     kept = passes.keep(200_000)
     passes.read(np.zeros(50), kept=kept)
     sparse = kept.count()

@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from sinkhorn_ot import sinkhorn
+from sinkhorn_ot.arrays import place_of
 from sinkhorn_ot.backends import named
 from sinkhorn_ot.backends.reference import ReferencePasses
 from sinkhorn_ot.group import Group, GroupPasses
@@ -19,7 +20,7 @@ SIZES = [(1, 1), (1, 7), (3, 2), (17, 15), (300, 33), (257, 129), (515, 64), (40
 def both(logits, a=None, b=None, epsilon=0.3):
     b = np.full(logits.shape[1], 1 / logits.shape[1]) if b is None else b
     problem = Problem(logits, a, b, epsilon)
-    cpu = GroupPasses(problem, Group(), named("cpu", logits))
+    cpu = GroupPasses(problem, Group(), named("cpu", place_of(logits)))
     return cpu, ReferencePasses(problem)
 
 

@@ -19,9 +19,10 @@ from types import ModuleType
 
 import pybind11
 
-from sinkhorn_ot.backends import BACKENDS, Backend
+from sinkhorn_ot.backends import BACKENDS
 from sinkhorn_ot.backends.gpu.cuda import CudaKernels
 from sinkhorn_ot.backends.gpu.passes import DevicePasses, needs_of
+from sinkhorn_ot.passes import Backend
 
 HERE = Path(__file__).parent
 SOURCES = HERE.parents[1] / "csrc" / "cuda"
@@ -57,7 +58,7 @@ def host_of(kernels: CudaKernels) -> Machine:
     backend = Backend(
         "host",
         (),
-        lambda logits: None,
+        lambda place: None,
         lambda problem: DevicePasses(problem, kernels),
         lambda logits, n: needs_of(logits, n, kernels),
         counts_first=True,

@@ -4,32 +4,29 @@ That the kernels run in each of them is what `make test-triton-versions` shows.
 """
 
 import sys
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
 import triton
 
+from sinkhorn_ot.arrays import Place
 from sinkhorn_ot.backends.gpu.triton import bits, why_not
 from sinkhorn_ot.backends.gpu.triton_variants import variants
 
-LOGITS = SimpleNamespace(device=torch.device("cuda", 0))
+PLACE = Place(torch, torch.device("cuda", 0))
 
 
 @pytest.fixture
 def pretend(monkeypatch):
     """An NVIDIA GPU of some compute capability, and a Triton of some version."""
     monkeypatch.delenv("TRITON_INTERPRET", raising=False)
-    monkeypatch.setattr("sinkhorn_ot.backends.gpu.triton.is_torch", lambda logits: True)
-    monkeypatch.setattr("sinkhorn_ot.backends.gpu.passes.is_torch", lambda logits: True)
-    monkeypatch.setattr("sinkhorn_ot.backends.gpu.passes.namespace", lambda logits: torch)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
 
     def set_up(version, capability=(9, 0)):
         monkeypatch.setattr(triton, "__version__", version)
         monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: capability)
-        return why_not(LOGITS)
+        return why_not(PLACE)
 
     return set_up
 

@@ -6,7 +6,7 @@ import sys
 from types import ModuleType
 from typing import Any
 
-from sinkhorn_ot.arrays import Array, dtype_name, is_torch
+from sinkhorn_ot.arrays import Array, Place, dtype_name, is_torch
 from sinkhorn_ot.backends.gpu.kernels import KEPT_TENSORS, LEAST, Read, Segments, Tile
 from sinkhorn_ot.backends.gpu.passes import DevicePasses, needs_of, not_on_gpu
 from sinkhorn_ot.passes import Needs, Problem
@@ -28,14 +28,14 @@ HOST_PROCESSORS = 2
 ROW_THREADS, COLUMN_THREADS = 32, 256
 
 
-def why_not(logits: Array | None) -> str | None:
+def why_not(place: Place | None) -> str | None:
     """None, or why the kernels cannot run."""
     if _cuda is None:
         return _import_error
     reason = _cuda.why_not()
     if reason:
         return str(reason)
-    return None if logits is None else not_on_gpu(logits)
+    return None if place is None else not_on_gpu(place)
 
 
 def needs(logits: Array, n: int) -> Needs:

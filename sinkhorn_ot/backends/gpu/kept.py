@@ -5,9 +5,9 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
-from sinkhorn_ot.arrays import Array, namespace, sampled_row
+from sinkhorn_ot.arrays import Array, namespace
 from sinkhorn_ot.backends.gpu.kernels import KeptRows, Kernels, Read, Segments, Tile
-from sinkhorn_ot.passes import Counts, Problem
+from sinkhorn_ot.passes import Counts, Problem, sampled_row
 
 #: Words of 4 bytes that an entry takes: value, column and row (3), value and row in the order of
 #: columns (2), and what sorting takes (7).

@@ -12,7 +12,7 @@ import math
 from dataclasses import replace
 from typing import Any
 
-from sinkhorn_ot.arrays import Array, dtype_name, is_torch, may_look, namespace, sampled_row
+from sinkhorn_ot.arrays import Array, Place, dtype_name, namespace, place_of
 from sinkhorn_ot.backends.gpu.kept import (
     BYTES_HELD,
     BYTES_PER_PIECE,
@@ -27,7 +27,7 @@ from sinkhorn_ot.backends.gpu.kernels import (
     least_rows,
     rounded_rate,
 )
-from sinkhorn_ot.passes import Needs, Problem, Reading
+from sinkhorn_ot.passes import Needs, Problem, Reading, sampled_row
 
 #: So many entries are worth keeping, even if they are all that the matrix has.
 WORTH_IT = 1 << 20
@@ -54,11 +54,11 @@ def needs_of(logits: Array, n: int, kernels: Kernels) -> Needs:
     )
 
 
-def not_on_gpu(logits: Array) -> str | None:
-    """None, or why these logits are nothing for a GPU that the kernels know."""
-    if not is_torch(logits) or logits.device.type != "cuda":
+def not_on_gpu(place: Place) -> str | None:
+    """None, or why logits there are not on a GPU that the kernels know."""
+    if place.kind != "cuda":
         return "the logits are not a CUDA tensor"
-    major, minor = namespace(logits).cuda.get_device_capability(logits.device)
+    major, minor = place.xp.cuda.get_device_capability(place.device)
     if major < 8:
         return f"the GPU has compute capability {major}.{minor}; the kernels need 8.0"
     return None
@@ -85,7 +85,7 @@ class DevicePasses:
     @property
     def may_wait(self) -> bool:
         """Whether the host may ask the device for a number: not while a graph is recorded."""
-        return may_look(self.problem.b)
+        return place_of(self.problem.b).may_look
 
     @property
     def reads(self) -> float:

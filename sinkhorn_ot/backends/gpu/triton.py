@@ -19,7 +19,7 @@ from typing import Any
 
 import numpy as np
 
-from sinkhorn_ot.arrays import Array, is_torch
+from sinkhorn_ot.arrays import Array, Place
 from sinkhorn_ot.backends.gpu.kernels import (
     KEPT_TENSORS,
     LEAST,
@@ -79,7 +79,7 @@ INTERPRETED = Launch(
 INTERPRETED_ENTRIES, INTERPRETED_ROWS, INTERPRETED_BLOCKS = 1 << 16, 256, 2
 
 
-def why_not(logits: Array | None) -> str | None:
+def why_not(place: Place | None) -> str | None:
     """None, or why the kernels cannot run."""
     if sys.platform != "linux":
         return f"the Triton kernels are supported on Linux, not on {sys.platform}"
@@ -87,7 +87,7 @@ def why_not(logits: Array | None) -> str | None:
         return "torch is not installed; pip install torch"
     if importlib.util.find_spec("triton") is None:
         return "Triton is not installed; torch brings it on Linux, unless it is built for CPUs only"
-    if logits is not None and not is_torch(logits):
+    if place is not None and place.device is None:
         return "the logits are not a CUDA tensor"
     torch, triton = map(importlib.import_module, ("torch", "triton"))
     version = release(triton.__version__)
@@ -107,12 +107,12 @@ def why_not(logits: Array | None) -> str | None:
     compilers = (os.environ.get("CC", ""), "cc", "gcc", "clang")
     if not any(shutil.which(name) for name in compilers if name):
         return "Triton finds no C compiler for its launchers; install gcc or set CC"
-    if logits is None:
+    if place is None:
         return None
-    reason = not_on_gpu(logits)
+    reason = not_on_gpu(place)
     if reason:
         return reason
-    major, minor = torch.cuda.get_device_capability(logits.device)
+    major, minor = torch.cuda.get_device_capability(place.device)
     if major >= 10 and version < (3, 3):
         return (
             f"Triton {triton.__version__} knows no GPU of compute capability {major}.{minor}; "
