@@ -11,9 +11,10 @@ from sinkhorn_ot.passes import Problem, Settings
 from sinkhorn_ot.solvers import newton, textbook
 from sinkhorn_ot.solvers.watch import Seen, Watch
 
-#: Logits that spread over more than this many epsilon are solved for larger ones first; each is
-#: this many times smaller than the one before, and solved to this violation.
-WIDE, FALL, LEVEL_TOL = 400.0, 10.0, 1e-3
+#: Logits that spread over more than WIDE epsilon are solved for larger ones first. The largest is
+#: one over which they spread FIRST times at most; each is FALL times smaller than the one before,
+#: and solved to the violation LEVEL_TOL.
+WIDE, FIRST, FALL, LEVEL_TOL = 400.0, 50.0, 5.0, 1e-3
 
 
 def solve(problem: Problem, settings: Settings, group: Group) -> tuple[Watch, Seen, int]:
@@ -64,5 +65,5 @@ def levels(epsilon: float, spread: float) -> list[float]:
     wide = spread / epsilon
     if not wide > WIDE or math.isinf(wide):
         return []
-    count = math.floor(math.log(wide, FALL))
+    count = math.ceil(math.log(wide / FIRST, FALL))
     return [epsilon * FALL**power for power in range(count, 0, -1)]

@@ -53,7 +53,7 @@ def test_tiny_epsilon(seed, spread):
     result = sinkhorn(logits)
     assert result.converged
     assert violation(logits, result) <= 1.01e-3
-    assert result.n_passes <= 150
+    assert result.n_passes <= 60
 
 
 def test_tiny_epsilon_is_nearly_the_linear_programme():

@@ -19,10 +19,10 @@ from ptx import Machine as Interpreter
 from ptx import parse
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
+from triton_variants import Variant, variant_of
 
 from sinkhorn_ot.backends.gpu.cuda import CudaKernels
 from sinkhorn_ot.backends.gpu.triton import GPU, LEAST_WARPS, Launch, TritonKernels
-from sinkhorn_ot.backends.gpu.triton_variants import Variant, variant_of
 
 STAND_IN = ctypes.CFUNCTYPE(
     None, ctypes.c_void_p, ctypes.POINTER(ctypes.c_uint * 3), ctypes.POINTER(ctypes.c_uint * 3),

@@ -12,9 +12,9 @@ import torch
 import triton
 from ptx_machine import compile_variant
 from triton.backends.compiler import GPUTarget
+from triton_variants import variants
 
 from sinkhorn_ot.backends.gpu.triton import release
-from sinkhorn_ot.backends.gpu.triton_variants import variants
 
 DTYPES = [torch.float64, torch.float32, torch.float16, torch.bfloat16]
 # Triton 3.2 knows no compute capability 10.0, and `why_not` says so (test_triton_versions.py)

@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 import torch
 import triton
+from triton_variants import variants
 
 from sinkhorn_ot.arrays import Place
 from sinkhorn_ot.backends.gpu.triton import bits, why_not
-from sinkhorn_ot.backends.gpu.triton_variants import variants
 
 PLACE = Place(torch, torch.device("cuda", 0))
 

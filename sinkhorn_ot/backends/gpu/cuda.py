@@ -7,7 +7,15 @@ from types import ModuleType
 from typing import Any
 
 from sinkhorn_ot.arrays import Array, Place, dtype_name, is_torch
-from sinkhorn_ot.backends.gpu.kernels import KEPT_TENSORS, LEAST, Read, Segments, Tile
+from sinkhorn_ot.backends.gpu.kernels import (
+    KEPT_TENSORS,
+    LEAST,
+    Read,
+    Segments,
+    Sums,
+    Tile,
+    filling,
+)
 from sinkhorn_ot.backends.gpu.passes import DevicePasses, needs_of, not_on_gpu
 from sinkhorn_ot.passes import Needs, Problem
 
@@ -20,9 +28,7 @@ except ImportError as error:
         "'cuda-toolkit[nvcc,cudart,cccl]' from PyPI) and reinstall with SINKHORN_OT_CUDA=1"
     )
 
-#: Threads of a multiprocessor that the blocks of a read are meant to fill.
-RESIDENT_THREADS = 1024
-#: Of a device that is not there (the kernels then run on the host, for tests).
+#: Multiprocessors of a device that is not there (the kernels then run on the host, for tests).
 HOST_PROCESSORS = 2
 #: A warp sums a row of kept entries, a block a column.
 ROW_THREADS, COLUMN_THREADS = 32, 256
@@ -58,15 +64,11 @@ class CudaKernels:
         """Return how rows of k entries are cut up."""
         kind = self.module.Kind.exact if exact else self.module.Kind.quick
         tile = self.module.tile_of(k, kind)
-        processors = HOST_PROCESSORS
-        if on.type == "cuda":
-            properties = sys.modules["torch"].cuda.get_device_properties(on)
-            processors = properties.multi_processor_count
         return Tile(
             width=tile.lanes * tile.per,
             chunks=tile.chunks,
             rows=tile.threads // tile.lanes,
-            blocks=processors * RESIDENT_THREADS // tile.threads,
+            blocks=filling(tile.threads, on, HOST_PROCESSORS),
             launch=tile,
         )
 
@@ -82,20 +84,11 @@ class CudaKernels:
         self._queue(m.read_rows, self._pass(read), self._dtype(read), kind, mode, read.blocks,
                     on=read.x)  # fmt: skip
 
-    def finish(
-        self,
-        quick: Array,
-        exact: Array,
-        odd: Array | None,
-        n: int,
-        g: Array,
-        out: Array,
-        low_mass: Array,
-    ) -> None:
+    def finish(self, sums: Sums, n: int, g: Array, out: Array, low_mass: Array) -> None:
         """Add the slabs: log masses, and the weight of the rows."""
         self._queue(
-            self.module.finish, quick, len(quick), exact, len(exact), odd, len(g), n, g, out,
-            low_mass, on=g,
+            self.module.finish, sums.quick, len(sums.quick), sums.exact, len(sums.exact), sums.odd,
+            len(g), n, g, out, low_mass, on=g,
         )  # fmt: skip
 
     def read_log(self, read: Read, tops: Array, totals: Array) -> None:

@@ -6,8 +6,9 @@
 from __future__ import annotations
 
 import math
+import sys
 from dataclasses import dataclass, replace
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 
@@ -54,6 +55,8 @@ class KeptRows:
         return max(tile.width // self.width, 1)
 
 
+#: Threads of a multiprocessor that the blocks of a read are meant to fill.
+RESIDENT_THREADS = 1024
 #: The fields of `KeptRows` that are tensors.
 KEPT_TENSORS = ("count", "top", "chunk_top", "begin", "end", "entry", "column", "row")
 #: An entry is kept if it is at least this part of the largest of its row.
@@ -101,6 +104,14 @@ class Read:
         return replace(self, rows_per_block=rows)
 
 
+class Sums(NamedTuple):
+    """The slabs of a read; those in float64 count if a row was odd, and are all if that is None."""
+
+    quick: Array
+    exact: Array
+    odd: Array | None
+
+
 @dataclass(frozen=True)
 class Segments:
     """Entries that lie together: rows or columns of a sparse matrix."""
@@ -124,16 +135,7 @@ class Kernels(Protocol):
     def read_rows(self, read: Read) -> None:
         """Read rows, in the `mode` of the read."""
 
-    def finish(
-        self,
-        quick: Array,
-        exact: Array,
-        odd: Array | None,
-        n: int,
-        g: Array,
-        out: Array,
-        low_mass: Array,
-    ) -> None:
+    def finish(self, sums: Sums, n: int, g: Array, out: Array, low_mass: Array) -> None:
         """Add the slabs: log masses, and the weight of the rows."""
 
     def read_log(self, read: Read, tops: Array, totals: Array) -> None:
@@ -146,6 +148,14 @@ class Kernels(Protocol):
         self, segments: Segments, p: Array, q: Array | None, first: Array, second: Array | None
     ) -> None:
         """Sum ``value * p[index]`` over each segment, and ``value**2 * q[index]``."""
+
+
+def filling(threads: int, on: Any, absent: int) -> int:
+    """Blocks of so many threads that fill a device; one that is not there has `absent` processors."""
+    processors = absent
+    if on.type == "cuda":
+        processors = sys.modules["torch"].cuda.get_device_properties(on).multi_processor_count
+    return processors * RESIDENT_THREADS // threads
 
 
 def least_rows(tile: Tile) -> int:

@@ -22,6 +22,7 @@ from sinkhorn_ot.backends.gpu.kept import (
 from sinkhorn_ot.backends.gpu.kernels import (
     Kernels,
     Read,
+    Sums,
     Tile,
     exact_rate,
     least_rows,
@@ -130,15 +131,15 @@ class DevicePasses:
         labels = self._empty(self.rows, torch.int64) if assign else None
         read = self._point(g, stride, count, kept)
         read = replace(read, f=f, labels=labels)
+        gate = None if exact else odd
         fast = None if exact else self._sums(replace(read, exact=False, odd=odd))
-        sure = self._sums(replace(read, exact=True, gate=None if exact else odd))
+        sure = self._sums(replace(read, exact=True, gate=gate))
+        sums = Sums(sure if fast is None else fast, sure, gate)
         if stride == 1:  # a sample need not hold the first one
             self.bad_row = torch.where(self.bad_row < self.rows, self.bad_row, read.bad_row)
         out = self._empty(self.k + 1)
-        self.kernels.finish(
-            sure if fast is None else fast, sure, None if exact else odd, self.n, g, out, low_mass
-        )
-        del fast, sure  # their memory serves again
+        self.kernels.finish(sums, self.n, g, out, low_mass)
+        del fast, sure, sums  # their memory serves again
         self._read_log(replace(read, exact=True, gate=low_mass, labels=None, kept=None), out)
         # rows in chunks are read twice, in float64 sooner than in float32
         sure_reads = min(self.tile(True).chunks, 2)
@@ -147,7 +148,7 @@ class DevicePasses:
         self.seen = None
         if kept is not None:
             tiles = {exact: self.tile(exact) for exact in (False, True)}
-            self.gated += kept.fill(read, None if exact else odd, tiles) / (count * stride)
+            self.gated += kept.fill(read, gate, tiles) / (count * stride)
         return Reading(out[: self.k], out[self.k :], f, labels)
 
     def keep(self, words: int) -> DeviceKept:

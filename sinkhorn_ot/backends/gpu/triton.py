@@ -25,8 +25,10 @@ from sinkhorn_ot.backends.gpu.kernels import (
     LEAST,
     Read,
     Segments,
+    Sums,
     Tile,
     exact_rate,
+    filling,
     rounded_rate,
 )
 from sinkhorn_ot.backends.gpu.passes import DevicePasses, needs_of, not_on_gpu
@@ -43,9 +45,7 @@ LEAST_WIDTH = 8
 QUICK_ENTRIES, EXACT_ENTRIES = 16, 4
 THREADS_OF_A_WARP = 32
 LEAST_WARPS, MOST_WARPS = 4, 8
-#: Threads of a multiprocessor that the programs of a read are meant to fill.
-RESIDENT_THREADS = 1024
-#: Of a device that is not there: kernels compiled ahead of time are those of an H100.
+#: Multiprocessors of a device that is not there: kernels compiled ahead of time are those of an H100.
 PROCESSORS = 132
 #: Turns of a program after which float64 takes over its float32 sums; each costs it a line of sums.
 TURNS = 256
@@ -157,14 +157,11 @@ class TritonKernels:
         warps = width // (entries * THREADS_OF_A_WARP)
         warps = min(max(warps, LEAST_WARPS), MOST_WARPS)
         threads = warps * THREADS_OF_A_WARP
-        processors = PROCESSORS
-        if on.type == "cuda":
-            processors = sys.modules["torch"].cuda.get_device_properties(on).multi_processor_count
         return Tile(
             width,
             chunks,
             rows=max(threads * entries // width, 1),
-            blocks=processors * RESIDENT_THREADS // threads,
+            blocks=filling(threads, on, PROCESSORS),
             launch=replace(GPU, warps=warps),
         )
 
@@ -204,22 +201,13 @@ class TritonKernels:
             TURNS=tile.launch.turns,
         )  # fmt: skip
 
-    def finish(
-        self,
-        quick: Array,
-        exact: Array,
-        odd: Array | None,
-        n: int,
-        g: Array,
-        out: Array,
-        low_mass: Array,
-    ) -> None:
+    def finish(self, sums: Sums, n: int, g: Array, out: Array, low_mass: Array) -> None:
         """Add the slabs: log masses, and the weight of the rows."""
         cut = self._cut(g)
         self._queue(
-            "finish", (-(-len(out) // cut.columns),), g, quick=quick, exact=exact, odd=odd, g=g,
-            out=out, low_mass=low_mass, n=n, quick_slabs=len(quick),
-            exact_slabs=len(exact), k=len(g), SLABS=cut.slabs, COLUMNS=cut.columns,
+            "finish", (-(-len(out) // cut.columns),), g, **sums._asdict(), g=g, out=out,
+            low_mass=low_mass, n=n, quick_slabs=len(sums.quick), exact_slabs=len(sums.exact),
+            k=len(g), SLABS=cut.slabs, COLUMNS=cut.columns,
         )  # fmt: skip
 
     def read_log(self, read: Read, tops: Array, totals: Array) -> None:
