@@ -151,7 +151,10 @@ class Kernels(Protocol):
 
 
 def filling(threads: int, on: Any, absent: int) -> int:
-    """Blocks of so many threads that fill a device; one that is not there has `absent` processors."""
+    """Return how many blocks of so many threads fill a device.
+
+    One that is not there has `absent` multiprocessors.
+    """
     processors = absent
     if on.type == "cuda":
         processors = sys.modules["torch"].cuda.get_device_properties(on).multi_processor_count

@@ -45,7 +45,7 @@ LEAST_WIDTH = 8
 QUICK_ENTRIES, EXACT_ENTRIES = 16, 4
 THREADS_OF_A_WARP = 32
 LEAST_WARPS, MOST_WARPS = 4, 8
-#: Multiprocessors of a device that is not there: kernels compiled ahead of time are those of an H100.
+#: Multiprocessors of a device that is not there: kernels compiled ahead of time are an H100's.
 PROCESSORS = 132
 #: Turns of a program after which float64 takes over its float32 sums; each costs it a line of sums.
 TURNS = 256
