@@ -10,7 +10,7 @@ from problems import blocks, few_columns, k_means, make_logits, true_violation, 
 from scipy.optimize import linprog
 
 from sinkhorn_ot import SinkhornWarning, sinkhorn
-from sinkhorn_ot.solvers import newton
+from sinkhorn_ot.solvers import annealing, newton
 
 
 def violation(logits, result, b=None):
@@ -43,6 +43,13 @@ def test_very_many_short_rows(k, dtype):
     result = sinkhorn(few_columns(0, k, 300_000).astype(dtype))
     assert result.converged
     assert result.n_passes <= 8
+
+
+def test_larger_epsilons_fall_by_five_from_a_spread_of_fifty_at_most():
+    """And none is solved where the spread is not wide, or not finite."""
+    assert annealing.levels(0.5, 5_000.0) == pytest.approx([312.5, 62.5, 12.5, 2.5])
+    assert annealing.levels(0.5, 201.0) == [12.5, 2.5]
+    assert annealing.levels(0.5, 200.0) == annealing.levels(0.5, np.inf) == []
 
 
 @pytest.mark.parametrize("spread", [10_000, 100_000])
