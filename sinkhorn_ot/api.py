@@ -178,14 +178,10 @@ def sinkhorn(
     """
     if others:
         _explain_keywords("sinkhorn", others)
+    solve = results_of
     if _is_compiling():  # one graph break: there is nothing to trace in a solve
-        outside = sys.modules["torch"].compiler.disable(sinkhorn)
-        return outside(
-            logits, a=a, b=b, epsilon=epsilon, tol=tol, max_iter=max_iter, g_init=g_init,
-            method=method, memory_limit=memory_limit, backend=backend,
-            process_group=process_group, callback=callback,
-        )  # fmt: skip
-    return results_of(
+        solve = sys.modules["torch"].compiler.disable(results_of)
+    return solve(
         logits,
         Options(
             a, b, epsilon, tol, max_iter, g_init, method, memory_limit, backend, process_group,
