@@ -14,7 +14,7 @@ from pathlib import Path
 
 from sinkhorn_ot.arrays import Array, float64, heads_of, namespace
 from sinkhorn_ot.checks import Options, check
-from sinkhorn_ot.group import Group, Told
+from sinkhorn_ot.group import Group, GroupPasses, Told
 from sinkhorn_ot.result import SinkhornResult, SinkhornWarning
 from sinkhorn_ot.solvers import annealing
 
@@ -118,7 +118,9 @@ def solve_one(logits: Array, options: Options, head: int | None = None) -> Sinkh
     problem, settings = check(logits, options, group)
     if settings.slow is not None:
         _warn_slow(settings.slow)
-    watch, end, n_iter = annealing.solve(problem, settings, group)
+    watch, end, n_iter = annealing.solve(
+        problem, settings, lambda level: GroupPasses(level, group, settings.backend)
+    )
     reading, violation = watch.final(end)
     result = SinkhornResult(
         labels=reading.labels,

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import math
 import time
+from collections.abc import Callable
 from dataclasses import replace
 
-from sinkhorn_ot.group import Group, GroupPasses
+from sinkhorn_ot.group import GroupPasses
 from sinkhorn_ot.passes import Problem, Settings
 from sinkhorn_ot.solvers import newton, textbook
 from sinkhorn_ot.solvers.watch import Seen, Watch
@@ -17,7 +18,9 @@ from sinkhorn_ot.solvers.watch import Seen, Watch
 WIDE, FIRST, FALL, LEVEL_TOL = 400.0, 50.0, 5.0, 1e-3
 
 
-def solve(problem: Problem, settings: Settings, group: Group) -> tuple[Watch, Seen, int]:
+def solve(
+    problem: Problem, settings: Settings, passes_of: Callable[[Problem], GroupPasses]
+) -> tuple[Watch, Seen, int]:
     """Solve for the larger epsilons if there are any, each from the g of the one before.
 
     Returns
@@ -28,13 +31,13 @@ def solve(problem: Problem, settings: Settings, group: Group) -> tuple[Watch, Se
     """
     g, warm, words = settings.g, settings.warm, settings.words
     start, steps, spent, stopped = time.perf_counter(), 0, 0.0, False
-    passes = GroupPasses(problem, group, settings.backend)
+    passes = passes_of(problem)
     larger = levels(problem.epsilon, passes.spread()) if words and not warm else []
     for epsilon in larger:
         level = replace(problem, epsilon=epsilon)
         watch = Watch(
-            level, GroupPasses(level, group, settings.backend), max(settings.tol, LEVEL_TOL),
-            settings.asks, labels=False, spent=spent, start=start,
+            level, passes_of(level), max(settings.tol, LEVEL_TOL), settings.asks,
+            labels=False, spent=spent, start=start,
         )  # fmt: skip
         left = settings.max_iter - steps
         end, n_iter = newton.solve(watch, g, max_iter=left, words=words, warm=warm)
