@@ -178,16 +178,12 @@ def sinkhorn(
     """
     if others:
         _explain_keywords("sinkhorn", others)
-    solve = results_of
+    options = Options(
+        a, b, epsilon, tol, max_iter, g_init, method, memory_limit, backend, process_group, callback
+    )
     if _is_compiling():  # one graph break: there is nothing to trace in a solve
-        solve = sys.modules["torch"].compiler.disable(results_of)
-    return solve(
-        logits,
-        Options(
-            a, b, epsilon, tol, max_iter, g_init, method, memory_limit, backend, process_group,
-            callback,
-        ),
-    )  # fmt: skip
+        return sys.modules["torch"].compiler.disable(results_of)(logits, options)
+    return results_of(logits, options)
 
 
 @overload
