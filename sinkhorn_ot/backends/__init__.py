@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from sinkhorn_ot.arrays import Array, is_torch
 from sinkhorn_ot.backends import cpu, reference
 from sinkhorn_ot.backends.gpu import cuda, triton
+from sinkhorn_ot.backends.minibatch import ArrayMinibatch, Minibatch
+from sinkhorn_ot.backends.minibatch_cpu import CpuMinibatch
 from sinkhorn_ot.passes import Needs, Passes, Problem
 
 
@@ -27,12 +29,22 @@ class Backend:
     words_an_entry: int = 1
     #: Whether a read finds out how many entries there are before it keeps any.
     counts_first: bool = False
+    #: How it makes the codes of minibatches, if it does.
+    minibatch: Callable[[Array, float, Array | None], Minibatch] | None = None
 
 
 BACKENDS: tuple[Backend, ...] = (
     Backend("cuda", ("cuda",), cuda.why_not, cuda.passes, cuda.needs, counts_first=True),
     Backend("triton", ("cuda",), triton.why_not, triton.passes, triton.needs, counts_first=True),
-    Backend("cpu", ("cpu",), cpu.why_not, cpu.CpuPasses, cpu.needs, underflow=cpu.UNDERFLOW),
+    Backend(
+        "cpu",
+        ("cpu",),
+        cpu.why_not,
+        cpu.CpuPasses,
+        cpu.needs,
+        underflow=cpu.UNDERFLOW,
+        minibatch=CpuMinibatch,
+    ),
     Backend(
         "reference",
         ("cpu", "cuda"),
@@ -67,3 +79,11 @@ def able(logits: Array) -> list[Backend]:
     """Return the backends for the device of the logits."""
     device = logits.device.type if is_torch(logits) else "cpu"
     return [backend for backend in BACKENDS if device in backend.devices]
+
+
+def minibatch_of(scores: Array) -> Callable[[Array, float, Array | None], Minibatch]:
+    """Return the first way to make codes of these scores; array operations where there is none."""
+    for backend in able(scores):
+        if backend.minibatch is not None and backend.why_not(scores) is None:
+            return backend.minibatch
+    return ArrayMinibatch

@@ -1,0 +1,71 @@
+"""The passes over a minibatch in the compiled core (csrc/cpu/codes.hpp)."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from sinkhorn_ot.arrays import Array, dtype_name, is_torch, namespace
+from sinkhorn_ot.backends import cpu
+
+#: Below this many scores a second thread costs more than it brings.
+SMALL = 1 << 14
+
+
+class CpuMinibatch:
+    """The passes over scores in CPU memory, read as they are; see `Minibatch`."""
+
+    def __init__(self, scores: Array, epsilon: float, n_valid: Array | None) -> None:
+        core = cpu._cpu
+        self.xp = namespace(scores)
+        self.batches, self.n, self.k = scores.shape
+        self.simd = cpu.simd_level()
+        self.threads = 1 if self.batches * self.n * self.k < SMALL else cpu.threads()
+        self.dtype = getattr(core.Dtype, dtype_name(scores))
+        self.epsilon = epsilon
+        # what lies behind the addresses must stay
+        self.n_valid = None if n_valid is None else np.ascontiguousarray(n_valid, np.int64)
+        self.scores = scores if is_torch(scores) or is_aligned(scores) else scores.copy()
+        self.core = self._core(self.scores)
+        self.tops = np.empty(self.batches * self.n)
+
+    def first(self) -> tuple[Array, Array]:
+        """Return masses and largest scores; see `Minibatch`."""
+        masses = np.empty((self.batches, self.k))
+        largest = np.empty(self.batches)
+        cpu._cpu.codes_first(
+            self.core, self.tops.ctypes.data, largest.ctypes.data, masses.ctypes.data, self.simd,
+            self.threads,
+        )  # fmt: skip
+        return masses, largest
+
+    def next(self, masses: Array) -> Array:
+        """Return the next masses, in the place of those; see `Minibatch`."""
+        cpu._cpu.codes_next(
+            self.core, self.tops.ctypes.data, masses.ctypes.data, self.simd, self.threads
+        )
+        return masses
+
+    def last(self, masses: Array, out: Array) -> None:
+        """Write the codes; see `Minibatch`."""
+        if not (is_torch(out) or is_aligned(out)):
+            aligned = np.empty(out.shape, out.dtype)
+            self.last(masses, aligned)
+            out[...] = aligned
+            return
+        cpu._cpu.codes_last(
+            self.core, self.tops.ctypes.data, masses.ctypes.data, self._core(out), self.simd,
+            self.threads,
+        )  # fmt: skip
+
+    def _core(self, x: Array) -> object:
+        if is_torch(x):
+            data, strides = x.data_ptr(), x.stride()
+        else:
+            data, strides = x.ctypes.data, [s // x.itemsize for s in x.strides]
+        counts = 0 if self.n_valid is None else self.n_valid.ctypes.data
+        return cpu._cpu.Minibatch(data, self.dtype, *x.shape, *strides, counts, self.epsilon)
+
+
+def is_aligned(x: np.ndarray) -> bool:  # type: ignore[type-arg]
+    """Whether the compiled core can read an array as it is: not fields of packed records."""
+    return bool(x.flags.aligned) and not any(s % x.itemsize for s in x.strides)
