@@ -139,6 +139,8 @@ def _check(
         raise TypeError(
             f"scores must be a numpy.ndarray or a torch.Tensor, got {type(scores).__name__}"
         )
+    if is_torch(scores) and scores.is_sparse:
+        raise TypeError(f"scores is a {scores.layout} tensor; pass scores.to_dense()")
     if dtype_name(scores) not in DTYPES:
         raise TypeError(f"scores must be floating point numbers, got {dtype_name(scores)}")
     if scores.ndim not in (2, 3) or 0 in tuple(scores.shape)[-1:]:

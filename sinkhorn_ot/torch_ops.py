@@ -85,14 +85,29 @@ def codes_of(
     return codes
 
 
+def write_codes(
+    scores: torch.Tensor,
+    epsilon: float,
+    n_iter: int,
+    n_valid: torch.Tensor | None,
+    out: torch.Tensor,
+) -> None:
+    """Write codes where autograd will notice."""
+    solve_codes(scores, epsilon, n_iter, n_valid, out)
+    torch.autograd.graph.increment_version(out)
+
+
 def no_codes(*options: object) -> None:
-    """Do nothing: the shape of the codes is known of `out`."""
+    """Do nothing: what is known of the codes is known of `out`."""
 
 
-sinkhorn_codes = torch.library.custom_op(
-    "sinkhorn_ot::sinkhorn_codes",
-    solve_codes,
-    mutates_args=("out",),
-    schema="(Tensor scores, float epsilon, int n_iter, Tensor? n_valid, Tensor(a!) out) -> ()",
+# `custom_op` would take three times as long to call, and minibatches can be small
+CODES = torch.library.Library("sinkhorn_ot", "FRAGMENT")
+CODES.define(
+    "sinkhorn_codes(Tensor scores, float epsilon, int n_iter, Tensor? n_valid, Tensor(a!) out)"
+    " -> ()",
+    tags=(torch.Tag.pt2_compliant_tag,),
 )
-sinkhorn_codes.register_fake(no_codes)
+CODES.impl("sinkhorn_codes", write_codes, "CompositeExplicitAutograd")
+torch.library.register_fake("sinkhorn_ot::sinkhorn_codes", no_codes, lib=CODES)
+sinkhorn_codes = torch.ops.sinkhorn_ot.sinkhorn_codes.default

@@ -77,9 +77,9 @@ void bind_codes(py::module_& m) {
       }));
   m.def(
       "codes_first",
-      [](const Minibatch& of, uintptr_t tops, uintptr_t largest, uintptr_t masses,
+      [](const Minibatch& of, uintptr_t tops, uintptr_t masses, uintptr_t largest,
          const std::string& simd, int threads) {
-        codes_first(of, pointer<double>(tops), pointer<double>(largest), pointer<double>(masses),
+        codes_first(of, pointer<double>(tops), pointer<double>(masses), pointer<double>(largest),
                     simd, threads);
       },
       release);

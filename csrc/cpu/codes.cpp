@@ -127,7 +127,7 @@ void add_blocks(const Pass& pass, Buffer<char>& sums, const std::vector<double>&
 }
 
 // The two passes that leave masses behind.
-void sum(const Pass& pass, double* tops, Buffer<char>* u, double* largest, double* masses) {
+void sum(const Pass& pass, double* tops, Buffer<char>* u, double* masses, double* largest) {
   const int64_t blocks = pass.of.batches * pass.blocks;
   Buffer<char> sums = pass.lines(blocks), scratch = pass.lines(2 * pass.threads);
   std::vector<double> scale(size_t(blocks), 1.);
@@ -162,9 +162,9 @@ void sum(const Pass& pass, double* tops, Buffer<char>* u, double* largest, doubl
 
 }  // namespace
 
-void codes_first(const Minibatch& of, double* tops, double* largest, double* masses,
+void codes_first(const Minibatch& of, double* tops, double* masses, double* largest,
                  const std::string& simd, int threads) {
-  sum(Pass(of, CodesStage::first, simd, threads), tops, nullptr, largest, masses);
+  sum(Pass(of, CodesStage::first, simd, threads), tops, nullptr, masses, largest);
 }
 
 void codes_next(const Minibatch& of, double* tops, double* masses, const std::string& simd,
@@ -172,7 +172,7 @@ void codes_next(const Minibatch& of, double* tops, double* masses, const std::st
   const Pass pass(of, CodesStage::next, simd, threads);
   Buffer<char> u = pass.lines(of.batches);
   invert(pass, masses, u);
-  sum(pass, tops, &u, nullptr, masses);
+  sum(pass, tops, &u, masses, nullptr);
 }
 
 void codes_last(const Minibatch& of, double* tops, double* masses, const Minibatch& out,

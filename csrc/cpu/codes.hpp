@@ -24,7 +24,7 @@ constexpr double kTiny = 1e-37;
 
 // The masses (batches, k) with v_i = exp((top_i - largest) / epsilon), the tops (batches, n) and
 // the largest score of each batch.
-void codes_first(const Minibatch& of, double* tops, double* largest, double* masses,
+void codes_first(const Minibatch& of, double* tops, double* masses, double* largest,
                  const std::string& simd, int threads);
 
 // From masses to the next ones: v_i is the inverse of the sum of row i of Q diag(u).
