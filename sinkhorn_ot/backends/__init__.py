@@ -35,7 +35,15 @@ class Backend:
 
 BACKENDS: tuple[Backend, ...] = (
     Backend("cuda", ("cuda",), cuda.why_not, cuda.passes, cuda.needs, counts_first=True),
-    Backend("triton", ("cuda",), triton.why_not, triton.passes, triton.needs, counts_first=True),
+    Backend(
+        "triton",
+        ("cuda",),
+        triton.why_not,
+        triton.passes,
+        triton.needs,
+        counts_first=True,
+        minibatch=triton.minibatch,
+    ),
     Backend(
         "cpu",
         ("cpu",),

@@ -43,11 +43,13 @@ class ArrayMinibatch:
         self.epsilon = epsilon
         wide = xp.float64 if dtype_name(scores) == "float64" else xp.float32
         kernel = scores.to(wide) if is_torch(scores) else scores.astype(wide)
-        self.top = xp.amax(kernel, axis=-1, keepdims=True)  # (batches, n, 1)
-        kernel = xp.exp((kernel - self.top) / epsilon)
         if n_valid is not None:
             counts = self._counts(n_valid, scores)
             kernel = xp.where(counts, kernel, xp.zeros_like(kernel))
+        self.top = xp.amax(kernel, axis=-1, keepdims=True)  # (batches, n, 1)
+        kernel = xp.exp((kernel - self.top) / epsilon)
+        if n_valid is not None:
+            kernel = kernel * counts
             self.top = xp.where(counts, self.top, xp.full_like(self.top, -xp.inf))
         self.kernel = kernel
 
