@@ -30,8 +30,24 @@ openmp = ["-fopenmp"] if platform.system() != "Darwin" else ["-Xpreprocessor", "
 libomp = ["-fopenmp"] if platform.system() != "Darwin" else ["-lomp"]
 sources = ["bind", "passes", "kept", "balanced", "balanced_rows", "codes"]
 sources += ["level_plain", "level_avx2", "level_avx512"]
-headers = ["passes.hpp", "block.hpp", "kept.hpp", "memory.hpp", "flush.hpp", "balanced.hpp", "codes.hpp"]
-headers += ["widen.hpp", "kernels.inl", "simd.inl", "kept.inl", "fast.inl", "codes.inl"]
+headers = [
+    "passes.hpp",
+    "block.hpp",
+    "kept.hpp",
+    "memory.hpp",
+    "flush.hpp",
+    "balanced.hpp",
+    "codes.hpp",
+]
+headers += [
+    "codes.hpp",
+    "widen.hpp",
+    "kernels.inl",
+    "simd.inl",
+    "kept.inl",
+    "fast.inl",
+    "codes.inl",
+]
 cuda_units = ["rows_f64", "rows_f32", "rows_f16", "rows_bf16", "passes"]
 
 

@@ -76,6 +76,18 @@ def sinkhorn_codes(
            [1.  , 0.  ]])
     """
     _check(scores, epsilon, n_iter, n_valid, out)
+    return _codes(scores, epsilon, n_iter, n_valid, out, process_group)  # type: ignore[no-any-return]
+
+
+def _codes(
+    scores: Array,
+    epsilon: float,
+    n_iter: int,
+    n_valid: Array | int | None,
+    out: Array | None,
+    process_group: ProcessGroup | None,
+) -> Array:
+    """The same for either library."""
     if is_torch(scores):
         from sinkhorn_ot.torch_ops import codes_of
 
@@ -94,6 +106,8 @@ def solve_codes(
     process_group: ProcessGroup | None = None,
 ) -> None:
     """Write the codes of scores that were checked."""
+    if is_torch(scores):
+        scores = scores.resolve_neg()
     if scores.ndim == 2:
         scores, out = scores[None], out[None]
     if n_valid is not None:

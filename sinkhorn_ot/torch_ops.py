@@ -102,7 +102,7 @@ def no_codes(*options: object) -> None:
 
 
 # `custom_op` would take three times as long to call, and minibatches can be small
-CODES = torch.library.Library("sinkhorn_ot", "FRAGMENT")
+CODES: Any = torch.library.Library("sinkhorn_ot", "FRAGMENT")  # type: ignore[no-untyped-call]
 CODES.define(
     "sinkhorn_codes(Tensor scores, float epsilon, int n_iter, Tensor? n_valid, Tensor(a!) out)"
     " -> ()",

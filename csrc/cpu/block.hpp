@@ -44,8 +44,8 @@ struct Block {
 using BlockFn = BadRow (*)(const Rows&, const Point&, const Scaled&, const Sample&, const Extras&,
                            const Scratch&, Block&);
 
-// A block of rows of one batch in the passes of codes.hpp. Numbers are float64 where the scores are,
-// else float32; u and the sums are padded with zeros to kPad of them.
+// A block of rows of one batch in the passes of codes.hpp. Numbers are float64 where the scores
+// are, else float32; u and the sums are padded with zeros to kPad of them.
 struct CodesBlock {
   int64_t first, last;
   double epsilon;

@@ -21,9 +21,19 @@ struct Double {
     const Vector z = x * 1.4426950408889634 + 6755399441055744., n = z - 6755399441055744.;
     const Vector r = (x - n * 0.693145751953125) - n * 1.42860682030941723212e-6;
     Vector p = 1. / 6227020800. - Vector{};
-    constexpr double kInverse[] = {1. / 479001600., 1. / 39916800., 1. / 3628800., 1. / 362880.,
-                                   1. / 40320., 1. / 5040., 1. / 720., 1. / 120.,
-                                   1. / 24., 1. / 6., .5, 1., 1.};
+    constexpr double kInverse[] = {1. / 479001600.,
+                                   1. / 39916800.,
+                                   1. / 3628800.,
+                                   1. / 362880.,
+                                   1. / 40320.,
+                                   1. / 5040.,
+                                   1. / 720.,
+                                   1. / 120.,
+                                   1. / 24.,
+                                   1. / 6.,
+                                   .5,
+                                   1.,
+                                   1.};
 #pragma GCC unroll 13
     for (int degree = 0; degree < 13; ++degree) p = p * r + kInverse[degree];
     return x < -708. ? Vector{} : p * Vector((Integers(z) + 1023) << 52);

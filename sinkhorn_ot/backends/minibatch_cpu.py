@@ -4,8 +4,13 @@ from __future__ import annotations
 
 import numpy as np
 
-from sinkhorn_ot.arrays import Array, dtype_name, is_torch, namespace
-from sinkhorn_ot.backends import cpu
+from sinkhorn_ot.arrays import Array, dtype_name, is_torch
+from sinkhorn_ot.backends.cpu import simd_level, threads
+
+try:
+    import sinkhorn_ot._cpu as _cpu
+except ImportError:  # `cpu.why_not` says so
+    _cpu = None  # type: ignore[assignment]
 
 #: Below this many scores a second thread costs more than it brings.
 SMALL = 1 << 14
@@ -15,12 +20,10 @@ class CpuMinibatch:
     """The passes over scores in CPU memory, read as they are; see `Minibatch`."""
 
     def __init__(self, scores: Array, epsilon: float, n_valid: Array | None) -> None:
-        core = cpu._cpu
-        self.xp = namespace(scores)
         self.batches, self.n, self.k = scores.shape
-        self.simd = cpu.simd_level()
-        self.threads = 1 if self.batches * self.n * self.k < SMALL else cpu.threads()
-        self.dtype = getattr(core.Dtype, dtype_name(scores))
+        self.simd = simd_level()
+        self.threads = 1 if self.batches * self.n * self.k < SMALL else threads()
+        self.dtype = getattr(_cpu.Dtype, dtype_name(scores))
         self.epsilon = epsilon
         # what lies behind the addresses must stay
         self.n_valid = None if n_valid is None else np.ascontiguousarray(n_valid, np.int64)
@@ -33,30 +36,33 @@ class CpuMinibatch:
     def first(self) -> tuple[Array, Array]:
         """Return masses and largest scores; see `Minibatch`."""
         largest = self.largest.ctypes.data
-        cpu._cpu.codes_first(self.core, *self.held, largest, self.simd, self.threads)
+        _cpu.codes_first(self.core, *self.held, largest, self.simd, self.threads)
         return self.masses, self.largest
 
     def next(self, masses: Array) -> Array:
         """Return the next masses, in the place of those: `masses` is what was returned before."""
-        cpu._cpu.codes_next(self.core, *self.held, self.simd, self.threads)
+        _cpu.codes_next(self.core, *self.held, self.simd, self.threads)
         return masses
 
     def last(self, masses: Array, out: Array) -> None:
         """Write the codes; see `Minibatch`."""
         to = out if is_torch(out) or is_aligned(out) else np.empty(out.shape, out.dtype)
-        cpu._cpu.codes_last(self.core, *self.held, self._core(to), self.simd, self.threads)
+        _cpu.codes_last(self.core, *self.held, self._core(to), self.simd, self.threads)
         if to is not out:
             out[...] = to
 
-    def _core(self, x: Array) -> object:
+    def _core(self, x: Array) -> _cpu.Minibatch:
         if is_torch(x):
-            data, strides = x.data_ptr(), x.stride()
+            data, (batches, rows, columns) = x.data_ptr(), x.stride()
         else:
-            data, strides = x.ctypes.data, [s // x.itemsize for s in x.strides]
+            data, (batches, rows, columns) = x.ctypes.data, (s // x.itemsize for s in x.strides)
         counts = 0 if self.n_valid is None else self.n_valid.ctypes.data
-        return cpu._cpu.Minibatch(data, self.dtype, *x.shape, *strides, counts, self.epsilon)
+        return _cpu.Minibatch(
+            data, self.dtype, self.batches, self.n, self.k, batches, rows, columns, counts,
+            self.epsilon,
+        )  # fmt: skip
 
 
-def is_aligned(x: np.ndarray) -> bool:  # type: ignore[type-arg]
+def is_aligned(x: Array) -> bool:
     """Whether the compiled core can read an array as it is: not fields of packed records."""
     return bool(x.flags.aligned) and not any(s % x.itemsize for s in x.strides)

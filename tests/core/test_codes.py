@@ -55,7 +55,7 @@ def test_every_instruction_set_and_row_length(simd, k, dtype, monkeypatch):
 @pytest.mark.parametrize("simd", cpu._cpu.simd_levels())
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16], ids=str)
 def test_codes_of_16_bits_are_the_nearest_ones(simd, dtype, monkeypatch):
-    """One row in one column is a code of 1; in two, with epsilon chosen, any number and its rest."""
+    """Of all sizes: float32 codes are rounded, the smallest to denormal numbers."""
     monkeypatch.setenv("SINKHORN_OT_SIMD", simd)
     scores = scores_of(500, 9, dtype=dtype)
     exact = sinkhorn_codes(scores.float(), 0.2, 1)
@@ -149,6 +149,14 @@ def test_rows_that_do_not_count_may_hold_anything(what, of):
     step.last(step.next(step.next(step.first()[0])), out)
     np.testing.assert_allclose(out[0, :60], truth, atol=1e-13)
     assert not out[0, 60:].any()
+
+
+def test_a_view_of_the_negative_is_read_as_such():
+    """torch notes the sign of such a view, the imaginary part of a conjugate, outside memory."""
+    scores = torch.complex(torch.zeros_like(scores_of()), scores_of())
+    lazy = torch.conj(scores).imag
+    assert lazy.is_neg()
+    torch.testing.assert_close(sinkhorn_codes(lazy), sinkhorn_codes(-scores_of()))
 
 
 def test_nan_is_not_hidden():

@@ -1,6 +1,6 @@
 """The kernels of a GPU backend, and what a launch of them is told; with torch tensors.
 
-`Kernels` are nine, and csrc/cuda/passes.hpp tells what each of them does.
+`Kernels` are six, and csrc/cuda/passes.hpp tells what each of them does.
 """
 
 from __future__ import annotations
@@ -132,7 +132,8 @@ class MinibatchRead:
     @property
     def blocks(self) -> int:
         """How many blocks of rows a batch is cut into."""
-        return -(-self.x.shape[1] // self.rows_per_block)
+        n: int = self.x.shape[1]
+        return -(-n // self.rows_per_block)
 
 
 class Kernels(Protocol):
@@ -169,6 +170,13 @@ class Kernels(Protocol):
         self, segments: Segments, p: Array, q: Array | None, first: Array, second: Array | None
     ) -> None:
         """Sum ``value * p[index]`` over each segment, and ``value**2 * q[index]``."""
+
+
+class MinibatchKernels(Protocol):
+    """The kernels over minibatches, which the Triton set alone has; see `Kernels`."""
+
+    def tile(self, k: int, exact: bool, on: Any) -> Tile:
+        """Return how rows of k entries are cut up on a device."""
 
     def minibatch_rows(self, read: MinibatchRead) -> None:
         """Find the largest score of each row, or with masses its scale."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from sinkhorn_ot.arrays import Array, dtype_name, namespace
-from sinkhorn_ot.backends.gpu.kernels import Kernels, MinibatchRead, exact_rate
+from sinkhorn_ot.backends.gpu.kernels import MinibatchKernels, MinibatchRead, exact_rate
 from sinkhorn_ot.backends.gpu.passes import reads_in_vectors
 
 #: Rows whose columns are summed in the precision of their exponentials.
@@ -20,7 +20,7 @@ class DeviceMinibatch:
     """The passes over scores in the memory of a device; see `Minibatch`."""
 
     def __init__(
-        self, scores: Array, epsilon: float, n_valid: Array | None, kernels: Kernels
+        self, scores: Array, epsilon: float, n_valid: Array | None, kernels: MinibatchKernels
     ) -> None:
         self.torch = torch = namespace(scores)
         self.kernels = kernels
