@@ -65,8 +65,11 @@ def sinkhorn_codes(
 
     Notes
     -----
-    Nothing waits for a device, and without a process group the function is traced by
-    `torch.compile` without a graph break.
+    Nothing waits for a device, and without a process group `torch.compile` makes one operator of it,
+    for all batch sizes.  The compiled core serves CPUs, the Triton kernels serve NVIDIA GPUs: each
+    iteration reads the scores once, on a GPU twice where K is above 4096.  The CUDA kernels have no
+    such pass: without Triton, and on other devices, these are operations of torch on a matrix like
+    the scores.  docs/same_numbers.md shows the published loops beside this.
 
     Examples
     --------

@@ -152,7 +152,7 @@ def test_rows_that_do_not_count_may_hold_anything(what, of):
 
 
 def test_a_view_of_the_negative_is_read_as_such():
-    """torch notes the sign of such a view, the imaginary part of a conjugate, outside memory."""
+    """The sign of the imaginary part of a conjugate is noted outside of its memory."""
     scores = torch.complex(torch.zeros_like(scores_of()), scores_of())
     lazy = torch.conj(scores).imag
     assert lazy.is_neg()
