@@ -48,7 +48,7 @@ headers += [
     "fast.inl",
     "codes.inl",
 ]
-cuda_units = ["rows_f64", "rows_f32", "rows_f16", "rows_bf16", "passes"]
+cuda_units = ["rows_f64", "rows_f32", "rows_f16", "rows_bf16", "passes", "minibatch"]
 
 
 def find_nvcc() -> Path | None:

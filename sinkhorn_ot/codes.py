@@ -32,8 +32,8 @@ def sinkhorn_codes(
 
     The loop of SwAV (Caron et al., NeurIPS 2020, appendix A), DINOv2 and iBOT normalises
     ``Q = exp(scores / epsilon)`` by columns and rows in turn.  All its iterates are of the form
-    ``diag(v) Q diag(u)``, so only u and v are renewed here: each iteration reads the scores once
-    and writes nothing.  A shift of all scores by a constant changes nothing, and none is too large;
+    ``diag(v) Q diag(u)``, so only u and v are renewed here: an iteration reads the scores and
+    writes nothing.  A shift of all scores by a constant changes nothing, and none is too large;
     a shift of one row does, as in the published loops.
 
     Parameters
@@ -65,11 +65,11 @@ def sinkhorn_codes(
 
     Notes
     -----
-    Nothing waits for a device, and without a process group `torch.compile` makes one operator of it,
-    for all batch sizes.  The compiled core serves CPUs, the Triton kernels serve NVIDIA GPUs: each
-    iteration reads the scores once, on a GPU twice where K is above 4096.  The CUDA kernels have no
-    such pass: without Triton, and on other devices, these are operations of torch on a matrix like
-    the scores.  docs/same_numbers.md shows the published loops beside this.
+    Nothing waits for a device, and without a process group `torch.compile` makes one operator of
+    it, for all batch sizes.  In an iteration the scores are read once on CPUs, twice on GPUs, by
+    the Triton kernels once where K is at most 4096.  Where no kernels are, on other devices, these
+    are operations of torch that keep a matrix like the scores.  docs/same_numbers.md shows the
+    published loops beside this.
 
     Examples
     --------

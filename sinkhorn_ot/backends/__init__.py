@@ -34,7 +34,15 @@ class Backend:
 
 
 BACKENDS: tuple[Backend, ...] = (
-    Backend("cuda", ("cuda",), cuda.why_not, cuda.passes, cuda.needs, counts_first=True),
+    Backend(
+        "cuda",
+        ("cuda",),
+        cuda.why_not,
+        cuda.passes,
+        cuda.needs,
+        counts_first=True,
+        minibatch=cuda.minibatch,
+    ),
     Backend(
         "triton",
         ("cuda",),

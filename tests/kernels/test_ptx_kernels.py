@@ -121,15 +121,15 @@ def test_kept_entries_of_rows_in_chunks(kernels):
 
 
 # rows that a program holds, which it reads once in an iteration; and rows in chunks
-@pytest.mark.parametrize("k", [29, 300, 4100])
-@pytest.mark.parametrize("dtype", DTYPES, ids=str)
-def test_codes_of_a_minibatch_equal_the_array_operations(dtype, k):
+@pytest.mark.parametrize(
+    ("dtype", "k"), [*((dtype, 29) for dtype in DTYPES), (DTYPES[1], 300), (DTYPES[3], 4100)]
+)
+def test_codes_of_a_minibatch_equal_the_array_operations(kernels, dtype, k):
     """Of which some rows hold NaN and do not count."""
-    kernels = TritonPtxKernels(80)
-    scores = normal(2, 5, k).mul(0.3).clamp(-1, 1).to(dtype)
-    scores[1, 3:] = torch.nan
+    scores = normal(2, 3, k).mul(0.3).clamp(-1, 1).to(dtype)
+    scores[1, 2:] = torch.nan
     found, expected = torch.empty_like(scores), torch.empty_like(scores, dtype=torch.float64)
-    n_valid = torch.tensor([5, 3])
+    n_valid = torch.tensor([3, 2])
     for step, out in (
         (DeviceMinibatch(scores, 0.05, n_valid, kernels), found),
         (ArrayMinibatch(scores.double(), 0.05, n_valid), expected),

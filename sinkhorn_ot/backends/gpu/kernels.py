@@ -1,6 +1,6 @@
 """The kernels of a GPU backend, and what a launch of them is told; with torch tensors.
 
-`Kernels` are six, and csrc/cuda/passes.hpp tells what each of them does.
+`Kernels` are nine, and csrc/cuda/passes.hpp and minibatch.hpp tell what each of them does.
 """
 
 from __future__ import annotations
@@ -139,6 +139,9 @@ class MinibatchRead:
 class Kernels(Protocol):
     """One way to run the kernels; each call queues them on the current stream."""
 
+    #: Whether `minibatch_columns` finds v of rows that a tile holds, so that they are read once.
+    holds_rows: bool
+
     def tile(self, k: int, exact: bool, on: Any) -> Tile:
         """Return how rows of k entries are cut up on a device."""
 
@@ -170,13 +173,6 @@ class Kernels(Protocol):
         self, segments: Segments, p: Array, q: Array | None, first: Array, second: Array | None
     ) -> None:
         """Sum ``value * p[index]`` over each segment, and ``value**2 * q[index]``."""
-
-
-class MinibatchKernels(Protocol):
-    """The kernels over minibatches, which the Triton set alone has; see `Kernels`."""
-
-    def tile(self, k: int, exact: bool, on: Any) -> Tile:
-        """Return how rows of k entries are cut up on a device."""
 
     def minibatch_rows(self, read: MinibatchRead) -> None:
         """Find the largest score of each row, or with masses its scale."""

@@ -1,7 +1,7 @@
 """The passes over a minibatch as launches of three kernels on torch tensors; none waits.
 
-Q is made anew of the scores wherever it is needed.  Rows that a block of threads can hold are read
-once in an iteration; longer ones twice, for v and for the masses.
+Q is made anew of the scores wherever it is needed.  Rows are read twice in an iteration, for v and
+for the masses; once by the Triton kernels, if a block of threads can hold them.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from sinkhorn_ot.arrays import Array, dtype_name, namespace
-from sinkhorn_ot.backends.gpu.kernels import MinibatchKernels, MinibatchRead, exact_rate
+from sinkhorn_ot.backends.gpu.kernels import Kernels, MinibatchRead, exact_rate
 from sinkhorn_ot.backends.gpu.passes import reads_in_vectors
 
 #: Rows whose columns are summed in the precision of their exponentials.
@@ -20,7 +20,7 @@ class DeviceMinibatch:
     """The passes over scores in the memory of a device; see `Minibatch`."""
 
     def __init__(
-        self, scores: Array, epsilon: float, n_valid: Array | None, kernels: MinibatchKernels
+        self, scores: Array, epsilon: float, n_valid: Array | None, kernels: Kernels
     ) -> None:
         self.torch = torch = namespace(scores)
         self.kernels = kernels
@@ -28,7 +28,7 @@ class DeviceMinibatch:
         exact = dtype_name(scores) == "float64"
         self.float = torch.float64 if exact else torch.float32
         tile = kernels.tile(k, exact, scores.device)
-        self.whole = tile.chunks == 1
+        self.whole = tile.chunks == 1 and kernels.holds_rows
         slabs = max(tile.slabs // max(batches, 1), 1)
         rows = min(max(-(-n // slabs), tile.rows), MOST_ROWS * tile.rows)
         counts = None if n_valid is None else n_valid.to(torch.int64).contiguous()

@@ -149,7 +149,9 @@ def minibatch(scores: Array, epsilon: float, n_valid: Array | None) -> DeviceMin
 
 
 class TritonKernels:
-    """Launches of the kernels of triton_read.py and triton_sums.py; see `Kernels`."""
+    """Launches of the kernels of the files triton_*.py here; see `Kernels`."""
+
+    holds_rows = True
 
     def tile(self, k: int, exact: bool, on: Any) -> Tile:
         """Return how rows of k entries are cut up."""
