@@ -1,8 +1,9 @@
 // The kernels of minibatch.hpp. A block sums along a row, or each of its threads down a column.
 #pragma once
 
-#include "columns.cuh"
 #include "minibatch.hpp"
+#include "rows.cuh"
+#include "slices.cuh"
 
 namespace sinkhorn::cuda {
 
