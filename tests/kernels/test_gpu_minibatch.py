@@ -6,10 +6,14 @@ The same file runs on stand-ins (see machines.py) and on a GPU (``make test-gpu`
 import pytest
 import torch
 
+from sinkhorn_ot.backends.gpu.triton import interpreted
 from sinkhorn_ot.backends.minibatch import ArrayMinibatch
 
 TOLERANCES = {
-    torch.float64: 1e-12, torch.float32: 1e-6, torch.float16: 1e-3, torch.bfloat16: 2e-3,
+    torch.float64: 1e-12, torch.float32: 1e-6, torch.float16: 1e-3,
+    # half of the last place; Triton's interpreter cuts where compiled code rounds, as
+    # test_ptx_kernels.py sees
+    torch.bfloat16: 4e-3 if interpreted() else 2e-3,
 }  # fmt: skip
 # around the widths of tiles, odd ones that no vector fits, rows that are cut into chunks
 SIZES = [(1, 1), (16, 7), (70, 33), (40, 264), (33, 1000), (20, 3000), (9, 5001), (5, 9001)]
@@ -79,7 +83,7 @@ def test_large_scores_neither_overflow_nor_vanish(step, make):
     torch.testing.assert_close(found.sum(2), torch.ones_like(found[..., 0]))
     shifted = (scores.bfloat16().float() + 1024.0).bfloat16()
     expected = truth(shifted)
-    torch.testing.assert_close(codes(step, shifted).double(), expected, rtol=0, atol=2e-3)
+    torch.testing.assert_close(codes(step, shifted).double(), expected, rtol=0, atol=TOLERANCES[torch.bfloat16])
 
 
 def test_first_masses_and_largest_scores(step, make):
