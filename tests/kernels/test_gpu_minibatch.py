@@ -83,7 +83,8 @@ def test_large_scores_neither_overflow_nor_vanish(step, make):
     torch.testing.assert_close(found.sum(2), torch.ones_like(found[..., 0]))
     shifted = (scores.bfloat16().float() + 1024.0).bfloat16()
     expected = truth(shifted)
-    torch.testing.assert_close(codes(step, shifted).double(), expected, rtol=0, atol=TOLERANCES[torch.bfloat16])
+    tolerance = TOLERANCES[torch.bfloat16]
+    torch.testing.assert_close(codes(step, shifted).double(), expected, rtol=0, atol=tolerance)
 
 
 def test_first_masses_and_largest_scores(step, make):
