@@ -45,7 +45,8 @@ test: $(VENV)/installed
 	$(PYTEST) tests/core tests/selfsup
 
 # tests that run on a GPU as well as on what stands in for one
-ON_MACHINES := tests/kernels/test_gpu_parity.py tests/kernels/test_gpu_solves.py
+ON_MACHINES := tests/kernels/test_gpu_parity.py tests/kernels/test_gpu_minibatch.py \
+	tests/kernels/test_gpu_solves.py
 
 # the GPU kernels, without a GPU; Triton reads TRITON_INTERPRET when a kernel is defined, and a
 # process that interprets kernels cannot compile them
@@ -73,7 +74,7 @@ test-triton-versions: $(TRITONS:%=$(VENV)/triton-%/installed)
 		$(PYTEST) tests/kernels/test_triton_versions.py tests/kernels/test_compiled_triton.py \
 			-k "versions or 80 and float64 or 90 and float32 or 90 and bfloat16 or amd and float16 or other" && \
 		TRITON_INTERPRET=1 SINKHORN_OT_MACHINES=interpreter $(PYTEST) \
-			tests/kernels/test_gpu_parity.py -k "not longest" \
+			tests/kernels/test_gpu_parity.py tests/kernels/test_gpu_minibatch.py -k "not longest" \
 		|| exit 1; done
 
 # on a machine with a GPU

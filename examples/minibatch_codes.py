@@ -5,7 +5,7 @@ from sklearn.datasets import load_digits
 from sklearn.metrics import normalized_mutual_info_score as nmi
 from torch import nn
 
-from sinkhorn_ot import equipartition_labels, sinkhorn
+from sinkhorn_ot import equipartition_labels, sinkhorn_codes
 
 digits = load_digits()
 images = torch.tensor(digits.data, dtype=torch.float32) / 16
@@ -28,8 +28,7 @@ for _ in range(40):
         first, second = (scores(images[index] + 0.2 * torch.randn(len(index), 64)) for _ in "12")
         loss = 0.0
         for z, other in ((first, second), (second, first)):
-            z = z.detach()  # codes are constants: three steps of Sinkhorn at epsilon 0.05, no stop
-            code = sinkhorn(z, epsilon=0.05, tol=0, max_iter=3, method="sinkhorn").soft_labels(z)
+            code = sinkhorn_codes(z, epsilon=0.05)  # constants: no gradient goes through them
             loss -= (code * (other / temperature).log_softmax(1)).sum(1).mean() / 2
         optimiser.zero_grad()
         loss.backward()

@@ -86,3 +86,26 @@ def run_pass(
 def rows_per_block(count: int) -> int: ...
 def simd_levels() -> list[str]: ...
 def max_threads() -> int: ...
+
+class Minibatch:
+    def __init__(
+        self,
+        data: int,
+        dtype: Dtype,
+        batches: int,
+        n: int,
+        k: int,
+        batch_stride: int,
+        row_stride: int,
+        col_stride: int,
+        n_valid: int,
+        epsilon: float,
+    ) -> None: ...
+
+def codes_first(
+    of: Minibatch, tops: int, masses: int, largest: int, simd: str, threads: int
+) -> None: ...
+def codes_next(of: Minibatch, tops: int, masses: int, simd: str, threads: int) -> None: ...
+def codes_last(
+    of: Minibatch, tops: int, masses: int, out: Minibatch, simd: str, threads: int
+) -> None: ...

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from sinkhorn_ot.arrays import Array, cast_like, dtype_name, is_torch, namespace
+import numpy as np
+
+from sinkhorn_ot.arrays import DTYPES, Array, dtype_name, is_torch, namespace, place_of
+from sinkhorn_ot.backends import minibatch_of
 
 if TYPE_CHECKING:
     import torch
@@ -12,10 +16,6 @@ if TYPE_CHECKING:
     from torch.distributed import ProcessGroup
 
     OneArray = TypeVar("OneArray", NDArray[Any], torch.Tensor)
-
-#: Sums of nothing (clusters no row belongs to, rows that do not count) are divided by as this: what
-#: is multiplied by the inverse is 0.
-TINY = 1e-37
 
 
 def sinkhorn_codes(
@@ -30,9 +30,9 @@ def sinkhorn_codes(
     """Soft codes of a minibatch after `n_iter` iterations, iterate for iterate as published.
 
     The loop of SwAV (Caron et al., NeurIPS 2020, appendix A), DINOv2 and iBOT normalises
-    ``Q = exp(scores / epsilon).T`` by rows and columns in turn.  All its iterates are of the form
-    ``diag(u) Q diag(v)``, so only u and v are renewed here: each iteration reads the matrix twice
-    and writes nothing.  A shift of all scores by a constant changes nothing, and none is too large;
+    ``Q = exp(scores / epsilon)`` by columns and rows in turn.  All its iterates are of the form
+    ``diag(v) Q diag(u)``, so only u and v are renewed here: an iteration reads the scores and
+    writes nothing.  A shift of all scores by a constant changes nothing, and none is too large;
     a shift of one row does, as in the published loops.
 
     Parameters
@@ -64,8 +64,11 @@ def sinkhorn_codes(
 
     Notes
     -----
-    Nothing waits for a device, and without a process group the function is traced by
-    `torch.compile` without a graph break.
+    Nothing waits for a device, and without a process group `torch.compile` makes one operator of
+    it, for all batch sizes.  In an iteration the scores are read once on CPUs, twice on GPUs, by
+    the Triton kernels once where K is at most 4096.  Where no kernels are, on other devices, these
+    are operations of torch that keep a matrix like the scores.  docs/same_numbers.md shows the
+    published loops beside this.
 
     Examples
     --------
@@ -74,68 +77,87 @@ def sinkhorn_codes(
     array([[0.17, 0.83],
            [1.  , 0.  ]])
     """
-    _check(scores, epsilon, n_iter, out)
-    xp = namespace(scores)
-    kernel = _scaled(scores, epsilon)
-    top = xp.amax(kernel, axis=-1, keepdims=True)
-    kernel -= top
-    xp.exp(kernel, out=kernel)
+    _check(scores, epsilon, n_iter, n_valid, out)
+    return _codes(scores, epsilon, n_iter, n_valid, out, process_group)  # type: ignore[no-any-return]
+
+
+def _codes(
+    scores: Array,
+    epsilon: float,
+    n_iter: int,
+    n_valid: Array | int | None,
+    out: Array | None,
+    process_group: ProcessGroup | None,
+) -> Array:
+    """The same for either library."""
+    if is_torch(scores):
+        from sinkhorn_ot.torch_ops import codes_of
+
+        return codes_of(scores, epsilon, n_iter, n_valid, out, process_group)
+    codes = np.empty(scores.shape, scores.dtype) if out is None else out
+    solve_codes(scores, epsilon, n_iter, n_valid, codes, process_group)
+    return codes
+
+
+def solve_codes(
+    scores: Array,
+    epsilon: float,
+    n_iter: int,
+    n_valid: Array | int | None,
+    out: Array,
+    process_group: ProcessGroup | None = None,
+) -> None:
+    """Write the codes of scores that were checked."""
+    if is_torch(scores):
+        scores = scores.resolve_neg()
+    if scores.ndim == 2:
+        scores, out = scores[None], out[None]
     if n_valid is not None:
-        kernel *= _valid(scores, n_valid, kernel)
-    largest = xp.amax(top, axis=(-2, -1), keepdims=True)
+        n_valid = namespace(scores).broadcast_to(n_valid, scores.shape[:1])
+    step = minibatch_of(place_of(scores))(scores, epsilon, n_valid)
+    masses, largest = step.first()
     if process_group is not None:
-        largest = _reduced(largest, "MAX", process_group)
-    v = xp.exp(top - largest)  # (..., B, 1); the row maxima, which the kernel leaves out
-    for _ in range(n_iter):
-        masses = xp.matmul(kernel.swapaxes(-1, -2), v)  # (..., K, 1)
+        _refer_to_largest(masses, largest, epsilon, process_group)
+    for turn in range(n_iter):
+        if turn:
+            masses = step.next(masses)
         if process_group is not None:
-            masses = _reduced(masses, "SUM", process_group)
-        u = 1.0 / masses.clip(TINY)
-        v = 1.0 / xp.matmul(kernel, u).clip(TINY)
-    kernel *= u.swapaxes(-1, -2)
-    kernel *= v
-    if out is None:
-        return cast_like(kernel, scores)  # type: ignore[no-any-return]
-    out[...] = kernel
-    return out
+            _reduce(masses, "SUM", process_group)
+    step.last(masses, out)
 
 
-def _scaled(scores: Array, epsilon: float) -> Array:
-    """Scores over epsilon, in float32 at least."""
-    xp = namespace(scores)
-    wide = xp.float64 if dtype_name(scores) == "float64" else xp.float32
-    x = scores.detach().to(wide) if is_torch(scores) else scores.astype(wide)
-    return x / epsilon
+def _refer_to_largest(
+    masses: Array, largest: Array, epsilon: float, process_group: ProcessGroup
+) -> None:
+    """Make the first masses what they are relative to the largest score of all processes."""
+    import torch
+
+    here = torch.as_tensor(largest)
+    agreed = here.clone()
+    _reduce(agreed, "MAX", process_group)
+    scale = torch.where(here == agreed, 1.0, torch.exp((here - agreed) / epsilon))
+    torch.as_tensor(masses).mul_(scale[:, None])
 
 
-def _valid(scores: Array, n_valid: Array | int, kernel: Array) -> Array:
-    """1 for the rows that count, 0 for others: (..., B, 1)."""
-    xp = namespace(scores)
-    where = {"device": scores.device} if is_torch(scores) else {}
-    rows = xp.arange(scores.shape[-2], **where)[:, None]
-    count = xp.asarray(n_valid, **where)
-    if count.ndim:
-        count = count[:, None, None]
-    one = xp.ones_like(kernel[..., :1])
-    return xp.where(rows < count, one, 0.0 * one)
-
-
-def _reduced(x: Array, how: str, process_group: ProcessGroup) -> Array:
-    """The sum or maximum over processes."""
+def _reduce(x: Array, how: str, process_group: ProcessGroup) -> None:
+    """Put the sum or maximum over processes in the place of x."""
     import torch
     from torch import distributed
 
-    tensor = x if is_torch(x) else torch.from_numpy(x)
-    distributed.all_reduce(tensor, getattr(distributed.ReduceOp, how), group=process_group)
-    return tensor if is_torch(x) else tensor.numpy()
+    of = getattr(distributed.ReduceOp, how)
+    distributed.all_reduce(torch.as_tensor(x), of, group=process_group)
 
 
-def _check(scores: Array, epsilon: float, n_iter: int, out: Array | None) -> None:
+def _check(
+    scores: Array, epsilon: float, n_iter: int, n_valid: Array | int | None, out: Array | None
+) -> None:
     if not hasattr(scores, "dtype") or not hasattr(scores, "ndim"):
         raise TypeError(
             f"scores must be a numpy.ndarray or a torch.Tensor, got {type(scores).__name__}"
         )
-    if dtype_name(scores) not in ("float64", "float32", "float16", "bfloat16"):
+    if is_torch(scores) and scores.is_sparse:
+        raise TypeError(f"scores is a {scores.layout} tensor; pass scores.to_dense()")
+    if dtype_name(scores) not in DTYPES:
         raise TypeError(f"scores must be floating point numbers, got {dtype_name(scores)}")
     if scores.ndim not in (2, 3) or 0 in tuple(scores.shape)[-1:]:
         raise ValueError(
@@ -145,8 +167,27 @@ def _check(scores: Array, epsilon: float, n_iter: int, out: Array | None) -> Non
         raise ValueError(f"epsilon must be finite and > 0, got {epsilon}")
     if isinstance(n_iter, bool) or not isinstance(n_iter, int) or n_iter < 1:
         raise ValueError(f"n_iter must be an integer >= 1, got {n_iter!r}")
-    if out is not None and (out.shape != scores.shape or out.dtype != scores.dtype):
+    if n_valid is not None:
+        _check_count(n_valid, scores)
+    if out is None:
+        return
+    if out.shape != scores.shape or out.dtype != scores.dtype:
         raise ValueError(
             f"out must be like scores, {tuple(scores.shape)} of {dtype_name(scores)}, got "
             f"{tuple(out.shape)} of {dtype_name(out)}"
         )
+    if is_torch(scores) and out.device != scores.device:
+        raise ValueError(f"out is on {out.device}, scores are on {scores.device}")
+
+
+def _check_count(n_valid: Array | int, scores: Array) -> None:
+    shape = tuple(getattr(n_valid, "shape", ()))
+    batches = tuple(scores.shape[:-2])
+    if shape not in ((), batches or (1,)):
+        raise ValueError(
+            f"n_valid must be one number, or one for each of the {math.prod(batches)} batches, got "
+            f"shape {shape}"
+        )
+    kind = dtype_name(n_valid) if hasattr(n_valid, "dtype") else type(n_valid).__name__
+    if not kind.startswith(("int", "uint")):
+        raise TypeError(f"n_valid must be an integer or integers, got {kind}")

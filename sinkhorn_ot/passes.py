@@ -162,6 +162,22 @@ class Passes(Protocol):
         """Return room for kept entries, in words of 4 bytes."""
 
 
+class Minibatch(Protocol):
+    """The passes over batches of scores, (batches, n, k), of which `n_valid` rows count."""
+
+    def first(self) -> tuple[Array, Array]:
+        """Return masses with ``v = exp((top - largest) / epsilon)``, and the largest scores.
+
+        These are (batches, k) and (batches,).
+        """
+
+    def next(self, masses: Array) -> Array:
+        """Return the next masses: v is the inverse of the row sums of ``Q diag(u)``."""
+
+    def last(self, masses: Array, out: Array) -> None:
+        """Write the codes ``diag(v) Q diag(u)``, and 0 into rows that do not count."""
+
+
 @dataclass(frozen=True)
 class Backend:
     """One way to read rows; a new one is a line in `backends.BACKENDS`."""
@@ -178,6 +194,8 @@ class Backend:
     words_an_entry: int = 1
     #: Whether a read finds out how many entries there are before it keeps any.
     counts_first: bool = False
+    #: How it makes the codes of minibatches: of scores, epsilon and `n_valid`, if it does.
+    minibatch: Callable[[Array, float, Array | None], Minibatch] | None = None
 
 
 @dataclass(frozen=True)

@@ -1,18 +1,22 @@
-"""`equipartition_labels` as an operator: what `torch.compile` puts into its graphs.
+"""`equipartition_labels` and `sinkhorn_codes` as operators: what `torch.compile` puts into graphs.
 
 torch is imported here and so this module is imported only where there is a tensor.
 """
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 
 from sinkhorn_ot.checks import Options
+from sinkhorn_ot.codes import solve_codes
 from sinkhorn_ot.exact.balanced import exact_labels
 from sinkhorn_ot.solve import labels_of
+
+if TYPE_CHECKING:
+    from torch.distributed import ProcessGroup
 
 
 def labels(
@@ -59,3 +63,51 @@ equipartition_labels = torch.library.custom_op(
     "str method, int? memory_limit, str backend, str rounding) -> Tensor",
 )
 equipartition_labels.register_fake(shape_of_labels)
+
+
+def codes_of(
+    scores: torch.Tensor,
+    epsilon: float,
+    n_iter: int,
+    n_valid: torch.Tensor | int | None,
+    out: torch.Tensor | None,
+    process_group: ProcessGroup | None,
+) -> torch.Tensor:
+    """Soft codes of a minibatch; see `codes.sinkhorn_codes`."""
+    scores = scores.detach()
+    codes = torch.empty_like(scores, memory_format=torch.contiguous_format) if out is None else out
+    if n_valid is not None:
+        n_valid = torch.as_tensor(n_valid, device=scores.device)
+    if process_group is None:
+        sinkhorn_codes(scores, epsilon, n_iter, n_valid, codes)
+    else:
+        solve_codes(scores, epsilon, n_iter, n_valid, codes, process_group)
+    return codes
+
+
+def write_codes(
+    scores: torch.Tensor,
+    epsilon: float,
+    n_iter: int,
+    n_valid: torch.Tensor | None,
+    out: torch.Tensor,
+) -> None:
+    """Write codes where autograd will notice."""
+    solve_codes(scores, epsilon, n_iter, n_valid, out)
+    torch.autograd.graph.increment_version(out)
+
+
+def no_codes(*options: object) -> None:
+    """Do nothing: what is known of the codes is known of `out`."""
+
+
+# `custom_op` would take three times as long to call, and minibatches can be small
+CODES: Any = torch.library.Library("sinkhorn_ot", "FRAGMENT")  # type: ignore[no-untyped-call]
+CODES.define(
+    "sinkhorn_codes(Tensor scores, float epsilon, int n_iter, Tensor? n_valid, Tensor(a!) out)"
+    " -> ()",
+    tags=(torch.Tag.pt2_compliant_tag,),
+)
+CODES.impl("sinkhorn_codes", write_codes, "CompositeExplicitAutograd")
+torch.library.register_fake("sinkhorn_ot::sinkhorn_codes", no_codes, lib=CODES)
+sinkhorn_codes = torch.ops.sinkhorn_ot.sinkhorn_codes.default

@@ -29,6 +29,10 @@ def every_kernel(machine: machines.Machine, dtypes: tuple[torch.dtype, ...] = DT
         for dtype in dtypes:
             logits = torch.randn(n, k, generator=generator).to(dtype).to(machine.device)
             read_in_all_ways(machine, logits)
+            if machine.backend.minibatch is not None:
+                counts = torch.tensor([n - 1], device=machine.device)
+                step = machine.backend.minibatch(logits[None], EPSILON, counts)
+                step.last(step.next(step.first()[0]), torch.empty_like(logits[None]))
     logits = torch.randn(600, 40, generator=generator).to(machine.device)
     for method in ("newton", "sinkhorn"):
         solver_of(machine)(logits, epsilon=EPSILON, tol=1e-5, method=method)

@@ -4,6 +4,7 @@
 #include <pybind11/stl.h>
 
 #include "balanced.hpp"
+#include "codes.hpp"
 #include "kept.hpp"
 #include "passes.hpp"
 
@@ -64,6 +65,40 @@ void bind_balancer(py::module_& m) {
       .def_property_readonly("reached", &Balancer::reached);
 }
 
+// The passes over minibatches; see csrc/cpu/codes.hpp.
+void bind_codes(py::module_& m) {
+  const py::call_guard<py::gil_scoped_release> release;
+  py::class_<Minibatch>(m, "Minibatch")
+      .def(py::init([](uintptr_t data, Dtype dtype, int64_t batches, int64_t n, int64_t k,
+                       int64_t batch_stride, int64_t row_stride, int64_t col_stride,
+                       uintptr_t n_valid, double epsilon) {
+        const Rows rows{pointer<void>(data), dtype, n, k, row_stride, col_stride};
+        return Minibatch{rows, batches, batch_stride, pointer<int64_t>(n_valid), epsilon};
+      }));
+  m.def(
+      "codes_first",
+      [](const Minibatch& of, uintptr_t tops, uintptr_t masses, uintptr_t largest,
+         const std::string& simd, int threads) {
+        codes_first(of, pointer<double>(tops), pointer<double>(masses), pointer<double>(largest),
+                    simd, threads);
+      },
+      release);
+  m.def(
+      "codes_next",
+      [](const Minibatch& of, uintptr_t tops, uintptr_t masses, const std::string& simd,
+         int threads) {
+        codes_next(of, pointer<double>(tops), pointer<double>(masses), simd, threads);
+      },
+      release);
+  m.def(
+      "codes_last",
+      [](const Minibatch& of, uintptr_t tops, uintptr_t masses, const Minibatch& out,
+         const std::string& simd, int threads) {
+        codes_last(of, pointer<double>(tops), pointer<double>(masses), out, simd, threads);
+      },
+      release);
+}
+
 }  // namespace
 
 PYBIND11_MODULE(_cpu, m, py::mod_gil_not_used()) {
@@ -118,6 +153,7 @@ PYBIND11_MODULE(_cpu, m, py::mod_gil_not_used()) {
       }));
   m.def("rows_per_block", &rows_per_block);
   bind_balancer(m);
+  bind_codes(m);
   m.def("simd_levels", &simd_levels);
   m.def("max_threads", &max_threads);
 }

@@ -3,6 +3,7 @@
 
 #include <type_traits>
 
+#include "codes.hpp"
 #include "kept.hpp"
 #include "passes.hpp"
 
@@ -43,11 +44,34 @@ struct Block {
 using BlockFn = BadRow (*)(const Rows&, const Point&, const Scaled&, const Sample&, const Extras&,
                            const Scratch&, Block&);
 
+// A block of rows of one batch in the passes of codes.hpp. Numbers are float64 where the scores
+// are, else float32; u and the sums are padded with zeros to kPad of them.
+struct CodesBlock {
+  int64_t first, last;
+  double epsilon;
+  double* tops;   // of the batch
+  const void* u;  // of the batch
+  void* sums;     // of the block
+  double top;     // what the sums of codes_first are relative to
+  Rows out;       // of the batch
+};
+
+// Scratch of one thread, padded likewise.
+struct CodesScratch {
+  void* entries;  // k numbers of a row
+  void* copy;     // k scores: rows whose columns are not contiguous are copied here
+};
+
+enum class CodesStage { first, next, last };
+
+using CodesFn = void (*)(const Rows&, CodesBlock&, const CodesScratch&);
+
 struct Kernels {
   BlockFn pass[3][4];  // [Kind][Dtype]
   // Parts of the operations of `Kept`; see kept.inl.
   void (*kept_mass)(KeptBlock&, const float* scalings, double* sums);
   void (*kept_second_moment)(KeptBlock&, const float* y, double* sums);
+  CodesFn codes[3][4];  // [CodesStage][Dtype]
 };
 
 // The kernels of a level that `simd_levels` names.

@@ -119,6 +119,8 @@ inline void flush(const E* partial, double* sum, int64_t k) {
 #include "kept.inl"
 // the kernels of whole rows use how a row is kept
 #include "fast.inl"
+// and those of minibatches, how a row is fetched
+#include "codes.inl"
 
 // Column masses times n: weights are then of order 1, far from float's underflow.
 template <class T, class E>
@@ -197,6 +199,11 @@ constexpr Kernels kKernels = {
         {log_block<double>, log_block<float>, log_block<half>, log_block<bfloat>},
     },
     kept_mass,
-    kept_second_moment};
+    kept_second_moment,
+    {
+        {first_codes<double>, first_codes<float>, first_codes<half>, first_codes<bfloat>},
+        {next_codes<double>, next_codes<float>, next_codes<half>, next_codes<bfloat>},
+        {last_codes<double>, last_codes<float>, last_codes<half>, last_codes<bfloat>},
+    }};
 
 }  // namespace

@@ -3,6 +3,7 @@
 
 #include <string>
 
+#include "minibatch.hpp"
 #include "passes.hpp"
 
 namespace py = pybind11;
@@ -22,6 +23,43 @@ void address_field(py::class_<S>& to, const char* name, T* S::* field) {
   to.def_property(
       name, [field](const S& s) { return reinterpret_cast<uintptr_t>(s.*field); },
       [field](S& s, uintptr_t address) { s.*field = pointer<T>(address); });
+}
+
+// The passes over minibatches; see csrc/cuda/minibatch.hpp.
+void bind_minibatch(py::module_& m) {
+  py::class_<Minibatch> of(m, "Minibatch", py::module_local());
+  of.def(py::init<>())
+      .def_readwrite("batches", &Minibatch::batches)
+      .def_readwrite("n", &Minibatch::n)
+      .def_readwrite("k", &Minibatch::k)
+      .def_readwrite("batch_stride", &Minibatch::batch_stride)
+      .def_readwrite("row_stride", &Minibatch::row_stride)
+      .def_readwrite("col_stride", &Minibatch::col_stride)
+      .def_readwrite("rate", &Minibatch::rate)
+      .def_readwrite("rows_per_block", &Minibatch::rows_per_block)
+      .def_readwrite("blocks", &Minibatch::blocks)
+      .def_readwrite("out_batch_stride", &Minibatch::out_batch_stride)
+      .def_readwrite("out_row_stride", &Minibatch::out_row_stride)
+      .def_readwrite("out_col_stride", &Minibatch::out_col_stride);
+  address_field(of, "x", &Minibatch::x);
+  address_field(of, "n_valid", &Minibatch::n_valid);
+  address_field(of, "masses", &Minibatch::masses);
+  address_field(of, "tops", &Minibatch::tops);
+  address_field(of, "scales", &Minibatch::scales);
+  address_field(of, "largest", &Minibatch::largest);
+  address_field(of, "sums", &Minibatch::sums);
+  address_field(of, "out", &Minibatch::out);
+  m.def("minibatch_rows", [](const Minibatch& of, Dtype dtype, uintptr_t stream) {
+    minibatch_rows(of, dtype, stream_of(stream));
+  });
+  m.def("minibatch_columns", [](const Minibatch& of, Dtype dtype, uintptr_t stream) {
+    minibatch_columns(of, dtype, stream_of(stream));
+  });
+  m.def("minibatch_finish", [](uintptr_t sums, Dtype dtype, int64_t batches, int64_t blocks,
+                               int64_t k, uintptr_t masses, uintptr_t stream) {
+    minibatch_finish(pointer<void>(sums), dtype, batches, blocks, k, pointer<double>(masses),
+                     stream_of(stream));
+  });
 }
 
 }  // namespace
@@ -86,6 +124,7 @@ PYBIND11_MODULE(SINKHORN_MODULE, m, py::mod_gil_not_used()) {
   address_field(pass, "best", &RowPass::best);
   address_field(pass, "best_column", &RowPass::best_column);
 
+  bind_minibatch(m);
   m.def("tile_of", &tile_of);
   m.def("why_not", &why_not, "Why no kernel can run on this machine, or an empty string.");
   m.def("prepare", [](uintptr_t g, int64_t k, int64_t padded, double epsilon, uintptr_t padded_g,

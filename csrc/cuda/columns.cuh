@@ -3,14 +3,12 @@
 #pragma once
 
 #include "rows.cuh"
+#include "slices.cuh"
 
 namespace sinkhorn::cuda {
 
 // A mass (in units of the mean row's) below this has lost entries to underflow.
 constexpr double kUnderflow = 1e-25;
-
-constexpr int kColumns = 32, kSlices = 8;  // of a block of the kernels below
-constexpr int kColumnThreads = kColumns * kSlices;
 
 __global__ void __launch_bounds__(256)
     prepare_kernel(const double* g, int64_t k, int64_t padded, double epsilon, double* padded_g,
@@ -25,18 +23,6 @@ __global__ void __launch_bounds__(256)
   padded_g[c] = value;
   high[c] = usable ? float(coarse) : NAN;
   low[c] = forbidden ? 0.f : float(scaled - coarse);
-}
-
-// The slices of a column, added in order; the same in all of them.
-template <class Op>
-__device__ double over_slices(double v, double* shared, Op op) {
-  __syncthreads();
-  shared[threadIdx.x] = v;
-  __syncthreads();
-  const int column = int(threadIdx.x) % kColumns;
-  v = shared[column];
-  for (int s = 1; s < kSlices; ++s) v = op(v, shared[s * kColumns + column]);
-  return v;
 }
 
 __device__ inline double sum_of_slabs(Slabs slabs, int64_t width, int64_t column, int slice,

@@ -2,15 +2,43 @@
 
 from __future__ import annotations
 
-from sinkhorn_ot.arrays import Place
+from collections.abc import Callable
+
+from sinkhorn_ot.arrays import Array, Place
 from sinkhorn_ot.backends import cpu, reference
 from sinkhorn_ot.backends.gpu import cuda, triton
-from sinkhorn_ot.passes import Backend
+from sinkhorn_ot.backends.minibatch import ArrayMinibatch
+from sinkhorn_ot.backends.minibatch_cpu import CpuMinibatch
+from sinkhorn_ot.passes import Backend, Minibatch
 
 BACKENDS: tuple[Backend, ...] = (
-    Backend("cuda", ("cuda",), cuda.why_not, cuda.passes, cuda.needs, counts_first=True),
-    Backend("triton", ("cuda",), triton.why_not, triton.passes, triton.needs, counts_first=True),
-    Backend("cpu", ("cpu",), cpu.why_not, cpu.CpuPasses, cpu.needs, underflow=cpu.UNDERFLOW),
+    Backend(
+        "cuda",
+        ("cuda",),
+        cuda.why_not,
+        cuda.passes,
+        cuda.needs,
+        counts_first=True,
+        minibatch=cuda.minibatch,
+    ),
+    Backend(
+        "triton",
+        ("cuda",),
+        triton.why_not,
+        triton.passes,
+        triton.needs,
+        counts_first=True,
+        minibatch=triton.minibatch,
+    ),
+    Backend(
+        "cpu",
+        ("cpu",),
+        cpu.why_not,
+        cpu.CpuPasses,
+        cpu.needs,
+        underflow=cpu.UNDERFLOW,
+        minibatch=CpuMinibatch,
+    ),
     Backend(
         "reference",
         ("cpu", "cuda"),
@@ -44,3 +72,11 @@ def named(name: str, place: Place) -> Backend:
 def able(place: Place) -> list[Backend]:
     """Return the backends for the kind of device, the fastest first."""
     return [backend for backend in BACKENDS if place.kind in backend.devices]
+
+
+def minibatch_of(place: Place) -> Callable[[Array, float, Array | None], Minibatch]:
+    """Return the first way to make codes of such scores; array operations where there is none."""
+    for backend in able(place):
+        if backend.minibatch is not None and backend.why_not(place) is None:
+            return backend.minibatch
+    return ArrayMinibatch

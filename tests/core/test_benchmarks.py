@@ -10,6 +10,7 @@ import pytest
 COMMANDS = {
     "passes.py --n 3000 --k 50 --runs 1": r"(?s)(\| late \| \d.*){2}256 x 64 peaked",
     "reads.py 1": r"(?s)k-means, epsilon 2 .*0 of 1 .*0 joining rows .* 0 of 1 \\|",
+    "codes.py --calls 2 --sizes 16x300": r"(?s)torch \d.*\| 16 x 300 \| \d.*e-\d+ \|",
     "compare.py table": r"\| sinkhorn_ot ",
 }
 

@@ -5,7 +5,10 @@ import pytest
 import sharded
 import torch
 
+import sinkhorn_ot.torch_ops
 from sinkhorn_ot import sinkhorn_codes
+from sinkhorn_ot.backends import cpu
+from sinkhorn_ot.backends.minibatch import ArrayMinibatch
 
 
 def swav(scores, epsilon, n_iter):
@@ -23,18 +26,81 @@ def scores_of(b=96, k=40, seed=0, dtype=torch.float64):
     return torch.randn(b, k, generator=torch.Generator().manual_seed(seed)).clamp(-1, 1).to(dtype)
 
 
+TOLERANCES = {
+    torch.float64: 1e-13, torch.float32: 1e-6, torch.bfloat16: 2e-3, torch.float16: 2e-3,
+}  # fmt: skip
+
+
 @pytest.mark.parametrize("n_iter", [1, 2, 3, 7])
-@pytest.mark.parametrize(
-    ("dtype", "tolerance"),
-    [(torch.float64, 1e-13), (torch.float32, 1e-6), (torch.bfloat16, 2e-3), (torch.float16, 2e-3)],
-    ids=str,
-)
+@pytest.mark.parametrize(("dtype", "tolerance"), TOLERANCES.items(), ids=str)
 def test_it_is_the_published_loop_iterate_for_iterate(n_iter, dtype, tolerance):
     scores = scores_of(dtype=dtype)
     codes = sinkhorn_codes(scores, 0.05, n_iter)
     assert codes.dtype == dtype
     truth = swav(scores.double(), 0.05, n_iter)
     torch.testing.assert_close(codes.double(), truth, rtol=0, atol=tolerance)
+
+
+@pytest.mark.parametrize("simd", cpu._cpu.simd_levels())
+@pytest.mark.parametrize("k", [1, 7, 64, 1029])
+@pytest.mark.parametrize("dtype", TOLERANCES, ids=str)
+def test_every_instruction_set_and_row_length(simd, k, dtype, monkeypatch):
+    monkeypatch.setenv("SINKHORN_OT_SIMD", simd)
+    scores = scores_of(70, k, dtype=dtype)
+    codes = sinkhorn_codes(scores)
+    truth = swav(scores.double(), 0.05, 3)
+    torch.testing.assert_close(codes.double(), truth, rtol=0, atol=TOLERANCES[dtype])
+
+
+@pytest.mark.parametrize("simd", cpu._cpu.simd_levels())
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16], ids=str)
+def test_codes_of_16_bits_are_the_nearest_ones(simd, dtype, monkeypatch):
+    """Of all sizes: float32 codes are rounded, the smallest to denormal numbers."""
+    monkeypatch.setenv("SINKHORN_OT_SIMD", simd)
+    scores = scores_of(500, 9, dtype=dtype)
+    exact = sinkhorn_codes(scores.float(), 0.2, 1)
+    assert exact.min() < 1e-4
+    torch.testing.assert_close(sinkhorn_codes(scores, 0.2, 1), exact.to(dtype), rtol=0, atol=0)
+
+
+def test_array_operations_give_the_same_codes():
+    """Devices without kernels have these, and so has the CPU without the compiled core."""
+    scores, n_valid = torch.stack([scores_of(), scores_of(seed=1)]), torch.tensor([96, 50])
+    for library in (torch.asarray, np.asarray):
+        step = ArrayMinibatch(library(scores), 0.05, library(n_valid))
+        out = library(torch.empty_like(scores))
+        masses, largest = step.first()
+        np.testing.assert_allclose(largest, [scores[0].max(), scores[1, :50].max()])
+        step.last(step.next(step.next(masses)), out)
+        np.testing.assert_allclose(out, sinkhorn_codes(scores, n_valid=n_valid), atol=1e-13)
+
+
+def test_rows_and_columns_may_lie_anywhere():
+    scores = scores_of(48, 24, dtype=torch.float32)
+    truth = sinkhorn_codes(scores).numpy()
+    wide = torch.zeros(24, 97)
+    wide[:, 1::2] = scores.T
+    numpy = wide.numpy()[:, 1::2].T
+    records = np.zeros(48, np.dtype([("odd", "i1"), ("row", "f4", 24)]))
+    records["row"] = scores
+    for x in (wide[:, 1::2].T, numpy, np.flip(numpy, 1)[:, ::-1], records["row"]):
+        np.testing.assert_array_equal(sinkhorn_codes(x), truth)
+        out = np.zeros_like(x) if isinstance(x, np.ndarray) else torch.zeros_like(x)
+        out = out[::-1] if isinstance(x, np.ndarray) else out
+        np.testing.assert_array_equal(sinkhorn_codes(x, out=out), truth)
+        sinkhorn_codes(x, out=x)  # in the place of the scores
+        np.testing.assert_array_equal(x, truth)
+        x[:] = scores.numpy() if isinstance(x, np.ndarray) else scores
+
+
+def test_the_same_bits_for_any_number_of_threads():
+    scores, threads = scores_of(300, 700, dtype=torch.float32), torch.get_num_threads()
+    try:
+        codes = [torch.set_num_threads(n) or sinkhorn_codes(scores) for n in (1, 2, 3)]
+    finally:
+        torch.set_num_threads(threads)
+    assert torch.equal(codes[0], codes[1])
+    assert torch.equal(codes[0], codes[2])
 
 
 def test_numpy_and_batches_and_out():
@@ -70,7 +136,37 @@ def test_only_valid_rows_count(of):
     torch.testing.assert_close(ragged[0], swav(scores, 0.05, 3))
 
 
-def test_a_graph_without_breaks_serves_all_batch_sizes():
+@pytest.mark.parametrize("what", [torch.nan, torch.inf, 1e4])
+@pytest.mark.parametrize("of", [torch.asarray, np.asarray])
+def test_rows_that_do_not_count_may_hold_anything(what, of):
+    scores = scores_of()
+    truth = sinkhorn_codes(scores[:60])
+    scores[60:] = what
+    n_valid = of(torch.tensor(60))
+    np.testing.assert_array_equal(sinkhorn_codes(of(scores), n_valid=n_valid)[:60], truth)
+    out = of(torch.empty_like(scores))[None]
+    step = ArrayMinibatch(of(scores)[None], 0.05, n_valid[None])
+    step.last(step.next(step.next(step.first()[0])), out)
+    np.testing.assert_allclose(out[0, :60], truth, atol=1e-13)
+    assert not out[0, 60:].any()
+
+
+def test_a_view_of_the_negative_is_read_as_such():
+    """The sign of the imaginary part of a conjugate is noted outside of its memory."""
+    scores = torch.complex(torch.zeros_like(scores_of()), scores_of())
+    lazy = torch.conj(scores).imag
+    assert lazy.is_neg()
+    torch.testing.assert_close(sinkhorn_codes(lazy), sinkhorn_codes(-scores_of()))
+
+
+def test_nan_is_not_hidden():
+    scores = scores_of()
+    scores[3, 5] = torch.nan
+    assert sinkhorn_codes(scores).isnan().all()
+
+
+def test_one_operator_serves_all_batch_sizes():
+    """No graph break, no compilation for each size, and in the graph one operator does the work."""
     graphs = []
 
     def count(module, _):
@@ -81,16 +177,42 @@ def test_a_graph_without_breaks_serves_all_batch_sizes():
     for b in (64, 65, 96):
         scores = scores_of(b, dtype=torch.float32)
         torch.testing.assert_close(compiled(scores), sinkhorn_codes(scores))
-    assert len(graphs) == 1
+    (graph,) = graphs
+    ours = [node for node in graph.graph.nodes if "sinkhorn" in str(node.target)]
+    assert [node.target for node in ours] == [sinkhorn_ot.torch_ops.sinkhorn_codes]
+
+
+def test_the_operator_keeps_the_rules_of_torch():
+    """Schema, fake tensors, autograd and symbolic shapes: torch's own check."""
+    scores = scores_of(8, 5, dtype=torch.float32)
+    arguments = (scores, 0.05, 3, torch.tensor(6), torch.empty_like(scores))
+    checks = torch.library.opcheck(sinkhorn_ot.torch_ops.sinkhorn_codes, arguments)
+    assert set(checks.values()) == {"SUCCESS"}
+
+
+def test_codes_are_constants_and_writing_them_is_noticed():
+    scores = scores_of().requires_grad_()
+    assert not sinkhorn_codes(scores).requires_grad
+    square = scores.detach().clone().requires_grad_() ** 2
+    with torch.no_grad():
+        buffer = torch.empty_like(square)
+    product = (square * buffer).sum()
+    sinkhorn_codes(scores, out=buffer)
+    with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+        product.backward()
 
 
 def in_parts(rank, size, group):
     scores = scores_of()
-    return sinkhorn_codes(scores[:30] if rank == 0 else scores[30:], process_group=group)
+    parts = (scores[:30], scores[30:], scores[:0])
+    if rank == 1:
+        return torch.asarray(sinkhorn_codes(parts[1].numpy(), process_group=group))
+    return sinkhorn_codes(parts[rank], process_group=group)
 
 
-def test_two_processes_give_the_codes_of_one(tmp_path):
-    parts = sharded.run(tmp_path, 2, in_parts)
+def test_processes_give_the_codes_of_one(tmp_path):
+    """With parts of any size, of which one is nothing, and of NumPy's arrays too."""
+    parts = sharded.run(tmp_path, 3, in_parts)
     torch.testing.assert_close(torch.cat(parts), swav(scores_of(), 0.05, 3), rtol=0, atol=1e-12)
 
 
@@ -102,8 +224,23 @@ def test_two_processes_give_the_codes_of_one(tmp_path):
         ((np.ones(3),), ValueError, r"got \(3,\)"),
         ((np.ones((2, 2)), 0.0), ValueError, "epsilon must be finite and > 0, got 0.0"),
         ((np.ones((2, 2)), 0.1, 0), ValueError, "n_iter must be an integer >= 1, got 0"),
+        ((torch.ones(2, 2).to_sparse(),), TypeError, "scores is a torch.sparse_coo tensor"),
     ],
 )
 def test_what_cannot_be_is_refused(arguments, error, message):
     with pytest.raises(error, match=message):
         sinkhorn_codes(*arguments)
+
+
+@pytest.mark.parametrize(
+    ("options", "error", "message"),
+    [
+        ({"n_valid": 1.0}, TypeError, "n_valid must be an integer or integers, got float"),
+        ({"n_valid": np.array([1, 2, 3])}, ValueError, r"of the 2 batches, got shape \(3,\)"),
+        ({"out": np.ones((2, 3, 4), np.float32)}, ValueError, "out must be like scores"),
+        ({"out": torch.ones(2, 3, 4, device="meta")}, ValueError, "out must be like scores"),
+    ],
+)
+def test_what_does_not_fit_the_scores_is_refused(options, error, message):
+    with pytest.raises(error, match=message):
+        sinkhorn_codes(np.ones((2, 3, 4)), **options)

@@ -21,6 +21,7 @@ import pybind11
 
 from sinkhorn_ot.backends import BACKENDS
 from sinkhorn_ot.backends.gpu.cuda import CudaKernels
+from sinkhorn_ot.backends.gpu.minibatch import DeviceMinibatch
 from sinkhorn_ot.backends.gpu.passes import DevicePasses, needs_of
 from sinkhorn_ot.passes import Backend
 
@@ -31,7 +32,7 @@ HARNESS = HERE / "cuda_host"
 LIBRARY = "_cuda_host.so"
 #: Environment variable that says where such a build is, so that it is not made again.
 BUILT = "SINKHORN_OT_HOST_LIBRARY"
-UNITS = ("rows_f64", "rows_f32", "rows_f16", "rows_bf16", "passes")
+UNITS = ("rows_f64", "rows_f32", "rows_f16", "rows_bf16", "passes", "minibatch")
 
 #: Compiles a host build of a .cu source; the engine and the bindings are plain C++.
 COMPILE = ("g++", "-std=c++17", "-Wall", "-Wextra", "-Wno-unknown-pragmas", "-DSINKHORN_HOST")
@@ -62,6 +63,9 @@ def host_of(kernels: CudaKernels) -> Machine:
         lambda problem: DevicePasses(problem, kernels),
         lambda logits, n: needs_of(logits, n, kernels),
         counts_first=True,
+        minibatch=lambda scores, epsilon, n_valid: DeviceMinibatch(
+            scores, epsilon, n_valid, kernels
+        ),
     )
     return Machine(backend, "cpu")
 

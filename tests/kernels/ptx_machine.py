@@ -91,7 +91,7 @@ class PtxKernels(CudaKernels):
         # the type of the logits is the first template argument
         types = {"Id": "f64", "If": "f32", "I6__half": "f16", "I13__nv_bfloat16": "bf16"}
         rows = next((u for t, u in types.items() if f"read_rows_kernel{t}" in name), None)
-        unit = f"rows_{rows}" if rows else "passes"
+        unit = f"rows_{rows}" if rows else "minibatch" if "minibatch" in name else "passes"
         if unit not in self.units:
             self.units[unit] = parse(self.ptx(unit))
         return self.units[unit].kernel(name)

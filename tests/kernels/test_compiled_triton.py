@@ -24,6 +24,11 @@ AMD = GPUTarget("hip", "gfx942", 64)
 K = 1000
 
 
+def is_minibatch(variant):
+    """Whether it goes over the rows of a minibatch: that must not spill either."""
+    return variant.name in ("minibatch_rows", "minibatch_columns")
+
+
 def is_plain(variant):
     """Whether it is the read that a solve is made of: float32 masses and nothing else."""
     wanted = variant.constants
@@ -43,10 +48,11 @@ def test_nvidia(arch, dtype):
     seen = 0
     for variant in variants(K, dtype):
         compiled = compile_variant(variant, NVIDIA[arch])
-        reads = variant.name == "read_rows"
+        reads = variant.name == "read_rows" or is_minibatch(variant)
         code = gpu_code.of_cubin(compiled.asm["cubin"], arch, loads=reads)
         # ptxas chooses a number of registers, and now and then gives up a few bytes for it
-        assert code.stack <= (0 if is_plain(variant) else 64), variant.name
+        never = is_plain(variant) or is_minibatch(variant)
+        assert code.stack <= (0 if never else 64), variant.name
         if reads:
             assert code.loads["128"] > 0, variant.constants
         if is_plain(variant):

@@ -15,7 +15,9 @@ from ptx import PtxError
 from ptx_machine import PtxKernels, TritonPtxKernels
 
 from sinkhorn_ot.backends.gpu.kept import WORDS_PER_ENTRY
+from sinkhorn_ot.backends.gpu.minibatch import DeviceMinibatch
 from sinkhorn_ot.backends.gpu.passes import DevicePasses
+from sinkhorn_ot.backends.minibatch import ArrayMinibatch
 from sinkhorn_ot.backends.reference import ReferencePasses
 from sinkhorn_ot.passes import REACH, Problem
 
@@ -116,6 +118,25 @@ def test_kept_entries_of_rows_in_chunks(kernels):
         torch.testing.assert_close(
             found[sure], (p[row] * (p[row] > least))[sure], rtol=1e-5, atol=0
         )
+
+
+# rows that a program holds, which it reads once in an iteration; and rows in chunks
+@pytest.mark.parametrize(
+    ("dtype", "k"), [*((dtype, 29) for dtype in DTYPES), (DTYPES[1], 300), (DTYPES[3], 4100)]
+)
+def test_codes_of_a_minibatch_equal_the_array_operations(kernels, dtype, k):
+    """Of which some rows hold NaN and do not count."""
+    scores = normal(2, 3, k).mul(0.3).clamp(-1, 1).to(dtype)
+    scores[1, 2:] = torch.nan
+    found, expected = torch.empty_like(scores), torch.empty_like(scores, dtype=torch.float64)
+    n_valid = torch.tensor([3, 2])
+    for step, out in (
+        (DeviceMinibatch(scores, 0.05, n_valid, kernels), found),
+        (ArrayMinibatch(scores.double(), 0.05, n_valid), expected),
+    ):
+        step.last(step.next(step.first()[0]), out)
+    tolerance = {8: 1e-12, 4: 1e-6, 2: 2e-3}[dtype.itemsize]
+    torch.testing.assert_close(found.double(), expected, rtol=0, atol=tolerance)
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)

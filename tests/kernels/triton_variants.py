@@ -8,6 +8,7 @@ from itertools import product
 from typing import Any
 
 from sinkhorn_ot.arrays import Array, dtype_name, is_torch
+from sinkhorn_ot.backends.gpu.minibatch import DeviceMinibatch
 from sinkhorn_ot.backends.gpu.passes import DevicePasses
 from sinkhorn_ot.backends.gpu.triton import LEAST_WARPS, TritonKernels, kernel_of
 from sinkhorn_ot.passes import Problem
@@ -62,6 +63,9 @@ def variants(k: int, dtype: Any, *, aligned: bool = True, weighted: bool = False
     passes.read(b, kept=kept)
     recorder.add_segments(kept.by_row, b, None, b, None)
     recorder.add_segments(kept.by_column, b, b, b, b)
+    for n_valid in (None, torch.empty(1, dtype=torch.int64, device="meta")):
+        step = DeviceMinibatch(logits[None], 0.05, n_valid, recorder)
+        step.last(step.next(step.first()[0]), logits[None])
     return recorder.variants
 
 

@@ -47,6 +47,13 @@ def test_lightning_relabels_on_schedule_and_keeps_clusters_equal(tmp_path):
     assert max(sizes) < 200
 
 
+def test_lightlys_sinkhorn_is_replaced_by_the_same_numbers(tmp_path):
+    """Where lightly is not installed, a loop with the signature of its function stands for it."""
+    text = printed(tmp_path, "lightly_sinkhorn")
+    assert float(re.search(r"largest difference: (\S+)", text)[1]) < 1e-6
+    assert "finite in float16: False, True" in text
+
+
 @pytest.mark.parametrize("path", sorted(EXAMPLES.glob("*.py")), ids=lambda path: path.stem)
 def test_an_example_fits_a_screen(path):
     assert 15 <= len(path.read_text().splitlines()) <= 40

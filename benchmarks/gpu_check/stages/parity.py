@@ -13,14 +13,19 @@ import machines
 from gpu_check.machinery import HOST_LIBRARY, NAMES, machines_of
 from gpu_check.stage import Stage
 
-KERNELS = ["tests/kernels/test_gpu_parity.py", "tests/kernels/test_gpu_solves.py"]
+KERNELS = [
+    "tests/kernels/test_gpu_parity.py",
+    "tests/kernels/test_gpu_minibatch.py",
+    "tests/kernels/test_gpu_solves.py",
+]
 DEVICE = "tests/gpu"
 #: One test of everything that a solve is made of: reads in all dtypes, kept entries, labels, bad
-#: rows, rows in chunks, the log domain, whole solves.
+#: rows, rows in chunks, the log domain, whole solves; and of codes of minibatches.
 CHOICE = (
     "test_whole_solve_equals_the_reference or test_passes_equal_the_reference or "
     "test_the_first_bad_row_is_found or test_masses_far_below_the_smallest_float or "
-    "test_kept_entries_equal_plain_arrays and 0.99 or test_the_same_bits_every_time"
+    "test_kept_entries_equal_plain_arrays and 0.99 or test_the_same_bits_every_time or "
+    "test_codes_equal_the_array_operations or test_batches_with_rows_that_do_not_count"
 )
 #: What the rehearsal takes of it.
 SHORT_CHOICE = "test_passes_equal_the_reference and (257 or 9001) and float32"

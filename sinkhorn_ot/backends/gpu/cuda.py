@@ -10,12 +10,14 @@ from sinkhorn_ot.arrays import Array, Place, dtype_name, is_torch
 from sinkhorn_ot.backends.gpu.kernels import (
     KEPT_TENSORS,
     LEAST,
+    MinibatchRead,
     Read,
     Segments,
     Sums,
     Tile,
     filling,
 )
+from sinkhorn_ot.backends.gpu.minibatch import DeviceMinibatch
 from sinkhorn_ot.backends.gpu.passes import DevicePasses, needs_of, not_on_gpu
 from sinkhorn_ot.passes import Needs, Problem
 
@@ -54,8 +56,15 @@ def passes(problem: Problem) -> DevicePasses:
     return DevicePasses(problem, CudaKernels(_cuda))
 
 
+def minibatch(scores: Array, epsilon: float, n_valid: Array | None) -> DeviceMinibatch:
+    """The passes over a minibatch on the GPU."""
+    return DeviceMinibatch(scores, epsilon, n_valid, CudaKernels(_cuda))
+
+
 class CudaKernels:
     """Launches of the functions of csrc/cuda/passes.hpp; see `Kernels`."""
+
+    holds_rows = False
 
     def __init__(self, module: ModuleType) -> None:
         self.module = module
@@ -81,7 +90,7 @@ class CudaKernels:
         m = self.module
         kind = m.Kind.exact if read.exact else m.Kind.quick
         mode = getattr(m.Mode, read.mode)
-        self._queue(m.read_rows, self._pass(read), self._dtype(read), kind, mode, read.blocks,
+        self._queue(m.read_rows, self._pass(read), self._dtype(read.x), kind, mode, read.blocks,
                     on=read.x)  # fmt: skip
 
     def finish(self, sums: Sums, n: int, g: Array, out: Array, low_mass: Array) -> None:
@@ -94,7 +103,7 @@ class CudaKernels:
     def read_log(self, read: Read, tops: Array, totals: Array) -> None:
         """Sum the columns in the log domain."""
         self._queue(
-            self.module.read_log, self._pass(read), self._dtype(read), read.blocks, tops, totals,
+            self.module.read_log, self._pass(read), self._dtype(read.x), read.blocks, tops, totals,
             on=read.x,
         )  # fmt: skip
 
@@ -113,12 +122,39 @@ class CudaKernels:
             segments.value, segments.index, p, q, first, second, threads, on=p,
         )  # fmt: skip
 
+    def minibatch_rows(self, read: MinibatchRead) -> None:
+        """Find the largest score of each row, or with masses its scale."""
+        m = self.module
+        self._queue(m.minibatch_rows, self._minibatch(read), self._dtype(read.x), on=read.x)
+
+    def minibatch_columns(self, read: MinibatchRead) -> None:
+        """Sum columns into slabs, or write codes."""
+        m = self.module
+        self._queue(m.minibatch_columns, self._minibatch(read), self._dtype(read.x), on=read.x)
+
+    def minibatch_finish(self, sums: Array, masses: Array) -> None:
+        """Add the slabs of each batch."""
+        finish = self.module.minibatch_finish
+        self._queue(finish, sums, self._dtype(sums), *sums.shape, masses, on=sums)
+
+    def _minibatch(self, read: MinibatchRead) -> Any:
+        of = self.module.Minibatch()
+        for name in ("x", "n_valid", "masses", "tops", "scales", "largest", "sums", "out"):
+            setattr(of, name, self.address(getattr(read, name)))
+        for name in ("rate", "rows_per_block", "blocks"):
+            setattr(of, name, getattr(read, name))
+        of.batches, of.n, of.k = read.x.shape
+        of.batch_stride, of.row_stride, of.col_stride = read.x.stride()
+        if read.out is not None:
+            of.out_batch_stride, of.out_row_stride, of.out_col_stride = read.out.stride()
+        return of
+
     def address(self, x: Array | None) -> int:
         """Return where a tensor lies; 0 for None."""
         return 0 if x is None else int(x.data_ptr())
 
-    def _dtype(self, read: Read) -> Any:
-        return getattr(self.module.Dtype, dtype_name(read.x))
+    def _dtype(self, x: Array) -> Any:
+        return getattr(self.module.Dtype, dtype_name(x))
 
     def _pass(self, read: Read) -> Any:
         p = self.module.RowPass()

@@ -1,6 +1,6 @@
 """The kernels of a GPU backend, and what a launch of them is told; with torch tensors.
 
-`Kernels` are six, and csrc/cuda/passes.hpp tells what each of them does.
+`Kernels` are nine, and csrc/cuda/passes.hpp and minibatch.hpp tell what each of them does.
 """
 
 from __future__ import annotations
@@ -123,8 +123,35 @@ class Segments:
     long: bool  # a whole block of threads to each
 
 
+@dataclass(frozen=True)
+class MinibatchRead:
+    """What the kernels of a minibatch are told; numbers are float64 where the scores are."""
+
+    x: Array  # (batches, n, k)
+    vectors: bool
+    rate: float  # that turns a score into an exponent of 2
+    n_valid: Array | None  # (batches,) int64
+    tile: Tile
+    rows_per_block: int
+    tops: Array  # (batches, n)
+    largest: Array | None = None  # (batches,)
+    masses: Array | None = None  # (batches, k) float64
+    scales: Array | None = None  # (batches, n): v
+    sums: Array | None = None  # (batches, blocks, k)
+    out: Array | None = None
+
+    @property
+    def blocks(self) -> int:
+        """How many blocks of rows a batch is cut into."""
+        n: int = self.x.shape[1]
+        return -(-n // self.rows_per_block)
+
+
 class Kernels(Protocol):
     """One way to run the kernels; each call queues them on the current stream."""
+
+    #: Whether `minibatch_columns` finds v of rows that a tile holds, so that they are read once.
+    holds_rows: bool
 
     def tile(self, k: int, exact: bool, on: Any) -> Tile:
         """Return how rows of k entries are cut up on a device."""
@@ -148,6 +175,15 @@ class Kernels(Protocol):
         self, segments: Segments, p: Array, q: Array | None, first: Array, second: Array | None
     ) -> None:
         """Sum ``value * p[index]`` over each segment, and ``value**2 * q[index]``."""
+
+    def minibatch_rows(self, read: MinibatchRead) -> None:
+        """Find the largest score of each row, or with masses its scale."""
+
+    def minibatch_columns(self, read: MinibatchRead) -> None:
+        """Sum columns into slabs, or write codes."""
+
+    def minibatch_finish(self, sums: Array, masses: Array) -> None:
+        """Add the slabs of each batch."""
 
 
 def filling(threads: int, on: Any, absent: int) -> int:

@@ -23,6 +23,7 @@ from sinkhorn_ot.arrays import Array, Place
 from sinkhorn_ot.backends.gpu.kernels import (
     KEPT_TENSORS,
     LEAST,
+    MinibatchRead,
     Read,
     Segments,
     Sums,
@@ -31,6 +32,7 @@ from sinkhorn_ot.backends.gpu.kernels import (
     filling,
     rounded_rate,
 )
+from sinkhorn_ot.backends.gpu.minibatch import DeviceMinibatch
 from sinkhorn_ot.backends.gpu.passes import DevicePasses, needs_of, not_on_gpu
 from sinkhorn_ot.passes import Needs, Problem
 
@@ -141,8 +143,15 @@ def passes(problem: Problem) -> DevicePasses:
     return DevicePasses(problem, TritonKernels())
 
 
+def minibatch(scores: Array, epsilon: float, n_valid: Array | None) -> DeviceMinibatch:
+    """The passes over a minibatch on the GPU."""
+    return DeviceMinibatch(scores, epsilon, n_valid, TritonKernels())
+
+
 class TritonKernels:
-    """Launches of the kernels of triton_read.py and triton_sums.py; see `Kernels`."""
+    """Launches of the kernels of the files triton_*.py here; see `Kernels`."""
+
+    holds_rows = True
 
     def tile(self, k: int, exact: bool, on: Any) -> Tile:
         """Return how rows of k entries are cut up."""
@@ -242,6 +251,55 @@ class TritonKernels:
             segments=count, SEGMENTS=each, LANES=lanes,
         )  # fmt: skip
 
+    def minibatch_rows(self, read: MinibatchRead) -> None:
+        """Find the largest score of each row, or with masses its scale."""
+        batches, n, _ = read.x.shape
+        self._queue(
+            "minibatch_rows", (-(-n // read.tile.rows), batches), read.x, read.tile.launch.warps,
+            masses=read.masses, tops=read.tops, scales=read.scales, **self._minibatch(read),
+        )  # fmt: skip
+
+    def minibatch_columns(self, read: MinibatchRead) -> None:
+        """Sum columns into slabs, or write codes."""
+        out_strides = (0, 0, 1) if read.out is None else read.out.stride()
+        self._queue(
+            "minibatch_columns", (read.x.shape[0] * read.blocks, read.tile.chunks), read.x,
+            read.tile.launch.warps, tops=None if read.largest is not None else read.tops,
+            largest=read.largest, masses=read.masses, scales=read.scales, sums=read.sums,
+            out=read.out, out_batch_stride=out_strides[0], out_row_stride=out_strides[1],
+            out_col_stride=out_strides[2], rows_per_block=read.rows_per_block, blocks=read.blocks,
+            OUT_UNIT=out_strides[2] == 1, **self._minibatch(read),
+        )  # fmt: skip
+
+    def minibatch_finish(self, sums: Array, masses: Array) -> None:
+        """Add the slabs of each batch."""
+        cut = self._cut(sums)
+        batches, blocks, k = sums.shape
+        self._queue(
+            "minibatch_finish", (-(-k // cut.columns), batches), sums, sums=sums, masses=masses,
+            blocks=blocks, k=k, SLABS=cut.slabs, COLUMNS=cut.columns,
+        )  # fmt: skip
+
+    def _minibatch(self, read: MinibatchRead) -> dict[str, Any]:
+        """What both kernels over the rows of a minibatch are told."""
+        vector = 16 // read.x.element_size() if read.vectors else 1
+        batch_stride, row_stride, col_stride = read.x.stride()
+        return {
+            "x": read.x,
+            "n_valid": read.n_valid,
+            "rate_bits": bits(read.rate),
+            "n": read.x.shape[1],
+            "batch_stride": batch_stride // vector,
+            "row_stride": row_stride // vector,
+            "col_stride": col_stride,
+            "K": read.x.shape[2],
+            "EXACT": read.tops.dtype.itemsize == 8,
+            "VECTOR": vector,
+            "UNIT": col_stride == 1 or read.vectors,
+            "ROWS": read.tile.rows,
+            "WIDTH": read.tile.width,
+        }
+
     def _cut(self, on: Array) -> Launch:
         return INTERPRETED if on.device.type == "cpu" else GPU
 
@@ -281,6 +339,8 @@ class TritonKernels:
 def kernel_of(name: str) -> Any:
     """Return a kernel: only now is Triton imported."""
     file = "triton_read" if name in ("prepare", "read_rows") else "triton_sums"
+    if name.startswith("minibatch"):
+        file = "triton_minibatch"
     return getattr(importlib.import_module(f"sinkhorn_ot.backends.gpu.{file}"), name)
 
 

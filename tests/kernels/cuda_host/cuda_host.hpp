@@ -200,6 +200,26 @@ inline float __half2float(__half h) {
   return value;
 }
 
+// To the nearest, ties to even.
+inline __nv_bfloat16 __float2bfloat16_rn(float x) {
+  std::uint32_t bits;
+  std::memcpy(&bits, &x, sizeof(bits));
+  if (x != x) return {0x7fff};
+  return {std::uint16_t((bits + 0x7fffu + (bits >> 16 & 1u)) >> 16)};
+}
+
+inline __half __float2half_rn(float x) {
+  const std::uint16_t sign = std::signbit(x) ? 0x8000 : 0;
+  const float magnitude = std::fabs(x);
+  if (x != x) return {0x7fff};
+  if (magnitude >= 65520.f) return {std::uint16_t(sign | 0x7c00)};
+  int exponent;
+  std::frexp(magnitude, &exponent);  // a number's last place is 2^-11 of the next power of two
+  const int place = std::max(exponent - 11, -24);
+  const auto units = std::uint16_t(std::nearbyint(std::ldexp(magnitude, -place)));
+  return {std::uint16_t(sign | (units + ((place + 24) << 10)))};
+}
+
 // Atomics are relaxed, as on the device: they publish no other write.
 inline int atomicAdd(int* p, int v) { return __atomic_fetch_add(p, v, __ATOMIC_RELAXED); }
 inline unsigned atomicAdd(unsigned* p, unsigned v) {

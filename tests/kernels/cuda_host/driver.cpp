@@ -4,6 +4,7 @@
 #include <vector>
 
 #include "columns.cuh"
+#include "minibatch.cuh"
 #include "read_rows.cuh"
 #include "segments.cuh"
 
@@ -210,6 +211,65 @@ void read(const Problem& problem, int lanes, int chunks) {
   expect_masses("mass in the log domain");
 }
 
+// The codes of two iterations, of rows of which the last does not count.
+void make_codes(const Problem& problem) {
+  const int64_t n = problem.n, k = problem.k, blocks = (n + 2) / 3;
+  const auto tops = array<float>(n), scales = array<float>(n), sums = array<float>(blocks * k);
+  const auto out = array<float>(n * k), largest = array<float>(1, -INFINITY);
+  const auto masses = array<double>(k);
+  const auto n_valid = array<int64_t>(1, n - 1);
+  Minibatch of{};
+  of.x = problem.x.get(), of.batches = 1, of.n = n, of.k = k;
+  of.row_stride = of.out_row_stride = k, of.col_stride = of.out_col_stride = 1;
+  of.rate = 1.4426950408889634 / kEpsilon, of.n_valid = n_valid.get();
+  of.rows_per_block = 3, of.blocks = blocks;
+  of.tops = tops.get(), of.scales = scales.get(), of.sums = sums.get();
+  auto rows = [&] {
+    launch(minibatch_rows_kernel<float, float>, dim3(unsigned(n)), dim3(kMinibatchThreads),
+           size_t(Boards::kBytes), nullptr, of);
+  };
+  auto columns = [&] {
+    launch(minibatch_columns_kernel<float, float>,
+           dim3(unsigned(blocks), unsigned(k / kMinibatchThreads + 1)), dim3(kMinibatchThreads), 0,
+           nullptr, of);
+  };
+  auto finish = [&] {
+    launch(minibatch_finish_kernel<float>, dim3(unsigned(k / kColumns + 1)), dim3(kColumnThreads),
+           kColumnThreads * sizeof(double), nullptr, static_cast<const float*>(sums.get()), blocks,
+           k, masses.get());
+  };
+  rows();
+  for (int64_t i = 0; i < n; ++i)
+    largest[0] = tops[size_t(i)] > largest[0] ? tops[size_t(i)] : largest[0];
+  of.largest = largest.get();
+  columns(), finish();
+  of.largest = nullptr, of.masses = masses.get();
+  rows(), columns(), finish();
+  rows();
+  of.out = out.get(), of.sums = nullptr;
+  columns();
+
+  std::vector<double> u(size_t(k), 1.), v(size_t(n), 1.);
+  auto q = [&](int64_t i, int64_t c) {
+    return i < n - 1 ? std::exp(double(problem.x[size_t(i * k + c)]) / kEpsilon) : 0.;
+  };
+  for (int turn = 0; turn < 2; ++turn) {
+    for (int64_t c = 0; c < k; ++c) {
+      double mass = 0;
+      for (int64_t i = 0; i < n; ++i) mass += q(i, c) * v[size_t(i)];
+      u[size_t(c)] = 1 / mass;
+    }
+    for (int64_t i = 0; i < n - 1; ++i) {
+      double total = 0;
+      for (int64_t c = 0; c < k; ++c) total += q(i, c) * u[size_t(c)];
+      v[size_t(i)] = 1 / total;
+    }
+  }
+  for (int64_t i = 0; i < n; ++i)
+    for (int64_t c = 0; c < k; ++c)
+      expect(close(out[size_t(i * k + c)], q(i, c) * u[size_t(c)] * v[size_t(i)], 1e-5), "code", k);
+}
+
 }  // namespace
 
 int main() {
@@ -222,5 +282,7 @@ int main() {
   read<double, Cut<32, 8, 1>>(Problem(5, 801), 64, 2);
   // rows that vectors fill exactly
   read<float, Cut<32, 16, 4>>(Problem(11, 472), 32, 1);
+  make_codes(Problem(11, 29));
+  make_codes(Problem(7, 300));
   return failures > 0;
 }
