@@ -172,7 +172,8 @@ class BalancedKMeans(TransformerMixin, ClusterMixin, BaseEstimator):  # type: ig
         before, n_iter = math.inf, 0
         while n_iter < self.max_iter:
             n_iter += 1
-            last, found = found, assign(Scores(x, centres), sizes, held, found)
+            with np.errstate(over="ignore", invalid="ignore"):  # an error names the row
+                last, found = found, assign(Scores(x, centres), sizes, held, found)
             centres = _means(x, found.labels, centres)
             inertia = _inertia(x, found.labels, centres)
             same = last is not None and np.array_equal(found.labels, last.labels)
