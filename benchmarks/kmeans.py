@@ -45,10 +45,10 @@ def points(n: int, width: int, k: int, spread: float) -> Floats:
 
 
 def seeds(x: Floats, k: int) -> Floats:
-    """Return centres by k-means++ on 64 samples a cluster."""
+    """Return centres by k-means++ on 64 samples a cluster, at most 16,000."""
     from sklearn.cluster import kmeans_plusplus
 
-    return kmeans_plusplus(x[: 64 * k], k, random_state=0)[0]
+    return kmeans_plusplus(x[: min(64 * k, 16_000)], k, random_state=0)[0]
 
 
 def ours(x: Floats, centres: Floats, rounds: int) -> Labels:

@@ -24,7 +24,7 @@ from sinkhorn_ot.passes import BadRow
 #: Bytes of the N x K matrix that are held by default, and of the rows that are made at a time.
 HELD, SPAN = 1 << 30, 1 << 24
 #: k-means++ looks at so many samples a cluster.
-SEEDING = 64
+SEEDING = 16
 
 Floats = NDArray[np.floating[Any]]
 Labels = NDArray[np.int64]
@@ -45,7 +45,7 @@ class BalancedKMeans(TransformerMixin, ClusterMixin, BaseEstimator):  # type: ig
         Bounds on the sizes of the clusters, 0 and N if only the other is given.  Without both,
         sizes are floor or ceil of N / K.
     init : "k-means++" or (K, D) array
-        Centres to begin with.  k-means++ chooses them among 64 samples a cluster, drawn at random.
+        Centres to begin with.  k-means++ chooses them among 16 samples a cluster, drawn at random.
     n_init : int
         Starts, of which that of least inertia is kept.  An array of centres is one start.
     max_iter : int
