@@ -11,6 +11,13 @@ COMMANDS = {
     "passes.py --n 3000 --k 50 --runs 1": r"(?s)(\| late \| \d.*){2}256 x 64 peaked",
     "reads.py 1": r"(?s)k-means, epsilon 2 .*0 of 1 .*0 joining rows .* 0 of 1 \\|",
     "compare.py table": r"\| sinkhorn_ot ",
+    "balanced.py --n 1000 --k 20 --families peaked --solvers sinkhorn_ot greedy --runs 1": (
+        r"greedy [^\n]*\| 50 to 50 \| [\d.]+ \| \d\.\de-0[2-9] "
+    ),
+    "kmeans.py --n 1000 --k 10 --width 4 --rounds 2 --solvers sinkhorn_ot": (
+        r'"smallest": 100, "largest": 100'
+    ),
+    "kmeans.py --table": r"\| k-means-constrained \| .*\| 2000 to 2000 \|",
 }
 
 
