@@ -57,6 +57,7 @@ class BalancedKMeans(TransformerMixin, ClusterMixin, BaseEstimator):  # type: ig
         Of k-means++.  With an integer the same samples give the same bits.
     memory_limit : int, optional
         Bytes of the N x K matrix (of the dtype of the samples) that may be held, by default 1 GiB.
+        A round works with up to 0.6 of that besides, and with about 60 bytes a sample.
 
     Attributes
     ----------
@@ -79,8 +80,8 @@ class BalancedKMeans(TransformerMixin, ClusterMixin, BaseEstimator):  # type: ig
     -----
     If N x K does not fit into `memory_limit`, its rows are made anew in blocks whenever they are
     read, about twice a round, and only one in so many as fit are held.  Labels are the optimum all
-    the same; a round is slower, and with fewer than about 100 held rows a cluster much slower.
-    `labels_` beside the sizes need about 60 bytes a sample more.
+    the same; a round is slower, and with fewer than about 100 held rows a cluster much slower
+    (docs/kmeans.md).
 
     Squared distances are compared in the dtype of the samples, float32 or float64.
 
@@ -130,8 +131,9 @@ class BalancedKMeans(TransformerMixin, ClusterMixin, BaseEstimator):  # type: ig
             raise ValueError(
                 f"n_samples={len(x)} should be >= n_clusters={self.n_clusters}, and that at least 1"
             )
-        for name, value in {"n_init": self.n_init, "max_iter": self.max_iter}.items():
-            if value < 1:
+        for name in ("n_init", "max_iter", "memory_limit"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
                 raise ValueError(f"{name} must be at least 1, got {value}")
         sizes = self._sizes(len(x))
         random = check_random_state(self.random_state)
