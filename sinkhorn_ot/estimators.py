@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import Any, Self
+from typing import Any, NamedTuple, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,48 +13,77 @@ from sklearn.utils import check_random_state
 from sklearn.utils.validation import check_is_fitted, validate_data
 
 from sinkhorn_ot.arrays import row_blocks
-from sinkhorn_ot.exact.balanced import balanced_labels
-from sinkhorn_ot.exact.result import BalancedResult
+from sinkhorn_ot.exact.balanced import SAMPLE_ENTRIES
+from sinkhorn_ot.exact.potentials import Goal, entropic_potentials
+from sinkhorn_ot.exact.repair import BadRow, Sizes
+from sinkhorn_ot.exact.rows import HostRows
+from sinkhorn_ot.exact.sizes import class_sizes
+from sinkhorn_ot.exact.start import EPSILON, WIDEST, Sample, solve_from
+
+
+#: Bytes of the N x K matrix that are held by default, and of the rows that are made at a time.
+HELD, SPAN = 1 << 30, 1 << 24
+#: k-means++ looks at so many samples a cluster.
+SEEDING = 16
 
 Floats = NDArray[np.floating[Any]]
+Labels = NDArray[np.int64]
 
 
 class BalancedKMeans(TransformerMixin, ClusterMixin, BaseEstimator):  # type: ignore[misc]
     """k-means whose clusters have exactly the same size, or sizes between bounds.
 
-    Lloyd's alternation: samples are assigned by `balanced_labels`, exactly and from the potentials
-    of the round before, and centres become the means of their clusters (Bradley, Bennett and
-    Demiriz, MSR-TR-2000-65, whose assignment is a minimum cost flow).  Each step lowers the
+    Lloyd's alternation: samples are assigned as by `balanced_labels`, exactly, beginning with the
+    potentials of the round before, and centres become the means of their clusters (Bradley, Bennett
+    and Demiriz, MSR-TR-2000-65, whose assignment is a minimum cost flow).  Each step lowers the
     inertia, so it ends in a local optimum.
 
     Parameters
     ----------
     n_clusters : int
     size_min, size_max : int, optional
-        Bounds on the sizes of the clusters.  Without both, sizes are floor or ceil of N / K.
+        Bounds on the sizes of the clusters, 0 and N if only the other is given.  Without both,
+        sizes are floor or ceil of N / K.
+    init : "k-means++" or (K, D) array
+        Centres to begin with.  k-means++ chooses them among 16 samples a cluster, drawn at random.
     n_init : int
-        Starts, each by k-means++; the one of least inertia is kept.
+        Starts, of which that of least inertia is kept.  An array of centres is one start.
     max_iter : int
         At most this many rounds of a start.
     tol : float
         A start ends when a round lowers the inertia by less than this part of it; 0 goes on until
         no label changes.
     random_state : int, RandomState or None
+        Of k-means++.  With an integer the same samples give the same bits.
+    memory_limit : int, optional
+        Bytes of the N x K matrix (of the dtype of the samples) that may be held, by default 1 GiB.
+        A round works with up to 0.6 of that besides, and with about 60 bytes a sample.
 
     Attributes
     ----------
     cluster_centers_ : (K, D) array
+        Means of the clusters, in the dtype of the samples.
     labels_ : (N,) int64
     inertia_ : float
         Sum of squared distances of the samples to the centres of their clusters.
     sizes_ : (K,) int64
     n_iter_ : int
+        Rounds of the start that was kept.
     n_features_in_ : int
+
+    Raises
+    ------
+    ValueError
+        NaN or infinite samples, more clusters than samples, sizes that cannot be.
 
     Notes
     -----
-    The N x K matrix of a round is float32 (float64 for float64 samples), made in blocks but kept
-    whole: 4 GB for a million by a thousand.
+    If N x K does not fit into `memory_limit`, its rows are made anew in blocks whenever they are
+    read, about twice a round, and only one in so many as fit are held.  Labels are the optimum all
+    the same; a round is slower, and with fewer than about 100 held rows a cluster much slower
+    (docs/kmeans.md).
+
+    Squared distances are compared in the dtype of the samples, float32 or float64.
 
     Examples
     --------
@@ -71,18 +100,22 @@ class BalancedKMeans(TransformerMixin, ClusterMixin, BaseEstimator):  # type: ig
         *,
         size_min: int | None = None,
         size_max: int | None = None,
+        init: Any = "k-means++",
         n_init: int = 1,
         max_iter: int = 100,
         tol: float = 1e-4,
         random_state: Any = None,
+        memory_limit: int | None = None,
     ) -> None:
         self.n_clusters = n_clusters
         self.size_min = size_min
         self.size_max = size_max
+        self.init = init
         self.n_init = n_init
         self.max_iter = max_iter
         self.tol = tol
         self.random_state = random_state
+        self.memory_limit = memory_limit
 
     def fit(self, X: Any, y: Any = None) -> Self:  # scikit-learn's name
         """Cluster the rows of X.
@@ -90,6 +123,7 @@ class BalancedKMeans(TransformerMixin, ClusterMixin, BaseEstimator):  # type: ig
         Parameters
         ----------
         X : (N, D) array of float64 or float32
+            Other dtypes are converted to float64.
         y : ignored
         """
         x = validate_data(self, X, dtype=[np.float64, np.float32])
@@ -97,82 +131,172 @@ class BalancedKMeans(TransformerMixin, ClusterMixin, BaseEstimator):  # type: ig
             raise ValueError(
                 f"n_samples={len(x)} should be >= n_clusters={self.n_clusters}, and that at least 1"
             )
-        for name, value in {"n_init": self.n_init, "max_iter": self.max_iter}.items():
-            if value < 1:
+        for name in ("n_init", "max_iter", "memory_limit"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
                 raise ValueError(f"{name} must be at least 1, got {value}")
+        sizes = self._sizes(len(x))
         random = check_random_state(self.random_state)
         self.inertia_ = math.inf
-        for _ in range(self.n_init):
-            self._start(x, kmeans_plusplus(x, self.n_clusters, random_state=random)[0])
+        for _ in range(self.n_init if isinstance(self.init, str) else 1):
+            self._start(x, sizes, self._seeds(x, random))
         return self
 
-    def _start(self, x: Floats, centres: Floats) -> None:
+    def _sizes(self, n: int) -> Sizes:
+        try:
+            return class_sizes(n, self.n_clusters, None, None, self.size_min, self.size_max)
+        except (TypeError, ValueError) as error:
+            message = str(error).replace("sizes_min", "size_min").replace("sizes_max", "size_max")
+            raise type(error)(message) from None
+
+    def _seeds(self, x: Floats, random: np.random.RandomState) -> Floats:
+        """Return the centres to begin with."""
+        k = self.n_clusters
+        if not isinstance(self.init, str):
+            centres = np.array(self.init, x.dtype)
+            if centres.shape != (k, x.shape[1]) or not np.isfinite(centres).all():
+                raise ValueError(
+                    f"init must be {k} x {x.shape[1]} finite numbers, got shape {centres.shape}"
+                )
+            return centres
+        if self.init != "k-means++":
+            raise ValueError(f"init must be 'k-means++' or an array of centres, got {self.init!r}")
+        some = x
+        if len(x) > SEEDING * k:
+            some = x[np.sort(random.choice(len(x), SEEDING * k, replace=False))]
+        return np.asarray(kmeans_plusplus(some, k, random_state=random)[0])
+
+    def _start(self, x: Floats, sizes: Sizes, centres: Floats) -> None:
         """Alternate from these centres, and remember what is better than before."""
-        g: Any = None
-        labels: Any = None
+        limit = HELD if self.memory_limit is None else self.memory_limit
+        held = max(1, limit // (self.n_clusters * x.itemsize))
+        found: Assignment | None = None
         before, n_iter = math.inf, 0
         while n_iter < self.max_iter:
             n_iter += 1
-            found = self._assign(x, centres, g)
-            g, same = found.g, labels is not None and np.array_equal(found.labels, labels)
-            labels = found.labels
-            centres = _means(x, labels, centres)
-            inertia = _inertia(x, labels, centres)
+            with np.errstate(over="ignore", invalid="ignore"):  # an error names the row
+                last, found = found, assign(Scores(x, centres), sizes, held, found)
+            centres = _means(x, found.labels, centres)
+            inertia = _inertia(x, found.labels, centres)
+            same = last is not None and np.array_equal(found.labels, last.labels)
             if same or before - inertia < self.tol * before:
                 break
             before = inertia
-        if inertia < self.inertia_:
+        if found is not None and inertia < self.inertia_:
             self.inertia_, self.n_iter_ = inertia, n_iter
-            self.labels_, self.cluster_centers_ = labels, centres
-            self.sizes_ = np.bincount(labels, minlength=self.n_clusters)
+            self.labels_, self.cluster_centers_ = found.labels, centres
+            self.sizes_ = np.bincount(found.labels, minlength=self.n_clusters)
 
-    def _assign(self, x: Floats, centres: Floats, g: Any) -> BalancedResult:
-        result: BalancedResult
-        if self.size_min is None and self.size_max is None:
-            result = balanced_labels(scores(x, centres), g_init=g)
-        else:
-            result = balanced_labels(
-                scores(x, centres), sizes_min=self.size_min, sizes_max=self.size_max, g_init=g
-            )
-        return result
+    def predict(self, X: Any) -> Labels:
+        """Return the nearest centre of each row, (N,) int64.
 
-    def predict(self, X: Any) -> NDArray[np.int64]:
-        """Return the nearest centre of each row; sizes are not kept, as rows come one by one."""
+        Sizes are not kept: a sample alone has no size to keep to.  So of the samples that were
+        clustered those go elsewhere than in `labels_` that the sizes had moved; `balanced_labels`
+        divides a batch of new samples evenly.
+        """
         check_is_fitted(self)
         x = validate_data(self, X, dtype=[np.float64, np.float32], reset=False)
-        return np.asarray(scores(x, self.cluster_centers_).argmax(1))
+        made = Scores(x, self.cluster_centers_)
+        return np.concatenate([made[rows].argmax(1) for rows in row_blocks(*made.shape)])
 
     def transform(self, X: Any) -> Floats:
-        """Return the (N, K) distances to the centres."""
+        """Return the (N, K) distances to the centres, whole and in the dtype of X."""
         check_is_fitted(self)
         x = validate_data(self, X, dtype=[np.float64, np.float32], reset=False)
-        squared = (x**2).sum(1)[:, None] - scores(x, self.cluster_centers_)
-        return np.asarray(np.sqrt(np.maximum(squared, 0.0)))
+        made = Scores(x, self.cluster_centers_)
+        out = np.empty(made.shape, made.dtype)
+        for rows in row_blocks(*made.shape):
+            squared = ((x[rows] - made.middle) ** 2).sum(1)[:, None] - made[rows]
+            np.sqrt(np.maximum(squared, 0.0), out=out[rows])
+        return out
 
 
-def scores(x: Floats, centres: Floats) -> Floats:
-    """``2 <x_i, c_k> - |c_k|^2``: minus the squared distances, but for a constant of each row."""
-    out = np.empty((len(x), len(centres)), x.dtype)
-    centres = centres.astype(x.dtype)
-    norms = (centres**2).sum(1)
-    for rows in row_blocks(*out.shape):
-        np.matmul(2 * x[rows], centres.T, out=out[rows])
-        out[rows] -= norms
-    return out
+class Scores:
+    """Minus the squared distances to centres, but for a constant of each row: an (N, K) matrix.
+
+    ``2 <x_i - m, c_k - m> - |c_k - m|^2``, where m is the mean of the centres, which keeps digits
+    where data lie far from 0.  Rows are made when they are asked for, by a slice.
+    """
+
+    def __init__(self, x: Floats, centres: Floats) -> None:
+        self.x = x
+        self.dtype, self.itemsize = x.dtype, x.itemsize
+        self.shape = len(x), len(centres)
+        middle = centres.mean(0, dtype=np.float64)
+        apart = centres - middle
+        self.middle = middle.astype(x.dtype)
+        self.weight = (2 * apart.T).astype(x.dtype)
+        self.norms = (apart**2).sum(1).astype(x.dtype)
+
+    def __getitem__(self, rows: slice) -> Floats:
+        """Return these rows."""
+        made: Floats = (self.x[rows] - self.middle) @ self.weight
+        made -= self.norms
+        return made
+
+    def matrix(self, step: int) -> Floats:
+        """Return one row in `step`, made in blocks."""
+        n, k = self.shape
+        out = np.empty((-(-n // step), k), self.dtype)
+        for rows in row_blocks(*out.shape):
+            out[rows] = self[rows.start * step : rows.stop * step : step]
+        return out
 
 
-def _means(x: Floats, labels: NDArray[np.int64], centres: Floats) -> Floats:
+class Assignment(NamedTuple):
+    """The exact labels of a round, and the potentials that prove them."""
+
+    labels: Labels
+    g: NDArray[np.float64]
+
+
+def assign(scores: Scores, sizes: Sizes, held: int, before: Assignment | None) -> Assignment:
+    """Find the labels with the largest sum of scores; `held` rows of the matrix may be kept.
+
+    If not all can be, the entropic problem is solved on one row in so many.  There the classes are
+    given the masses that the labels of the round before have there: what these rows are out of
+    balance by changes little from round to round.
+    """
+    n, k = scores.shape
+    step = -(-n // held)
+    matrix = scores.matrix(step)
+    rows = HostRows(matrix) if step == 1 else HostRows(scores, SPAN)
+    sample = Sample.of(HostRows(matrix).sample(max(256, SAMPLE_ENTRIES // k)), sizes)
+    epsilon = EPSILON * sample.deviation
+    goal, g = Goal.of(sample, sizes, n), None
+    if before is not None:
+        goal = goal.shifted(_share(before.labels[::step], k) - _share(before.labels, k))
+        g = before.g
+    try:
+        g, _ = entropic_potentials(matrix, sample, goal, epsilon, None, "auto", _ignore, g)
+        end = solve_from(rows, sizes, sample, g, epsilon, room=WIDEST, tell=_ignore, most=n)
+    except BadRow as error:
+        raise ValueError(
+            f"squared distances of row {error.row} overflow {scores.dtype}; scale X down"
+        ) from None
+    return Assignment(end.labels, end.g)
+
+
+def _ignore(*_: object) -> None:
+    """Hear of progress, and say nothing."""
+
+
+def _share(labels: Labels, k: int) -> NDArray[np.float64]:
+    return np.bincount(labels, minlength=k) / len(labels)
+
+
+def _means(x: Floats, labels: Labels, centres: Floats) -> Floats:
     """The mean of each cluster, in float64; an empty one keeps its centre."""
-    sizes = np.bincount(labels, minlength=len(centres))
-    order = np.argsort(labels, kind="stable")
-    used = sizes > 0
-    starts = (np.cumsum(sizes) - sizes)[used]
-    means = centres.astype(np.float64)
-    means[used] = np.add.reduceat(x[order], starts, 0, np.float64) / sizes[used, None]
-    return means.astype(x.dtype)
+    sums = np.zeros(centres.shape)
+    for rows in row_blocks(*x.shape):
+        order = np.argsort(labels[rows], kind="stable")
+        here, starts = np.unique(labels[rows][order], return_index=True)
+        sums[here] += np.add.reduceat(x[rows][order], starts, 0, np.float64)
+    sizes = np.bincount(labels, minlength=len(centres))[:, None]
+    return np.where(sizes > 0, sums / np.maximum(sizes, 1), centres).astype(x.dtype)
 
 
-def _inertia(x: Floats, labels: NDArray[np.int64], centres: Floats) -> float:
+def _inertia(x: Floats, labels: Labels, centres: Floats) -> float:
     blocks = row_blocks(*x.shape)
     return math.fsum(
         float(((x[rows] - centres[labels[rows]]).astype(np.float64) ** 2).sum()) for rows in blocks

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 import numbers
 import sys
@@ -15,12 +16,12 @@ import numpy as np
 from sinkhorn_ot.arrays import Array, check_matrix, heads_of, is_torch, namespace
 from sinkhorn_ot.checks import Options
 from sinkhorn_ot.exact.errors import explain_conflict, explain_row
-from sinkhorn_ot.exact.potentials import entropic_potentials, given_potentials
-from sinkhorn_ot.exact.repair import BadRow, Infeasible, Optimum, Sizes, solve
+from sinkhorn_ot.exact.potentials import Goal, entropic_potentials, given_potentials
+from sinkhorn_ot.exact.repair import BadRow, FarOff, Floats, Infeasible, Optimum, Sizes
 from sinkhorn_ot.exact.result import BalancedProgress, BalancedResult
 from sinkhorn_ot.exact.rows import HostRows
 from sinkhorn_ot.exact.sizes import class_sizes
-from sinkhorn_ot.exact.start import EPSILON, WIDEST, Sample, candidates, on_grid
+from sinkhorn_ot.exact.start import EPSILON, WIDEST, Sample, solve_from
 
 if TYPE_CHECKING:
     from torch.distributed import ProcessGroup
@@ -29,6 +30,8 @@ if TYPE_CHECKING:
 SAMPLE_ENTRIES = 1 << 20
 #: Bytes that are granted however small the matrix is.
 ALWAYS = 64 << 20
+#: Potentials are good to begin with if they leave no more than one sample in so many to move.
+NEAR = 100
 #: What is kept of a row besides its candidates, and of a candidate, in bytes.
 ROW_BYTES, CANDIDATE_BYTES = 32, 12
 
@@ -87,8 +90,8 @@ def balanced_labels(
     sizes_min, sizes_max : (K,) integers or one integer, optional
         Bounds on the sizes; 0 and N by default.
     g_init : (K,), optional
-        Potentials to begin with, such as `BalancedResult.g` of a similar problem.  No entropic
-        problem is solved then.
+        Potentials to begin with, such as `BalancedResult.g` of a similar problem.  The entropic
+        problem is solved, from them, only if they leave more than 1 in 100 samples to move.
     max_gap : float
         Stop once labels of the wanted sizes are proved to be within ``max_gap * abs(objective)`` of
         the optimum.  0, the default, goes on to the optimum.
@@ -202,7 +205,6 @@ def _solve(logits: Array, request: _Request) -> BalancedResult:
     n, k = map(int, logits.shape)
     sizes = class_sizes(n, k, request.b, request.sizes, request.sizes_min, request.sizes_max)
     rows = HostRows(logits)
-    spent = 0.0
 
     def tell(n_passes: float, to_repair: int | None) -> None:
         if request.callback is not None:
@@ -211,25 +213,29 @@ def _solve(logits: Array, request: _Request) -> BalancedResult:
 
     sample = Sample.of(rows.sample(max(256, SAMPLE_ENTRIES // k)), sizes)
     epsilon = float(request.epsilon or EPSILON * sample.deviation)
-    if request.g_init is not None:
-        g = given_potentials(request.g_init, k)
-    else:
-        g, spent = entropic_potentials(
-            logits, sample, sizes, epsilon, request.memory_limit, request.backend, tell
-        )
-    g[sizes.high == 0] = -math.inf
-    g = on_grid(sample, sizes, n, g, epsilon)
-    kept = candidates(sample, n, g, epsilon, _room(rows, request.memory_limit))
-    try:
-        end = solve(
-            rows, sizes, g, kept, max_gap=float(request.max_gap),
-            tell=lambda left: tell(spent + rows.reads, left),
+    room = _room(rows, request.memory_limit)
+    given = None if request.g_init is None else given_potentials(request.g_init, k)
+
+    def find(g: Floats, spent: float, most: int) -> BalancedResult:
+        end = solve_from(
+            rows, sizes, sample, g, epsilon, room=room, max_gap=float(request.max_gap),
+            tell=lambda left: tell(spent + rows.reads, left), most=most,
         )  # fmt: skip
+        return _result(logits, end, sizes, spent + rows.reads)
+
+    try:
+        if given is not None:
+            with contextlib.suppress(FarOff):
+                return find(given, 0.0, max(k, n // NEAR))
+        g, spent = entropic_potentials(
+            logits, sample, Goal.of(sample, sizes, n), epsilon, request.memory_limit,
+            request.backend, lambda n_passes, _: tell(n_passes + rows.reads, None), given,
+        )  # fmt: skip
+        return find(g, spent, n)
     except BadRow as error:
         raise explain_row(logits, error.row) from None
     except Infeasible as error:
         raise explain_conflict(error, sizes, n) from None
-    return _result(logits, end, sizes, spent + rows.reads)
 
 
 def _room(rows: HostRows, limit: int | None) -> int:

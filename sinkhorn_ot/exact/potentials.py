@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,33 +25,55 @@ COLD_READS, FALLS, FALL = 6, 4, 2.5
 ROWS_A_CLASS, LEAST_ROWS = 16, 4096
 LEVEL_TOL, LEVEL_READS = 1e-2, 15
 WHOLE_TOL, WHOLE_READS = 2e-3, 4
+#: From potentials of a similar problem so many reads of the whole may be taken.
+WARM_READS = 30
 #: More steps than so many reads allow.
 MAX_ITER = 1000
+
+
+@dataclass(frozen=True)
+class Goal:
+    """The masses of the classes in the entropic problem."""
+
+    masses: Floats  # (K,), adding up to about 1; 0 for classes that may hold nothing
+    free: NDArray[np.bool_]  # classes whose size lies between its bounds
+
+    @staticmethod
+    def of(sample: Sample, sizes: Sizes, n: int) -> Goal:
+        """The wanted sizes over N, or within wide bounds what suits the sample."""
+        target, free = (sizes.low + sizes.high) / 2, np.zeros(len(sizes.low), bool)
+        if (sizes.high - sizes.low).max() > 1:
+            target = n * masses_within(sample, sizes, n)
+            free = (target > sizes.low * (1 + 1e-6) + 1e-6) & (target < sizes.high * (1 - 1e-6))
+        least = 1e-6 * n / len(target)
+        return Goal(np.where(sizes.high > 0, np.maximum(target, least), 0.0) / n, free)
+
+    def shifted(self, excess: Floats) -> Goal:
+        """The goal for rows in which classes have so much more mass than in all rows."""
+        return replace(self, masses=np.maximum(self.masses + excess, self.masses / 4))
 
 
 def entropic_potentials(
     logits: Array,
     sample: Sample,
-    sizes: Sizes,
+    goal: Goal,
     epsilon: float,
     memory_limit: int | None,
     backend: str,
     tell: Callable[[float, int | None], None],
+    g_init: Floats | None = None,
 ) -> tuple[Floats, float]:
-    """Potentials of the entropic problem, and the reads of the matrix that they took."""
-    n, k = map(int, logits.shape)
-    if epsilon == 0.0 or not math.isfinite(epsilon):  # all logits are equal, or bad
-        return np.zeros(k), 0.0
-    target, free = (sizes.low + sizes.high) / 2, np.zeros(k, bool)
-    if (sizes.high - sizes.low).max() > 1:
-        target = n * masses_within(sample, sizes, n)
-        free = (target > sizes.low * (1 + 1e-6) + 1e-6) & (target < sizes.high * (1 - 1e-6))
-    used = _columns_in_use(logits, sample) & (sizes.high > 0)
-    target = np.where(used, np.maximum(target, 1e-6 * n / k), 0.0)
-    if not used.any():
-        return np.zeros(k), 0.0
+    """Potentials of the entropic problem, and the reads of the matrix that they took.
 
-    masses = float64(target / target.sum(), logits)
+    `g_init` are those of a similar problem.
+    """
+    n, k = map(int, logits.shape)
+    start = np.zeros(k) if g_init is None else g_init
+    used = _columns_in_use(logits, sample) & (goal.masses > 0)
+    if epsilon == 0.0 or not math.isfinite(epsilon) or not used.any():
+        return start, 0.0  # all logits are equal, or bad
+    masses = np.where(used, goal.masses, 0.0)
+    b = float64(masses / masses.sum(), logits)
     spent = 0.0
 
     def entropic(
@@ -64,27 +87,35 @@ def entropic_potentials(
             return info.n_passes >= reads
 
         options = Options(
-            None, masses, level, tol, MAX_ITER, g, "auto", memory_limit, backend, None, watch
+            None, b, level, tol, MAX_ITER, g, "auto", memory_limit, backend, None, watch
         )
         found = solve_one(logits[::stride], options)
         spent += found.n_passes / stride
         return found
 
-    stride = max(1, n // max(ROWS_A_CLASS * k, LEAST_ROWS))
-    if not np.isfinite(sample.rows[:, used]).all():
-        stride = 1  # a class might have no row in a sample
+    end = None
+    if g_init is not None:
+        end = entropic(epsilon, float64(g_init, logits), WHOLE_TOL, WARM_READS, 1)
+    if end is None or not end.converged:
+        stride = max(1, n // max(ROWS_A_CLASS * k, LEAST_ROWS))
+        if not np.isfinite(sample.rows[:, used]).all():
+            stride = 1  # a class might have no row in a sample
+        end = _cold(entropic, epsilon, stride)
+    g = np.array(end.g.cpu().numpy() if is_torch(end.g) else end.g)
+    free = goal.free & used
+    g[goal.free | ~used] = float(np.median(g[free])) if free.any() else 0.0
+    return g, spent
+
+
+def _cold(entropic: Callable[..., SinkhornResult], epsilon: float, stride: int) -> SinkhornResult:
+    """Begin on a sample, where it helps at a larger epsilon, and end with the whole."""
     end = entropic(epsilon, None, LEVEL_TOL, COLD_READS, stride)
     if not end.converged:
         start = None
         for fall in range(FALLS, -1, -1):
             end = entropic(epsilon * FALL**fall, start, LEVEL_TOL, LEVEL_READS, stride)
             start = end.g
-    if stride > 1:
-        end = entropic(epsilon, end.g, WHOLE_TOL, WHOLE_READS, 1)
-    g = np.array(end.g.cpu().numpy() if is_torch(end.g) else end.g)
-    level = float(np.median(g[free & used])) if (free & used).any() else 0.0
-    g[free | ~used] = level
-    return g, spent
+    return entropic(epsilon, end.g, WHOLE_TOL, WHOLE_READS, 1) if stride > 1 else end
 
 
 def _columns_in_use(logits: Array, sample: Sample) -> NDArray[np.bool_]:

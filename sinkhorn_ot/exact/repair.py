@@ -72,6 +72,10 @@ class BadRow(Exception):
         self.row = row
 
 
+class FarOff(Exception):
+    """More rows are to be moved than was allowed."""
+
+
 class Infeasible(Exception):
     """No labels of these sizes: `reached` are classes beyond which some samples cannot go."""
 
@@ -88,10 +92,17 @@ def solve(
     *,
     max_gap: float,
     tell: Callable[[int], None],
+    most: int,
 ) -> Optimum:
-    """Find the optimum, beginning at `g`; `tell` hears how many rows are still to be moved."""
+    """Find the optimum, beginning at `g`; `tell` hears how many rows are still to be moved.
+
+    `FarOff` is raised if there are more than `most` at first.
+    """
     core = begin(rows, sizes, g, candidates)
-    tell(core.start(g.ctypes.data))
+    left = core.start(g.ctypes.data)
+    tell(left)
+    if left > most:
+        raise FarOff
     window = candidates.window
     while True:
         _repair(core, rows, tell)

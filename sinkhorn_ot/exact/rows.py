@@ -17,17 +17,21 @@ SMALL = 1 << 16
 
 
 class HostRows:
-    """The rows of `logits`, read in place; those of a device are copied span by span."""
+    """The rows of `logits`, read in place; those of a device are copied span by span.
 
-    def __init__(self, logits: Array) -> None:
+    `logits` may also be an object with ``shape``, ``dtype`` and ``itemsize`` that makes rows when
+    it is sliced, as `Scores` of `sinkhorn_ot.estimators` does.
+    """
+
+    def __init__(self, logits: Array, span_bytes: int = SPAN_BYTES) -> None:
         missing = why_not(None)
         if missing is not None:
             raise ValueError(f"exact labels need the compiled core: {missing}")
-        if not is_torch(logits) and (
+        if isinstance(logits, np.ndarray) and (
             not logits.flags.aligned or any(s % logits.itemsize for s in logits.strides)
         ):
             logits = logits.copy()  # rows inside a packed record; C++ needs them aligned
-        self.logits = logits
+        self.logits, self.span_bytes = logits, span_bytes
         self.n, self.k = int(logits.shape[0]), int(logits.shape[1])
         self.itemsize = int(logits.itemsize)
         self.threads = 1 if self.n * self.k < SMALL else threads()
@@ -38,7 +42,7 @@ class HostRows:
         import sinkhorn_ot._cpu as core
 
         dtype = getattr(core.Dtype, dtype_name(self.logits))
-        step = max(1, SPAN_BYTES // (self.k * self.itemsize))
+        step = max(1, self.span_bytes // (self.k * self.itemsize))
         for first in range(0, self.n, step):
             some = self.logits[first : first + step]
             if not on_host(some):

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
 
-from sinkhorn_ot.exact.repair import Candidates, Floats, Sizes, begin
+from sinkhorn_ot.exact.repair import Candidates, Floats, Optimum, Rows, Sizes, begin, solve
 from sinkhorn_ot.exact.rows import HostRows
 
 #: Epsilon of the entropic potentials, in standard deviations of the logits of a row.
@@ -62,6 +63,26 @@ def masses_within(sample: Sample, sizes: Sizes, n: int) -> Floats:
         some = mass > 0
         scaling[some] = np.clip(1.0, low[some] / mass[some], high[some] / mass[some])
     return mass * scaling
+
+
+def solve_from(
+    rows: Rows,
+    sizes: Sizes,
+    sample: Sample,
+    g: Floats,
+    epsilon: float,
+    *,
+    room: int,
+    max_gap: float = 0.0,
+    tell: Callable[[int], None],
+    most: int,
+) -> Optimum:
+    """Find the optimum from `g`, with room for so many candidates a row; see `repair.solve`."""
+    g = g.copy()
+    g[sizes.high == 0] = -math.inf
+    g = on_grid(sample, sizes, rows.n, g, epsilon)
+    kept = candidates(sample, rows.n, g, epsilon, room)
+    return solve(rows, sizes, g, kept, max_gap=max_gap, tell=tell, most=most)
 
 
 def candidates(sample: Sample, n: int, g: Floats, epsilon: float, room: int) -> Candidates:

@@ -259,6 +259,24 @@ def test_a_warm_start_takes_two_reads():
     assert again.objective == pytest.approx(first.objective, rel=1e-12)
 
 
+def test_potentials_that_are_far_off_are_mended_first():
+    """Paths alone would move most of the samples, some of them often."""
+    rng = np.random.default_rng(0)
+    points = 3 * rng.normal(size=(40, 8)) + rng.normal(size=(100, 40, 8))
+    points = points.reshape(-1, 8)
+
+    def logits(centres):
+        return 2 * points @ centres.T - (centres**2).sum(1)
+
+    before = balanced_labels(logits(points[:400:10]))
+    means = np.stack([points[before.labels == k].mean(0) for k in range(40)])
+    cold = balanced_labels(logits(means))
+    warm = balanced_labels(logits(means), g_init=before.g)
+    assert warm.objective == pytest.approx(cold.objective, rel=1e-12)
+    assert cold.n_moved < 1000
+    assert warm.n_moved < 1000
+
+
 def test_a_gap_that_is_allowed_is_kept():
     logits = alike(3000, 30)
     result = balanced_labels(logits, max_gap=0.01, g_init=np.zeros(30))

@@ -12,6 +12,13 @@ COMMANDS = {
     "reads.py 1": r"(?s)k-means, epsilon 2 .*0 of 1 .*0 joining rows .* 0 of 1 \\|",
     "codes.py --calls 2 --sizes 16x300": r"(?s)torch \d.*\| 16 x 300 \| \d.*e-\d+ \|",
     "compare.py table": r"\| sinkhorn_ot ",
+    "balanced.py --n 1000 --k 20 --families peaked --solvers sinkhorn_ot greedy --runs 1": (
+        r"greedy [^\n]*\| 50 to 50 \| [\d.]+ \| \d\.\de-0[2-9] "
+    ),
+    "kmeans.py --n 1000 --k 10 --width 4 --rounds 2 --solvers sinkhorn_ot": (
+        r'"smallest": 100, "largest": 100'
+    ),
+    "kmeans.py --table": r"\| k-means-constrained \| .*\| 2000 to 2000 \|",
 }
 
 

@@ -8,7 +8,7 @@ import pytest
 from sklearn.utils.estimator_checks import parametrize_with_checks
 
 import sinkhorn_ot
-from sinkhorn_ot import BalancedKMeans
+from sinkhorn_ot import BalancedKMeans, estimators
 
 
 @parametrize_with_checks([BalancedKMeans(n_clusters=3)])
@@ -66,6 +66,70 @@ def test_new_samples_go_to_the_nearest_centre():
     distances = np.linalg.norm(x[:, None] - model.cluster_centers_, axis=2)
     np.testing.assert_array_equal(model.predict(x), distances.argmin(1))
     np.testing.assert_allclose(model.transform(x), distances, atol=1e-6)
+
+
+@pytest.mark.parametrize("bounds", [{}, {"size_min": 300, "size_max": 500}])
+def test_a_matrix_that_does_not_fit_is_never_whole(bounds, monkeypatch):
+    """The same labels in the end, though at most an eighth of N x K is made at a time."""
+    made = []
+    rows_of = estimators.Scores.__getitem__
+
+    def watched(scores, rows):
+        block = rows_of(scores, rows)
+        made.append(block.nbytes)
+        return block
+
+    monkeypatch.setattr(estimators.Scores, "__getitem__", watched)
+    rng = np.random.default_rng(0)
+    x = (2 * rng.normal(size=(20, 4)) + rng.normal(size=(400, 20, 4))).reshape(-1, 4)
+    x = x.astype(np.float32)
+    matrix = len(x) * 20 * 4
+    whole = BalancedKMeans(20, random_state=0, max_iter=4, **bounds).fit(x)
+    assert max(made) == matrix
+    monkeypatch.setattr(estimators, "SPAN", matrix // 8)
+    made.clear()
+    model = BalancedKMeans(20, random_state=0, max_iter=4, memory_limit=matrix // 8, **bounds)
+    model.fit(x)
+    assert max(made) == matrix // 8
+    np.testing.assert_array_equal(model.labels_, whole.labels_)
+    assert model.inertia_ == whole.inertia_
+
+
+def test_data_far_from_zero_are_clustered_as_well():
+    """In float32, moved by 1000 without rounding, where |c|^2 is 10^7 times the distances."""
+    x = (np.round(64 * blobs((300, 200, 100, 52))) / 64).astype(np.float32)
+    near = BalancedKMeans(4, init=x[::163]).fit(x)
+    far = BalancedKMeans(4, init=x[::163] + 1000).fit(x + 1000)
+    assert far.inertia_ == pytest.approx(near.inertia_, rel=1e-4)
+    assert (far.labels_ == near.labels_).mean() > 0.99
+    assert (far.predict(x + 1000) == near.predict(x)).mean() > 0.99
+
+
+def test_centres_to_begin_with_are_used_and_checked():
+    x = blobs((60, 60, 60))
+    centres = x[[0, 60, 120]]
+    first = BalancedKMeans(3, init=centres, max_iter=1, n_init=7).fit(x)
+    distances = ((x[:, None] - centres) ** 2).sum(-1)
+    np.testing.assert_array_equal(first.labels_, np.repeat([0, 1, 2], 60))
+    np.testing.assert_array_equal(first.labels_, distances.argmin(1))
+    with pytest.raises(ValueError, match=r"init must be 3 x 3 finite numbers, got shape \(2, 3\)"):
+        BalancedKMeans(3, init=centres[:2]).fit(x)
+    with pytest.raises(ValueError, match="init must be 'k-means\\+\\+' or an array"):
+        BalancedKMeans(3, init="random").fit(x)
+
+
+def test_sizes_that_cannot_be_are_named():
+    x = blobs((20, 20))
+    with pytest.raises(ValueError, match=r"^size_min add up to 42, which is more than the 40"):
+        BalancedKMeans(2, size_min=21).fit(x)
+    with pytest.raises(TypeError, match=r"^size_max must be integers"):
+        BalancedKMeans(2, size_max=20.5).fit(x)
+
+
+def test_distances_that_overflow_are_named():
+    x = np.float32(1e25) * blobs((20, 20)).astype(np.float32)
+    with pytest.raises(ValueError, match="squared distances of row 0 overflow float32"):
+        BalancedKMeans(2, init=x[[0, 20]]).fit(x)
 
 
 def test_more_clusters_than_samples_are_refused():

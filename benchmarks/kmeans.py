@@ -1,0 +1,290 @@
+"""Balanced k-means beside k-means-constrained, and beside faiss's k-means, which balances nothing.
+
+python benchmarks/kmeans.py --n 10000 20000 200000 --width 64 --k 100 --rounds 3
+python benchmarks/kmeans.py --n 1000000 --width 256 --k 1000 --rounds 10 --solvers sinkhorn_ot faiss
+
+All begin at the same centres (k-means++) but for "five starts", and take the same number of rounds.
+k-means-constrained minimises the sum of distances, not squared, so it goes another way.  Each cell
+is a process of its own, ended after --timeout seconds.  Data: k normal clusters of uneven weight
+(Dirichlet, 2), whose centres have a standard deviation of --spread in units of that within.  The
+inertia is that of the labels about the means of their clusters, in float64; "added" is what the
+peak of memory rose by, in MB; "CPU" are seconds of all threads.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import json
+import os
+import subprocess
+import sys
+import time
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from case import _peak_bytes
+from numpy.typing import NDArray
+
+Floats = NDArray[np.float32]
+Labels = NDArray[np.int64]
+RESULTS = Path(__file__).parent / "results" / "kmeans.csv"
+
+
+def points(n: int, width: int, k: int, spread: float) -> Floats:
+    """Return normal clusters, made in blocks without a second copy."""
+    rng = np.random.default_rng(0)
+    centres = spread * rng.standard_normal((k, width), dtype=np.float32)
+    out = np.empty((n, width), np.float32)
+    weights = rng.dirichlet(np.full(k, 2.0))
+    for block in np.array_split(out, max(1, n // 20_000)):
+        rng.standard_normal(dtype=np.float32, out=block)
+        block += centres[rng.choice(k, len(block), p=weights)]
+    return out
+
+
+def seeds(x: Floats, k: int) -> Floats:
+    """Return centres by k-means++ on 64 samples a cluster, at most 16,000."""
+    from sklearn.cluster import kmeans_plusplus
+
+    return kmeans_plusplus(x[: min(64 * k, 16_000)], k, random_state=0)[0]
+
+
+def ours(x: Floats, centres: Floats, rounds: int) -> Labels:
+    """Return labels of `BalancedKMeans`."""
+    from sinkhorn_ot import BalancedKMeans
+
+    model = BalancedKMeans(len(centres), init=centres, max_iter=rounds, tol=0.0)
+    return model.fit(x).labels_
+
+
+def ours_in_blocks(x: Floats, centres: Floats, rounds: int) -> Labels:
+    """Return labels of `BalancedKMeans` that may hold an eighth of N x K."""
+    from sinkhorn_ot import BalancedKMeans
+
+    limit = len(x) * len(centres) * 4 // 8
+    model = BalancedKMeans(len(centres), init=centres, max_iter=rounds, tol=0.0, memory_limit=limit)
+    return model.fit(x).labels_
+
+
+def ours_five_starts(x: Floats, centres: Floats, rounds: int) -> Labels:
+    """Return the best labels of five starts of `BalancedKMeans`, by its own k-means++."""
+    from sinkhorn_ot import BalancedKMeans
+
+    model = BalancedKMeans(len(centres), n_init=5, random_state=0, max_iter=rounds, tol=0.0)
+    return model.fit(x).labels_
+
+
+def constrained(x: Floats, centres: Floats, rounds: int) -> Labels:
+    """Return labels of k-means-constrained: a minimum cost flow of OR-Tools each round."""
+    from k_means_constrained import KMeansConstrained
+
+    n, k = len(x), len(centres)
+    model = KMeansConstrained(
+        k,
+        size_min=n // k,
+        size_max=-(-n // k),
+        init=centres,
+        n_init=1,
+        max_iter=rounds - 1,
+        tol=0.0,
+    )
+    return model.fit(x).labels_
+
+
+def faiss(x: Floats, centres: Floats, rounds: int) -> Labels:
+    """Return labels of faiss's k-means on all samples."""
+    import faiss
+
+    n, k = len(x), len(centres)
+    model = faiss.Kmeans(x.shape[1], k, niter=rounds - 1, max_points_per_centroid=-(-n // k))
+    model.train(x, init_centroids=centres)
+    return model.index.search(x, 1)[1][:, 0]
+
+
+def argmax(x: Floats, centres: Floats, rounds: int) -> Labels:
+    """Return labels of scikit-learn's k-means."""
+    from sklearn.cluster import KMeans
+
+    return KMeans(len(centres), init=centres, n_init=1, max_iter=rounds - 1, tol=0.0).fit(x).labels_
+
+
+SOLVERS = {
+    "sinkhorn_ot": ours,
+    "sinkhorn_ot, N x K in blocks": ours_in_blocks,
+    "sinkhorn_ot, five starts": ours_five_starts,
+    "k-means-constrained": constrained,
+    "faiss": faiss,
+    "scikit-learn": argmax,
+}
+DEFAULT = ["sinkhorn_ot", "sinkhorn_ot, N x K in blocks", "k-means-constrained"]
+#: Imported before the clock starts.
+MODULES = {
+    "sinkhorn_ot": "sinkhorn_ot.estimators",
+    "sinkhorn_ot, N x K in blocks": "sinkhorn_ot.estimators",
+    "sinkhorn_ot, five starts": "sinkhorn_ot.estimators",
+    "k-means-constrained": "k_means_constrained",
+    "faiss": "faiss",
+    "scikit-learn": "sklearn.cluster",
+}
+CELL = ("n", "width", "k", "spread", "rounds", "solver")
+COLUMNS = (
+    *CELL, "seconds", "cpu_seconds", "inertia", "smallest", "largest", "largest_over_mean",
+    "added_mb", "failed", "threads", "load", "date", "versions",
+)  # fmt: skip
+PACKAGES = ("numpy", "scikit-learn", "k-means-constrained", "ortools", "faiss-cpu")
+
+
+def inertia(x: Floats, labels: Labels, k: int) -> float:
+    """Sum of squared distances to the means of the clusters."""
+    order = np.argsort(labels, kind="stable")
+    ends = np.cumsum(np.bincount(labels, minlength=k))
+    total = 0.0
+    for some in np.split(order, ends[:-1]):
+        if len(some):
+            cluster = x[some].astype(np.float64)
+            total += float(((cluster - cluster.mean(0)) ** 2).sum())
+    return total
+
+
+def case(options: argparse.Namespace) -> None:
+    """Run one solver and print what it took, as JSON."""
+    __import__(MODULES[options.solver])
+    (n,) = options.n
+    x = points(n, options.width, options.k, options.spread)
+    centres = seeds(x, options.k)
+    before, start, spent = _peak_bytes(), time.perf_counter(), time.process_time()
+    labels = SOLVERS[options.solver](x, centres.copy(), options.rounds)
+    seconds = time.perf_counter() - start
+    spent = time.process_time() - spent
+    added = (_peak_bytes() - before) / 1e6
+    counts = np.bincount(labels, minlength=options.k)
+    print(
+        json.dumps(
+            {
+                "seconds": round(seconds, 3),
+                "cpu_seconds": round(spent, 3),
+                "inertia": inertia(x, labels, options.k),
+                "smallest": int(counts.min()),
+                "largest": int(counts.max()),
+                "largest_over_mean": round(float(counts.max() * options.k / n), 3),
+                "added_mb": round(added),
+            }
+        )
+    )
+
+
+def run(options: argparse.Namespace) -> None:
+    """Run all cells; one that fails has the reason in place of figures."""
+    for n in options.n:
+        for solver in options.solvers:
+            command = [sys.executable, __file__, "--solver", solver, "--n", str(n)]
+            for name in ("width", "k", "rounds", "spread"):
+                command += [f"--{name}", str(getattr(options, name))]
+            row: dict[str, Any] = {
+                "n": n, "width": options.width, "k": options.k, "spread": options.spread,
+                "rounds": options.rounds, "solver": solver,
+            }  # fmt: skip
+            try:
+                done = subprocess.run(
+                    command, capture_output=True, text=True, check=False, timeout=options.timeout
+                )
+            except subprocess.TimeoutExpired:
+                row["failed"] = f"not done in {options.timeout:g} s"
+            else:
+                if done.returncode:
+                    lines = done.stderr.strip().splitlines()
+                    row["failed"] = (lines or [f"status {done.returncode}"])[-1]
+                else:
+                    row |= json.loads(done.stdout.splitlines()[-1])
+            row["threads"] = os.environ.get("OMP_NUM_THREADS", os.cpu_count())
+            row["load"] = round(os.getloadavg()[0], 1)
+            row["date"] = time.strftime("%Y-%m-%d")
+            row["versions"] = " ".join(f"{name} {_version(name)}" for name in PACKAGES)
+            print(json.dumps(row), flush=True)
+            if options.save:
+                _save(row)
+
+
+def _version(package: str) -> str:
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return "absent"
+
+
+def _save(row: dict[str, Any]) -> None:
+    """Put a row into the file, in place of an older one of the same cell."""
+    rows = [row]
+    if RESULTS.exists():
+        with RESULTS.open(newline="") as file:
+            old = list(csv.DictReader(file))
+        rows = [o for o in old if any(o[name] != str(row[name]) for name in CELL)] + rows
+    with RESULTS.open("w", newline="") as file:
+        writer = csv.DictWriter(file, COLUMNS)
+        writer.writeheader()
+        writer.writerows(rows)
+
+
+def table() -> None:
+    """Print the saved rows; ratios are to `sinkhorn_ot` at the same size and number of rounds."""
+    with RESULTS.open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    rows.sort(key=lambda row: (*(float(row[name]) for name in CELL[:-1]), row["solver"]))
+    own = {tuple(r[c] for c in CELL[:-1]): r for r in rows if r["solver"] == "sinkhorn_ot"}
+    print("| N x D, K | rounds | solver | seconds (ratio) | CPU (ratio) | inertia, ratio | sizes | "
+          "added | load |")  # fmt: skip
+    print("|---|---|---|---|---|---|---|---|---|")
+    for row in rows:
+        base = own.get(tuple(row[c] for c in CELL[:-1]))
+        cells = [f"{int(row['n']):,} x {row['width']}, {row['k']}", row["rounds"], row["solver"]]
+        if row["failed"]:
+            cells += [row["failed"], "", "", "", ""]
+        else:
+            inertia = "" if base is None else float(row["inertia"]) / float(base["inertia"])
+            cells += [
+                _with_ratio(row, base, "seconds"),
+                _with_ratio(row, base, "cpu_seconds"),
+                f"{inertia:.5f}" if inertia else "",
+                f"{row['smallest']} to {row['largest']}",
+                row["added_mb"],
+            ]
+        print("| " + " | ".join([*cells, row["load"]]) + " |")
+
+
+def _with_ratio(row: dict[str, str], base: dict[str, str] | None, name: str) -> str:
+    """A figure and, in brackets, how many times that of `base` it is."""
+    if not row[name]:
+        return ""
+    figure = f"{float(row[name]):.4g}"
+    if base is None or base is row or not base[name]:
+        return figure
+    return f"{figure} ({float(row[name]) / float(base[name]):.3g})"
+
+
+def main() -> None:
+    """Run, and print a line of JSON for each cell; --save adds them to results/kmeans.csv."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--n", type=int, nargs="+", default=[10_000])
+    parser.add_argument("--width", type=int, default=64)
+    parser.add_argument("--k", type=int, default=100)
+    parser.add_argument("--spread", type=float, default=0.3)
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--timeout", type=float, default=600.0)
+    parser.add_argument("--solvers", nargs="+", choices=SOLVERS, default=DEFAULT)
+    parser.add_argument("--save", action="store_true")
+    parser.add_argument("--solver", choices=SOLVERS, help=argparse.SUPPRESS)
+    parser.add_argument("--table", action="store_true", help="print what was saved, as Markdown")
+    options = parser.parse_args()
+    if options.solver:
+        case(options)
+    elif options.table:
+        table()
+    else:
+        run(options)
+
+
+if __name__ == "__main__":
+    main()
