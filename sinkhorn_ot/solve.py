@@ -23,6 +23,7 @@ from sinkhorn_ot.checks import (
     explain_empty_column,
     spread,
 )
+from sinkhorn_ot.gap import plan_objective
 from sinkhorn_ot.group import Group, GroupPasses, Told
 from sinkhorn_ot.inputs import heads_of
 from sinkhorn_ot.passes import BadRow, EmptyColumn, Problem
@@ -186,7 +187,10 @@ def _iterate(problem: Problem, settings: Settings, group: Group) -> tuple[Sinkho
         converged=violation <= tol,
         marginal_violation=violation,
         history=tuple(watch.history),
+        objective=plan_objective(problem, watch.passes, end.g, reading),
         epsilon=problem.epsilon,
+        a=problem.a,
+        b=problem.b,
         backend=settings.backend.name,
     )
     return result, stopped or watch.stopped
