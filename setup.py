@@ -28,7 +28,7 @@ flags += [
 ]  # g++ 12 warns of its own AVX-512 header
 openmp = ["-fopenmp"] if platform.system() != "Darwin" else ["-Xpreprocessor", "-fopenmp"]
 libomp = ["-fopenmp"] if platform.system() != "Darwin" else ["-lomp"]
-sources = ["bind", "passes", "kept", "balanced", "balanced_rows"]
+sources = ["bind", "passes", "kept", "balanced_labels", "balanced_paths", "balanced_rows"]
 sources += ["level_plain", "level_avx2", "level_avx512"]
 headers = ["passes.hpp", "block.hpp", "kept.hpp", "memory.hpp", "flush.hpp", "balanced.hpp"]
 headers += ["widen.hpp", "kernels.inl", "simd.inl", "kept.inl", "fast.inl"]

@@ -10,6 +10,7 @@ import pytest
 COMMANDS = {
     "passes.py --n 3000 --k 50 --runs 1": r"(?s)(\| late \| \d.*){2}256 x 64 peaked",
     "reads.py 1": r"(?s)k-means, epsilon 2 .*0 of 1 .*0 joining rows .* 0 of 1 \\|",
+    "solve_file.py --rows 20000 --k 100 --exact": r"0.00 GB: .* s, 0.\d+ GB .* sizes 200 to 200",
     "compare.py table": r"\| sinkhorn_ot ",
 }
 
