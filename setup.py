@@ -28,26 +28,9 @@ flags += [
 ]  # g++ 12 warns of its own AVX-512 header
 openmp = ["-fopenmp"] if platform.system() != "Darwin" else ["-Xpreprocessor", "-fopenmp"]
 libomp = ["-fopenmp"] if platform.system() != "Darwin" else ["-lomp"]
-sources = ["bind", "passes", "kept", "balanced", "balanced_rows", "codes"]
+sources = ["bind", "passes", "kept", "balanced_labels", "balanced_paths", "balanced_rows", "codes"]
 sources += ["level_plain", "level_avx2", "level_avx512"]
-headers = [
-    "passes.hpp",
-    "block.hpp",
-    "kept.hpp",
-    "memory.hpp",
-    "flush.hpp",
-    "balanced.hpp",
-    "codes.hpp",
-]
-headers += [
-    "codes.hpp",
-    "widen.hpp",
-    "kernels.inl",
-    "simd.inl",
-    "kept.inl",
-    "fast.inl",
-    "codes.inl",
-]
+headers = [path.name for path in Path("csrc/cpu").iterdir() if path.suffix in (".hpp", ".inl")]
 cuda_units = ["rows_f64", "rows_f32", "rows_f16", "rows_bf16", "passes", "minibatch"]
 
 

@@ -20,7 +20,6 @@ from sinkhorn_ot.exact.rows import HostRows
 from sinkhorn_ot.exact.sizes import class_sizes
 from sinkhorn_ot.exact.start import EPSILON, WIDEST, Sample, solve_from
 
-
 #: Bytes of the N x K matrix that are held by default, and of the rows that are made at a time.
 HELD, SPAN = 1 << 30, 1 << 24
 #: k-means++ looks at so many samples a cluster.

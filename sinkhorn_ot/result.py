@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 
+from sinkhorn_ot import backends
 from sinkhorn_ot.arrays import (
     Array,
     cast_like,
@@ -13,9 +15,16 @@ from sinkhorn_ot.arrays import (
     float64,
     is_torch,
     namespace,
+    place_of,
     row_blocks,
 )
+from sinkhorn_ot.gap import plan_gap
+from sinkhorn_ot.group import Group
+from sinkhorn_ot.passes import Problem
 from sinkhorn_ot.passes import Progress as Progress
+
+if TYPE_CHECKING:
+    from torch.distributed import ProcessGroup
 
 
 class SinkhornWarning(UserWarning):
@@ -47,8 +56,13 @@ class SinkhornResult:
         ``||m - b||_1`` for the column masses m of the plan; in [0, 2].
     history : tuple of Progress
         (n_passes, marginal_violation, seconds) through the solve; the last is the result.
+    objective : float
+        ``<P, logits> + epsilon * H(P)`` of the plan P, with ``H(P) = -sum P log P``; in units of
+        the logits.  As good as `f` is; `gap` tells how far it is from the optimum.
     epsilon : float
         The entropy weight that was used.
+    a, b : (N,) or None, (K,) float64
+        The marginals that were asked for, each adding up to 1; None for 1 / N each.
     backend : str
         The backend that ran.
     """
@@ -61,7 +75,10 @@ class SinkhornResult:
     converged: bool
     marginal_violation: float
     history: tuple[Progress, ...]
+    objective: float
     epsilon: float
+    a: Array | None
+    b: Array
     backend: str
 
     def __repr__(self) -> str:
@@ -79,6 +96,41 @@ class SinkhornResult:
         """How many rows carry each label: (K,) int64."""
         return namespace(self.labels).bincount(self.labels, minlength=self.g.shape[0])
 
+    def gap(self, logits: Array, *, process_group: ProcessGroup | None = None) -> float:
+        """Bound ``abs(objective - optimum)``, whatever the solve did: a proof, in float64.
+
+        The optimum is between ``U - epsilon * KL(Q || P)`` and ``U = - <a, f> - <b, g>`` for every
+        plan Q that has the marginals `a` and `b`; here Q is P rounded to them (docs/algorithm.md).
+        P has them only within the violation, so that `objective` can be on either side of the
+        optimum; the bound falls to 0 with the violation.
+
+        Parameters
+        ----------
+        logits : (N, K)
+            The logits that were solved.  They are read once, and some rows of them again.
+        process_group : torch.distributed.ProcessGroup, optional
+            That of the solve.  Each process passes its own rows; this waits for all of them.
+
+        Returns
+        -------
+        float
+            In units of the logits; the same in all processes.  inf where forbidden pairings leave
+            no such Q, or none that rounding finds.
+
+        Raises
+        ------
+        ValueError
+            Logits of another shape, or with bad rows.
+        """
+        group = Group(process_group)
+        logits, counts = group.agree(
+            lambda: self._check_solved(logits, "gap"), lambda mine: ({}, mine.shape[0])
+        )
+        first = sum(counts[: group.rank])
+        problem = Problem(logits, self.a, self.b, self.epsilon, sum(counts), first)
+        backend = backends.named(self.backend, place_of(logits))
+        return plan_gap(problem, group, backend, self.g, self.objective)
+
     def plan(self, logits: Array) -> Array:
         """Transport plan: rows sum to `a`, columns to `b` within the violation.
 
@@ -93,12 +145,7 @@ class SinkhornResult:
             It is as large as the logits; entries are about 1 / (N K). In float16 most of these
             round to 0 beyond N K of ten million: pass the logits as float32 then.
         """
-        logits = self._check(logits)
-        if logits.shape[0] != self.f.shape[0]:
-            raise ValueError(
-                f"plan needs the {self.f.shape[0]} rows that were solved, got {logits.shape[0]}; "
-                "soft_labels and predict take any rows"
-            )
+        logits = self._check_solved(logits, "plan")
         xp, out = namespace(logits), _empty_like(logits)
         for rows in row_blocks(*logits.shape):
             shifted, _ = self._shifted(logits, rows)
@@ -159,6 +206,15 @@ class SinkhornResult:
             raise ValueError(
                 f"logits must have the {self.g.shape[0]} clusters of this result, "
                 f"got shape {tuple(logits.shape)}"
+            )
+        return logits
+
+    def _check_solved(self, logits: Array, asked: str) -> Array:
+        logits = self._check(logits)
+        if logits.shape[0] != self.f.shape[0]:
+            raise ValueError(
+                f"{asked} needs the {self.f.shape[0]} rows that were solved, got "
+                f"{logits.shape[0]}; soft_labels and predict take any rows"
             )
         return logits
 

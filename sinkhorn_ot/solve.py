@@ -14,6 +14,7 @@ from pathlib import Path
 
 from sinkhorn_ot.arrays import Array, float64, heads_of, namespace
 from sinkhorn_ot.checks import Options, check
+from sinkhorn_ot.gap import plan_objective
 from sinkhorn_ot.group import Group, GroupPasses, Told
 from sinkhorn_ot.result import SinkhornResult, SinkhornWarning
 from sinkhorn_ot.solvers import annealing
@@ -131,7 +132,10 @@ def solve_one(logits: Array, options: Options, head: int | None = None) -> Sinkh
         converged=violation <= settings.tol,
         marginal_violation=violation,
         history=tuple(watch.history),
+        objective=plan_objective(problem, watch.passes, end.g, reading),
         epsilon=problem.epsilon,
+        a=problem.a,
+        b=problem.b,
         backend=settings.backend.name,
     )
     if settings.tol > 0 and not result.converged and not watch.stopped:

@@ -212,6 +212,20 @@ def solve_all(rank: int, size: int, group) -> dict:
     return found
 
 
+#: Problems of which every process asks for the gap.
+GAPS = ("marginals", "forbidden pairings, sampled", "first is empty", "torch", "a row or two")
+
+
+def gaps(rank: int, size: int, group) -> dict[str, tuple[float, float]]:
+    """Objective and gap of some problems."""
+    found = {}
+    for name in GAPS:
+        logits, options = own_rows(CASES[name], CASES[name].input(), rank, size)
+        result = sinkhorn(logits, process_group=group, **options)
+        found[name] = result.objective, result.gap(logits, process_group=group)
+    return found
+
+
 def outcome(call: Callable) -> str:
     """What was returned, or what was raised."""
     try:
@@ -287,6 +301,7 @@ def everything(rank: int, size: int, group) -> dict:
     return {
         "cases": solve_all(rank, size, group),
         "misuse": misuse(rank, size, group),
+        "gaps": gaps(rank, size, group),
         "stack": [
             sinkhorn(logits, process_group=group, **options),
             sinkhorn(iter(logits), process_group=group, **options),

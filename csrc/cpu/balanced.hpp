@@ -56,7 +56,7 @@ class Balancer {
   // and a few besides.  The number of rows that have one.
   int64_t look_outside(const Span& span);
 
-  // --- work on the candidates (balanced.cpp)
+  // --- work on the candidates (balanced_labels.cpp, balanced_paths.cpp)
 
   // Labels of largest x + g; among equal ones that of the emptiest class.  Rows too many somewhere.
   int64_t start(const double* g);
@@ -106,6 +106,7 @@ class Balancer {
 
   void store(int64_t row, const std::vector<Candidate>& entries);
   void join(uint32_t row);
+  uint32_t emptiest(const Row& row) const;
   void share_out_pool(const std::vector<int64_t>& counts);
   double target(int64_t c) const { return double(low_[size_t(c)] + pooled_[size_t(c)]); }
   void find_arcs();

@@ -18,6 +18,7 @@ from sinkhorn_ot import (
     SinkhornWarning,
     balanced_labels,
     equipartition_labels,
+    sinkhorn,
 )
 from sinkhorn_ot.exact.certificate import bounds
 
@@ -275,6 +276,15 @@ def test_potentials_that_are_far_off_are_mended_first():
     assert warm.objective == pytest.approx(cold.objective, rel=1e-12)
     assert cold.n_moved < 1000
     assert warm.n_moved < 1000
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_its_potentials_are_a_start_for_a_tiny_epsilon(seed):
+    """A spread of 100,000 epsilon; by way of larger epsilons it takes 37 reads."""
+    logits = np.random.default_rng(seed).normal(0, 4000, (2100, 300)).astype(np.float32)
+    result = sinkhorn(logits, g_init=balanced_labels(logits).g)
+    assert result.converged
+    assert result.n_passes <= 25
 
 
 def test_a_gap_that_is_allowed_is_kept():

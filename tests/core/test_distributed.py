@@ -73,6 +73,21 @@ def test_heads_are_solved_one_by_one(groups):
         np.testing.assert_array_equal(labels, [one.labels for one in alone])
 
 
+@pytest.mark.parametrize("name", sharded.GAPS)
+def test_a_gap_is_proved_by_all_together(groups, name):
+    """Every process has the same bound, and the true distance is within it."""
+    case = sharded.CASES[name]
+    logits = case.input()
+    alone = sinkhorn(logits, **case.options)
+    best = sinkhorn(logits, **case.options | {"tol": 1e-11}).objective
+    for parts in groups:
+        found = [part["gaps"][name] for part in parts]
+        assert found == found[:1] * len(parts)
+        objective, gap = found[0]
+        assert objective == pytest.approx(alone.objective, abs=1e-6)
+        assert abs(objective - best) <= gap <= 3 * alone.gap(logits) + 1e-7
+
+
 MISUSE = {
     **{
         f"nan {backend} {method}": r"ValueError: rank {last}: logits\[{row3}, 2\] is nan"
