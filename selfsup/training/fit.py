@@ -124,7 +124,7 @@ class Trainer:
         self.network = new_network(
             config, self.images, device, calibrated=self.world.first, trunk=trunk
         )
-        self.model = self._parallel(self.network)
+        self.model = self._parallel()
         self.optimiser = build_optimiser(config.optimiser, self.network)
         self.scaler = new_scaler(config.optimiser, self.device)
         seen = self.steps * self.batch_size
@@ -153,8 +153,9 @@ class Trainer:
             )
         return batch
 
-    def _parallel(self, network: Network) -> nn.Module:
+    def _parallel(self) -> nn.Module:
         """Wrap the network for several processes; it also takes the first one's weights."""
+        network = self.network
         if self.world.group is None:
             return network
         gpu, each = self.device.type == "cuda", self.batch_size // self.world.size

@@ -29,11 +29,11 @@ def read_labels(source: Path) -> tuple[Tensor, tuple[int, ...], tuple[str, ...] 
     paths : tuple of str, optional
         The images' paths, where the source has them.
     """
+    if not source.exists():
+        raise RunError(f"{source}: no labels here; pass a run, or the .npy or .csv file of one")
     if source.is_dir():
         labels = load_checkpoint(source)["labels"]["labels"]
         return labels, load_config(source).labels.clusters, None
-    if not source.is_file():
-        raise RunError(f"{source}: no labels here; pass a run, or the .npy or .csv file of one")
     paths = None
     try:
         if source.suffix == ".npy":
