@@ -1,7 +1,7 @@
 """What kornia, torchvision v2 and torchvision.io take for what selfsup does itself.
 
     pip install kornia
-    python -m benchmarks.libraries
+    python benchmarks/libraries.py
 
 Each pair is measured alternately in one process: medians of the rounds, and the ratio to ours.
 """
@@ -32,6 +32,7 @@ BATCH, ROUNDS = 128, 15
 
 
 def measured(title: str, runs: dict[str, Callable[[], object]]) -> None:
+    """Run each in turn, and print medians."""
     seconds: dict[str, list[float]] = {name: [] for name in runs}
     for run in runs.values():
         run()
