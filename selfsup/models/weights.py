@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import os
-import pickle
 import re
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -12,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from selfsup.errors import WeightsError
+from selfsup.errors import UNLOADABLE, WeightsError
 from selfsup.models.network import Network
 from selfsup.models.resnet import ResNet
 
@@ -91,9 +90,9 @@ def load_weights(
 def _read(path: str | os.PathLike[str]) -> Mapping[str, Any]:
     try:
         contents = torch.load(path, map_location="cpu", weights_only=True)
-    except (OSError, RuntimeError, EOFError, ValueError) as error:
+    except OSError as error:
         raise WeightsError(f"{path}: no weights can be read here ({error})") from error
-    except pickle.UnpicklingError as error:
+    except UNLOADABLE as error:
         raise WeightsError(
             f"{path}: not a file of tensors. A model pickled whole is not loaded, since that can "
             "run any code: save its state_dict() where it was made"
