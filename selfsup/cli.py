@@ -168,6 +168,8 @@ def train(command: Train) -> None:
                 refuse_existing(run)
             images = told(load_data(config.data), world, device)
             config = config.but(clusters=fit_clusters(config.labels, len(images)))
+            if world.first and config.labels.clusters:
+                print(f"clusters of each head: {', '.join(map(str, config.labels.clusters))}")
         trainer = Trainer(config, images, None if trial else run, world, device)
         if trial is not None:
             trial.print(trainer)

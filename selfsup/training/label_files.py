@@ -41,7 +41,8 @@ def read_labels(source: Path) -> tuple[Tensor, tuple[int, ...], tuple[str, ...] 
         else:
             table, paths = _read_csv(source)
     except (ValueError, EOFError, OSError) as error:
-        raise RunError(f"{source}: not a file of labels ({error})") from error
+        reason = "no array of numbers" if source.suffix == ".npy" else error
+        raise RunError(f"{source}: not a file of labels ({reason})") from error
     whole = table.ndim == 2 and table.size and np.issubdtype(table.dtype, np.integer)
     if not whole or table.min() < 0:
         raise RunError(
