@@ -162,7 +162,7 @@ def train(command: Train) -> None:
     trial = DryRun.of(config) if command.dry_run else None
     with joined(config.run.device) as (world, device):
         if trial is not None:
-            config, images, world = trial.reduced, trial.images, World()
+            config, images = trial.reduced, trial.images
         else:
             if world.first:
                 refuse_existing(run)
@@ -170,9 +170,12 @@ def train(command: Train) -> None:
             config = config.but(clusters=fit_clusters(config.labels, len(images)))
             if world.first and config.labels.clusters:
                 print(f"clusters of each head: {', '.join(map(str, config.labels.clusters))}")
-        trainer = Trainer(config, images, None if trial else run, world, device)
+        trainer = Trainer(
+            config, images, None if trial else run, World() if trial else world, device
+        )
         if trial is not None:
-            trial.print(trainer)
+            if world.first:
+                trial.print(trainer)
             return
         if world.first:
             create_run(config, run)

@@ -68,10 +68,12 @@ class DryRun:
         dim = trainer.network.dim
         print(f"{self.full.to_json()}\n{self.full.model.arch}: {total:,} parameters, {trunk:,} of "
               f"them in the trunk; {dim} features; heads: {', '.join(heads)}")  # fmt: skip
-        label = _try_update(trainer) if clusters else {}
         with torch.random.fork_rng(devices=[]):
+            label = _try_update(trainer) if clusters else {}
             seconds, kept = _try_steps(trainer)
-        print(f"\nthe full run: {self.n:,} images of {self.full.data.dataset}")
+        data = self.full.data
+        assumed = " assumed, as no --data was given" * (data.dataset == "folder" and not data.data)
+        print(f"\nthe full run: {self.n:,} images of {data.dataset}{assumed}")
         print(self._memory(total, dim, max(clusters, default=0), kept))
         print(self._time(seconds, label))
         print("This was a dry run: nothing was trained or written.")
@@ -139,13 +141,14 @@ def _try_steps(trainer: Trainer) -> tuple[float, float]:
         (x,) = trainer.images.views([index], augment, size, seeds=[step], device=trainer.device)
         began = time.perf_counter()
         trainer.train_step(x, index)
+        loss = float(trainer.loss) / (step + 1)  # waits for a GPU
         seconds.append(time.perf_counter() - began)
     for hook in hooks:
         hook.remove()
     began = time.perf_counter()
     trainer.optimiser.step()  # costs the same for a batch of any size
     fixed = time.perf_counter() - began
-    loss, per_image = float(trainer.loss) / STEPS, max(min(seconds) - fixed, 1e-9) / batch
+    per_image = max(min(seconds) - fixed, 1e-9) / batch
     print(f"reduced: {STEPS} steps on {batch} generated images each: loss {loss:.4f} "
           f"(ln K = {trainer.config.ln_k:.4f})")  # fmt: skip
     return per_image + fixed / batch, held[0] / (STEPS * batch)
