@@ -7,12 +7,12 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import tyro
 
 from selfsup.config import LEVELS, Config
-from selfsup.data import ImageSet, load_data, new_images
+from selfsup.data import ImageSet, Splits, load_data, new_images
 from selfsup.errors import RunError, SelfsupError
 from selfsup.evaluation.compare import evaluate_run, format_rows
 from selfsup.export import export_clusters, export_run
@@ -26,12 +26,12 @@ from selfsup.training.checkpoints import (
     refuse_existing,
     write_config,
 )
-from selfsup.training.dry_run import dry_run
+from selfsup.training.dry_run import DryRun
 from selfsup.training.fit import Trainer
 from selfsup.training.label_files import read_labels, write_csv
 from selfsup.training.label_pass import fit_clusters
 from selfsup.training.monitor import time_shares
-from selfsup.training.processes import joined
+from selfsup.training.processes import World, joined
 from selfsup.training.trained import Trained
 
 PROG = "python -m selfsup"
@@ -138,38 +138,45 @@ class ExportClusters:
 def resolve(command: Train) -> Config:
     """Return the settings that a command line means."""
     config = command.config
-    if command.level is not None:
-        config = config.but(augment=LEVELS[command.level])
-    if command.label_level is not None:
-        config = config.but(label_augment=LEVELS[command.label_level])
-    if command.as_authors:
-        config = as_authors(config)
-    dataset, data = config.data.dataset, config.data.data
+    changes: dict[str, Any] = {}
+    dataset, data, file = config.data.dataset, config.data.data, config.labels.labels_file
+    if file is not None and not (command.dry_run and file == "RUN"):
+        _, changes["clusters"], _ = read_labels(Path(file).resolve())
+        changes["labels_file"] = str(Path(file).resolve())
     if data is None and dataset not in ("digits", "fashion-mnist", "folder"):
         data = "data"
     if data is not None:  # a run can then be resumed from anywhere
-        config = config.but(data=str(Path(data).resolve()))
-    file = config.labels.labels_file
-    if file is not None and not (command.dry_run and file == "RUN"):
-        _, clusters, _ = read_labels(Path(file).resolve())
-        config = config.but(labels_file=str(Path(file).resolve()), clusters=clusters)
-    return config
+        changes["data"] = str(Path(data).resolve())
+    if command.level is not None:
+        changes["augment"] = LEVELS[command.level]
+    if command.label_level is not None:
+        changes["label_augment"] = LEVELS[command.label_level]
+    config = config.but(**changes)
+    return as_authors(config) if command.as_authors else config
 
 
 def train(command: Train) -> None:
-    """Train a new run."""
+    """Train a new run, or look at what it would be."""
     config = resolve(command)
+    run = command.out or Path("runs") / config.run.preset
+    trial = DryRun.of(config) if command.dry_run else None
     with joined(config.run.device) as (world, device):
-        if command.dry_run:
+        if trial is not None:
+            config, images = trial.reduced, trial.images
+        else:
             if world.first:
-                dry_run(config, device)
+                refuse_existing(run)
+            images = told(load_data(config.data), world, device)
+            config = config.but(clusters=fit_clusters(config.labels, len(images)))
+            if world.first and config.labels.clusters:
+                print(f"clusters of each head: {', '.join(map(str, config.labels.clusters))}")
+        trainer = Trainer(
+            config, images, None if trial else run, World() if trial else world, device
+        )
+        if trial is not None:
+            if world.first:
+                trial.print(trainer)
             return
-        run = command.out or Path("runs") / config.run.preset
-        if world.first:
-            refuse_existing(run)
-        images = told(config, world.first, device)
-        config = config.but(clusters=fit_clusters(config.labels, len(images)))
-        trainer = Trainer(config, images, run, world, device)
         if world.first:
             create_run(config, run)
         fit(trainer, run)
@@ -184,17 +191,17 @@ def resume(command: Resume) -> None:
         updates = max(1, round(config.labels.updates * epochs / config.optimiser.epochs))
         config = config.but(epochs=epochs, updates=updates)
     with joined(config.run.device) as (world, device):
-        trainer = Trainer(config, told(config, world.first, device), run, world, device)
+        images = told(load_data(config.data), world, device)
+        trainer = Trainer(config, images, run, world, device)
         trainer.load(processes_may_differ=command.processes_may_differ)
         if longer and world.first:
             write_config(config, run)
         fit(trainer, run)
 
 
-def told(config: Config, first: bool, device: str) -> ImageSet:
-    """Load the images; say what was found and where it computes."""
-    splits = load_data(config.data)
-    if first:
+def told(splits: Splits, world: World, device: str) -> ImageSet:
+    """Say what was found and where it computes."""
+    if world.first:
         print(f"{splits.found}\ndevice: {device}", flush=True)
     return splits.train
 

@@ -146,7 +146,9 @@ class ModelConfig:
         """Refuse settings that cannot be meant."""
         _check(self, counts="width blocks stem_stride")
         if self.arch not in ARCHS and ":" not in self.arch and self.arch != "own":
-            raise ConfigError(f"arch {self.arch!r} is none of {', '.join(ARCHS)}, module:function")
+            raise ConfigError(
+                f"arch {self.arch!r} is none of {', '.join(ARCHS)} or module:function"
+            )
 
 
 @dataclass(frozen=True)

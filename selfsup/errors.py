@@ -1,5 +1,13 @@
 """What can be wrong with what a user asks for; the command line prints no traceback of these."""
 
+from pickle import UnpicklingError
+
+#: What torch.load raises for files that are not its own; it interprets any bytes as a program.
+UNLOADABLE = (
+    OSError, RuntimeError, EOFError, ValueError, LookupError, TypeError, AttributeError,
+    UnpicklingError,
+)  # fmt: skip
+
 
 class SelfsupError(Exception):
     """The message says what was found, where, and what to do."""

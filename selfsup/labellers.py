@@ -8,6 +8,7 @@ what its last call left as `state`, and the shard of the rows; it returns a
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 
 import numpy as np
 import torch
@@ -15,22 +16,35 @@ from sklearn.cluster import KMeans
 from threadpoolctl import threadpool_limits
 from torch import Tensor, distributed
 
+from selfsup.config import LabelConfig
 from selfsup.sela import Labeller, Labelling, Shard, equipartition
 from sinkhorn_ot import balanced_labels
 
 __all__ = [
-    "argmax",
-    "equipartition",
-    "exact",
-    "fixed",
-    "kmeans",
-    "matched",
-    "nearest",
+    "argmax", "equipartition", "exact", "fixed", "kmeans", "labeller_of", "matched", "nearest",
     "size_profile",
-]
+]  # fmt: skip
 
 #: No cluster is to be smaller than this part of the mean, as a normal distribution would have it.
 SMALLEST = 0.01
+
+
+def labeller_of(config: LabelConfig, seed: int) -> Labeller:
+    """Return the labeller that `config` names; fixed labels have none that is ever asked."""
+    if config.labelling == "k-means":
+        return kmeans(seed)
+    if config.labelling != "equipartition":
+        return argmax
+    shares = None
+    if config.marginal != "uniform":
+        k_of = enumerate(config.clusters)
+        spread = config.marginal_spread
+        shares = matched([size_profile(config.marginal, k, spread, seed + h) for h, k in k_of])
+    if config.rounding == "exact":
+        return exact(shares)
+    return partial(
+        equipartition, epsilon=config.epsilon, tol=config.tol, max_iter=config.max_iter, b=shares
+    )
 
 
 def argmax(
@@ -89,12 +103,9 @@ def kmeans(seed: int = 0, iterations: int = 50) -> Labeller:
         centroids = torch.empty((k, features.shape[1]), device=device)
         if shard.group is None or distributed.get_rank(shard.group) == 0:
             solver = KMeans(
-                k,
-                init="k-means++" if start is None else start.cpu().numpy(),
-                n_init=1,
-                max_iter=iterations,
-                random_state=(seed + head) % 2**32,
-            )
+                k, init="k-means++" if start is None else start.cpu().numpy(), n_init=1,
+                max_iter=iterations, random_state=(seed + head) % 2**32,
+            )  # fmt: skip
             with threadpool_limits(1):  # sums of several threads come in any order
                 labels.copy_(torch.from_numpy(solver.fit_predict(whole.cpu().numpy())))
             centroids.copy_(torch.from_numpy(solver.cluster_centers_))
@@ -114,16 +125,8 @@ def nearest(features: Tensor, centroids: Tensor) -> Tensor:
 def size_profile(kind: str, k: int, spread: float, seed: int) -> Tensor:
     """Return (k,) shares of clusters of unequal sizes, the largest first.
 
-    Parameters
-    ----------
-    kind : {"gaussian", "zipf"}
-        A normal distribution of sizes, or sizes that fall as 1 / rank**spread.
-    k : int
-        Number of clusters.
-    spread : float
-        gaussian: standard deviation over mean; zipf: the exponent.
-    seed : int
-        Of the normal distribution.
+    Those of "zipf" fall as 1 / rank**spread; "gaussian" ones are drawn with `spread` as standard
+    deviation over mean.
     """
     if kind == "zipf":
         sizes = np.arange(1, k + 1, dtype=np.float64) ** -spread

@@ -18,8 +18,7 @@ class Stream(IntEnum):
     LABEL_VIEWS = 4
     LABELS = 5
     HEAD_GROUPS = 6
-    SIZES = 7
-    KMEANS = 8
+    LABELLER = 8
 
 
 def seed_of(seed: int, stream: Stream, *position: int) -> int:

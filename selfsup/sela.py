@@ -30,7 +30,7 @@ from sinkhorn_ot import SinkhornResult, SinkhornWarning, sinkhorn
 
 
 def update_times(total: float, updates: int, power: float = 2.0) -> list[float]:
-    """Return when to label, in images seen: from 0 to `total`, at growing gaps if power > 1."""
+    """Return when to label: from 0 to the end, at `total` images seen; gaps grow if power > 1."""
     return [total * (i / (updates - 1)) ** power for i in range(updates)] if updates > 1 else [0.0]
 
 
@@ -104,7 +104,7 @@ class SelfLabels:
         return torch.randperm(n, generator=torch.Generator().manual_seed(self.seed + position))
 
     def due(self, images_seen: float) -> bool:
-        """Whether to update before the next step."""
+        """Whether to update before the next step; after the last one too, for the last update."""
         return self.updates < len(self.times) and images_seen >= self.times[self.updates] - 1e-6
 
     def heads_due(self) -> list[list[int]]:

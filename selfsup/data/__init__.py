@@ -19,17 +19,15 @@ network's input, and a longer one of at most 1.5 of it; a view shows a square of
 
 from __future__ import annotations
 
-from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import torch
 
 from selfsup.config import DataConfig
-from selfsup.data.decode import MODES, FileImages
-from selfsup.data.folders import all_images, class_folders
+from selfsup.data.decode import FileImages
+from selfsup.data.folders import folder_images, new_images
 from selfsup.data.images import ImageSet, Splits, TensorImages
-from selfsup.data.known import digit_images, fashion_images, torchvision_images
+from selfsup.data.known import known_images
 from selfsup.data.sources import Items
 from selfsup.errors import DataError
 
@@ -37,18 +35,6 @@ __all__ = [
     "DataError", "FileImages", "ImageSet", "Splits", "TensorImages", "load_data", "new_images",
     "own_images",
 ]  # fmt: skip
-
-CLASS_FOLDERS = "DIR/train/CLASS/* with DIR/test/CLASS/* (or val), in folders or a zip file"
-#: What DIR may hold besides class folders, and how to come by it.
-ELSE = {
-    "cifar10": "or the folder cifar-10-batches-py, unpacked from "
-    "https://www.cs.toronto.edu/~kriz/cifar-10-python.tar.gz",
-    "cifar100": "or the folder cifar-100-python, unpacked from "
-    "https://www.cs.toronto.edu/~kriz/cifar-100-python.tar.gz",
-    "svhn": "or train_32x32.mat and test_32x32.mat from http://ufldl.stanford.edu/housenumbers",
-    "imagenet": "which is ILSVRC 2012 from https://image-net.org, unpacked",
-    "folder": "or images in any folders",
-}
 
 
 def load_data(config: DataConfig) -> Splits:
@@ -59,71 +45,14 @@ def load_data(config: DataConfig) -> Splits:
     DataError
         It is not there, or not as it should be.
     """
-    name, place = config.dataset, Path(config.data or "data")
-    if name in ("digits", "own") and config.data is not None:
-        raise DataError(f"{name} takes no --data; `train folder` takes any images: {config.data}")
+    name, place = config.dataset, config.data
+    if name in ("digits", "own") and place is not None:
+        raise DataError(f"{name} takes no --data; `train folder` takes any images: {place}")
     if name == "own":
         raise DataError("this run's images were passed from Python: go on with selfsup.train there")
-    if name == "folder" and config.data is None:
+    if name == "folder" and place is None:
         raise DataError("folder: pass the images' folder with --data DIR")
-    splits = None
-    if name == "digits":
-        splits = digit_images(config.image_size)
-    elif name == "fashion-mnist":
-        splits = fashion_images(None if config.data is None else place)
-    elif name in ("cifar10", "cifar100", "svhn"):
-        splits = torchvision_images(place, name)
-    if splits is None:
-        return _folders(place, config)
-    shrunk = [
-        part.resized(config.image_size)
-        if isinstance(part, TensorImages) and max(part.images.shape[2:]) > config.image_size
-        else part
-        for part in (splits.train, splits.test)
-    ]
-    return Splits(shrunk[0], shrunk[1], f"{name}: {len(splits.train):,} images, classes known")  # type: ignore[arg-type]
-
-
-def _folders(place: Path, config: DataConfig) -> Splits:
-    name = config.dataset
-    try:
-        if name == "folder" and config.classes == "none":
-            files, found = all_images(place, MODES["RGB"], config.workers)
-            splits = Splits(files, None, found)
-        else:
-            splits = class_folders(place, config.workers, config.hold_out)
-        if name != "folder" and (splits.test is None or not splits.train.labelled):
-            raise DataError(f"{place} has images, but not in class folders")
-    except DataError as error:
-        raise DataError(
-            f"{name}: {error}.\nPass its place with --data DIR: {CLASS_FOLDERS}; {ELSE[name]}"
-        ) from error
-    parts, bad = [], 0
-    for part in (splits.train, splits.test):
-        assert isinstance(part, FileImages | None)
-        if part is not None:
-            placed, problems = _placed(part, config)
-            parts.append(placed)
-            bad += len(problems)
-    train, test = parts[0], parts[1] if len(parts) > 1 else None
-    found = f"{splits.found}, {bad:,} unreadable, {len(train):,} used"
-    found += f", {0 if test is None else len(test):,} held out; "
-    found += f"{len(train.classes)} classes" if train.labelled else "no classes"
-    return Splits(train, test, found)
-
-
-def _placed(files: FileImages, config: DataConfig) -> tuple[ImageSet, list[str]]:
-    if config.in_memory:
-        return files.in_memory(config.image_size, config.skip_unreadable)
-    if config.dataset == "folder":
-        return files.checked(config.skip_unreadable)
-    return files, []  # of a million images: one that is bad says so when its turn comes
-
-
-def new_images(place: Path, config: DataConfig, channels: int) -> tuple[ImageSet, list[str]]:
-    """Return all images of a place as `config` shows them, and what cannot be read."""
-    files, _ = all_images(place, channels, config.workers)
-    return _placed(files, replace(config, dataset="folder", skip_unreadable=True))
+    return known_images(name, place, config.image_size) or folder_images(config)
 
 
 def own_images(dataset: Any, workers: int = 0) -> FileImages:

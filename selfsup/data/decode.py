@@ -24,15 +24,13 @@ from selfsup.seeds import Stream, generator_of
 
 MODES = {"L": 1, "RGB": 3}
 ORIENTATION = 0x0112
-#: Customary for ImageNet, and close to natural photographs in general.
-IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
-IMAGENET_GREY_MEAN, IMAGENET_GREY_STD = (0.449,), (0.226,)
+#: Mean and deviation, customary for ImageNet, and close to natural photographs in general.
+IMAGENET = {"RGB": ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)), "L": ((0.449,), (0.226,))}
 #: A JPEG may be decoded at a fraction of its size if that leaves so many pixels for every one of
 #: the view; PIL's own thumbnails are made so, and differ by less than one part in 255 on average.
 DRAFT_GAP = 2.0
 #: In memory the longer side is cut to so many times the shorter one, as in most photographs.
 LONGEST = 1.5
-CHUNK = 32
 
 
 def converted(image: Image.Image, mode: str) -> Image.Image:
@@ -137,9 +135,8 @@ class FileImages(ImageSet):
 
     def statistics(self) -> tuple[Tensor, Tensor]:
         """Return ImageNet's (C,) mean and standard deviation, without a look at the images."""
-        if self.mode == "RGB":
-            return torch.tensor(IMAGENET_MEAN), torch.tensor(IMAGENET_STD)
-        return torch.tensor(IMAGENET_GREY_MEAN), torch.tensor(IMAGENET_GREY_STD)
+        mean, std = IMAGENET[self.mode]
+        return torch.tensor(mean), torch.tensor(std)
 
     def select(self, index: Tensor) -> FileImages:
         """Return the samples at `index`, in that order."""
@@ -151,32 +148,21 @@ class FileImages(ImageSet):
         return [self._kept(i, side) for i in index.tolist()]
 
     def views(
-        self,
-        batches: Sequence[Tensor],
-        augment: AugmentConfig,
-        size: int,
-        *,
-        seeds: Sequence[int],
-        device: str | torch.device = "cpu",
-    ) -> Iterator[Tensor]:
+        self, batches: Sequence[Tensor], augment: AugmentConfig, size: int, *,
+        seeds: Sequence[int], device: str | torch.device = "cpu",
+    ) -> Iterator[Tensor]:  # fmt: skip
         """Yield random views of one batch after the other, see :meth:`ImageSet.views`.
 
         Images are cropped as they are decoded; everything else happens on `device`. Worker
         processes stay for the next call.
         """
         jobs = [(b, seed, augment, size) for b, seed in zip(batches, seeds, strict=True)]
-        if self._idle:
-            loader = self._idle.pop()
-        else:
-            loader = DataLoader(
-                _Crops(self.source, self.paths, self.mode),
-                batch_size=None,
-                sampler=[],
-                num_workers=self.workers,
-                persistent_workers=self.workers > 0,
-                pin_memory=torch.device(device).type == "cuda",
-                generator=torch.Generator(),  # or it draws from the global one
-            )
+        loader = self._idle.pop() if self._idle else DataLoader(
+            _Crops(self.source, self.paths, self.mode), batch_size=None, sampler=[],
+            num_workers=self.workers, persistent_workers=self.workers > 0,
+            pin_memory=torch.device(device).type == "cuda",
+            generator=torch.Generator(),  # or it draws from the global one
+        )  # fmt: skip
         loader.sampler[:] = jobs  # type: ignore[index]
         rest = replace(augment, crop=(1.0, 1.0), centre=1.0)
         for seed, images in zip(seeds, loader, strict=True):
@@ -194,61 +180,43 @@ class FileImages(ImageSet):
         DataError
             Some cannot be read; with `skip` they are left out.
         """
-        pixels, problems, good = self._decoded(size)
-        refuse(problems, skip, len(self))
-        some = self.select(torch.tensor(good, dtype=torch.int64))
+        pixels, some, problems = self._decoded(size, skip)
         extents = torch.tensor([image.shape[:2] for image in pixels])
         height, width = extents.max(0).values.tolist()
         whole = np.empty((len(pixels), height, width, self.channels), np.uint8)
         for i, image in enumerate(pixels):
-            h, w = image.shape[:2]
-            if (h, w) != (height, width):
-                image = np.pad(image, ((0, height - h), (0, width - w), (0, 0)), mode="edge")
-            whole[i] = image
-        uniform = bool((extents == extents[0]).all())
-        images = torch.from_numpy(whole).permute(0, 3, 1, 2).contiguous()
-        located = tuple(self.source.locate(name) for name in some.paths)
-        return (
-            TensorImages(
-                images,
-                some.targets,
-                some.classes,
-                some.paths,
-                None if uniform else extents,
-                located,
-            ),
-            problems,
-        )
+            beyond = (0, height - image.shape[0]), (0, width - image.shape[1]), (0, 0)
+            whole[i] = np.pad(image, beyond, mode="edge") if np.any(beyond) else image
+        images = TensorImages(
+            torch.from_numpy(whole).permute(0, 3, 1, 2).contiguous(),
+            some.targets, some.classes, some.paths,
+            None if bool((extents == extents[0]).all()) else extents,
+            tuple(self.source.locate(name) for name in some.paths),
+        )  # fmt: skip
+        return images, problems
 
     def checked(self, skip: bool) -> tuple[FileImages, list[str]]:
         """Return the images that can be decoded, and what is wrong with the others."""
-        _, problems, good = self._decoded(8)
-        refuse(problems, skip, len(self))
-        return self.select(torch.tensor(good, dtype=torch.int64)), problems
+        return self._decoded(8, skip)[1:]
 
-    def _decoded(self, side: int) -> tuple[list[NDArray[np.uint8]], list[str], list[int]]:
-        """Decode all in threads; return pixels, problems, and the indices of the pixels."""
-        pixels, problems, good = [], [], []
-        chunks = [range(i, min(i + CHUNK, len(self))) for i in range(0, len(self), CHUNK)]
+    def _decoded(
+        self, side: int, skip: bool
+    ) -> tuple[list[NDArray[np.uint8]], FileImages, list[str]]:
+        """Decode all in threads; return pixels, what they are of, and problems."""
+
+        def tried(i: int) -> NDArray[np.uint8] | DataError:
+            try:
+                return self._kept(i, side)
+            except DataError as error:
+                return error
+
         with ThreadPoolExecutor() as threads:
-            for chunk, results in zip(
-                chunks,
-                threads.map(lambda c: [self._tried(i, side) for i in c], chunks),
-                strict=True,
-            ):
-                for i, result in zip(chunk, results, strict=True):
-                    if isinstance(result, DataError):
-                        problems.append(str(result))
-                    else:
-                        pixels.append(result)
-                        good.append(i)
-        return pixels, problems, good
-
-    def _tried(self, i: int, side: int) -> NDArray[np.uint8] | DataError:
-        try:
-            return self._kept(i, side)
-        except DataError as error:
-            return error
+            found = list(threads.map(tried, range(len(self))))
+        problems = [str(error) for error in found if isinstance(error, DataError)]
+        refuse(problems, skip, len(self))
+        good = [i for i, image in enumerate(found) if not isinstance(image, DataError)]
+        pixels = [image for image in found if not isinstance(image, DataError)]
+        return pixels, self.select(torch.tensor(good, dtype=torch.int64)), problems
 
     def _kept(self, i: int, side: int) -> NDArray[np.uint8]:
         with self.source.open(self.paths[i]) as image:
@@ -263,11 +231,11 @@ class FileImages(ImageSet):
 def refuse(problems: Sequence[str], skip: bool, n: int, shown: int = 20) -> None:
     """Raise for unreadable images, unless they may be skipped and some are left."""
     if problems and (not skip or len(problems) == n):
-        rest = f"\n  ... and {len(problems) - shown} more" if len(problems) > shown else ""
+        rest = [f"... and {len(problems) - shown} more"] if len(problems) > shown else []
         raise DataError(
-            f"{len(problems)} of {n} images cannot be read:\n  "
-            + "\n  ".join(problems[:shown])
-            + rest
+            "\n  ".join(
+                [f"{len(problems)} of {n} images cannot be read:", *problems[:shown], *rest]
+            )
             + "\nReplace or remove them, or go on without them: --skip-unreadable"
         )
 

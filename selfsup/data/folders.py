@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from selfsup.config import DataConfig
 from selfsup.data.decode import MODES, FileImages
 from selfsup.data.images import ImageSet, Splits
 from selfsup.data.sources import IMAGE_SUFFIXES, Files
@@ -16,6 +17,61 @@ from selfsup.errors import DataError
 
 SPLIT_SEED = 0
 TEST_FOLDERS = ("test", "val")
+CLASS_FOLDERS = "DIR/train/CLASS/* with DIR/test/CLASS/* (or val), in folders or a zip file"
+#: What DIR may hold besides class folders, and how to come by it.
+ELSE = {
+    "cifar10": "or the folder cifar-10-batches-py, unpacked from "
+    "https://www.cs.toronto.edu/~kriz/cifar-10-python.tar.gz",
+    "cifar100": "or the folder cifar-100-python, unpacked from "
+    "https://www.cs.toronto.edu/~kriz/cifar-100-python.tar.gz",
+    "svhn": "or train_32x32.mat and test_32x32.mat from http://ufldl.stanford.edu/housenumbers",
+    "imagenet": "which is ILSVRC 2012 from https://image-net.org, unpacked",
+    "folder": "or images in any folders",
+}
+
+
+def folder_images(config: DataConfig) -> Splits:
+    """Return the images of class folders, or of any folders without classes."""
+    name, place = config.dataset, Path(config.data or "data")
+    try:
+        if name == "folder" and config.classes == "none":
+            files, found = all_images(place, MODES["RGB"], config.workers)
+            splits = Splits(files, None, found)
+        else:
+            splits = class_folders(place, config.workers, config.hold_out)
+        if name != "folder" and (splits.test is None or not splits.train.labelled):
+            raise DataError(f"{place} has images, but not in class folders")
+    except DataError as error:
+        raise DataError(
+            f"{name}: {error}.\nPass its place with --data DIR: {CLASS_FOLDERS}; {ELSE[name]}"
+        ) from error
+    parts: list[ImageSet] = []
+    bad = 0
+    for part in (splits.train, splits.test):
+        if isinstance(part, FileImages):
+            placed, problems = _placed(part, config)
+            parts.append(placed)
+            bad += len(problems)
+    train, test = parts[0], parts[1] if len(parts) > 1 else None
+    found = (
+        f"{splits.found}, {bad:,} unreadable, {len(train):,} used, {len(test or ()):,} held out; "
+        + (f"{len(train.classes)} classes" if train.labelled else "no classes")
+    )
+    return Splits(train, test, found)
+
+
+def new_images(place: Path, config: DataConfig, channels: int) -> tuple[ImageSet, list[str]]:
+    """Return all images of a place as `config` shows them, and what cannot be read."""
+    files, _ = all_images(place, channels, config.workers)
+    return _placed(files, replace(config, dataset="folder", skip_unreadable=True))
+
+
+def _placed(files: FileImages, config: DataConfig) -> tuple[ImageSet, list[str]]:
+    if config.in_memory:
+        return files.in_memory(config.image_size, config.skip_unreadable)
+    if config.dataset == "folder":
+        return files.checked(config.skip_unreadable)
+    return files, []  # of a million images: one that is bad says so when its turn comes
 
 
 def all_images(place: Path, channels: int, workers: int = 0) -> tuple[FileImages, str]:
@@ -26,24 +82,11 @@ def all_images(place: Path, channels: int, workers: int = 0) -> tuple[FileImages
 
 
 def class_folders(place: Path, workers: int = 0, hold_out: float = 0.0) -> Splits:
-    """Find the images of class folders; nothing is decoded.
+    """Find the images of class folders in a folder or a zip file; nothing is decoded.
 
-    ``train/`` has ``test/`` or ``val/`` beside it, or there is one part. A part has one folder per
-    class; one folder alone is no class.
-
-    Parameters
-    ----------
-    place : Path
-        A folder or a zip file, or a folder with nothing but one zip file.
-    workers : int
-        Processes that decode.
-    hold_out : float
-        Share of every class that becomes a test part where there is none.
-
-    Raises
-    ------
-    DataError
-        There are no images, or the parts do not go together.
+    ``train/`` has ``test/`` or ``val/`` beside it, or there is one part, of which `hold_out` is the
+    share of every class that becomes a test part. A part has one folder per class; one folder alone
+    is no class. Parts that do not go together are a `DataError`.
     """
     source, names, others = _find(place)
     found = _found(place, names, others)
@@ -82,10 +125,11 @@ def _find(place: Path) -> tuple[Files, list[str], Counter[str]]:
         if len(archives) == 1:
             source = Files(archives[0])
             names, others = source.names()
+    if not place.exists():
+        raise DataError(f"there is no folder or zip file {place}")
     if not names:
-        there = "there is no such folder or zip file" if not place.exists() else "it has none of "
-        kinds = "" if not place.exists() else ", ".join(sorted(IMAGE_SUFFIXES))
-        raise DataError(f"no images in {place}: {there}{kinds}, in any folder in it")
+        kinds = ", ".join(sorted(IMAGE_SUFFIXES))
+        raise DataError(f"no images in {place} or any folder in it, that is, no {kinds}")
     if source.place.is_file():  # people zip a folder, not what is in it
         while (
             len(tops := {name.split("/")[0] for name in names}) == 1
@@ -111,10 +155,8 @@ def _classes(names: list[str]) -> tuple[str, ...]:
 
 def _part(source: Files, names: list[str], workers: int, classes: tuple[str, ...]) -> FileImages:
     number = {name: i for i, name in enumerate(classes)}
-    targets = [number[name.split("/")[0]] if classes else -1 for name in names]
-    return FileImages(
-        source, torch.tensor(targets, dtype=torch.int64), classes, tuple(names), workers=workers
-    )
+    targets = torch.tensor([number[name.split("/")[0]] if classes else -1 for name in names])
+    return FileImages(source, targets, classes, tuple(names), workers=workers)
 
 
 def split(whole: ImageSet, share: float) -> Splits:

@@ -58,15 +58,10 @@ class ImageSet(ABC):
 
     @abstractmethod
     def views(
-        self,
-        batches: Sequence[Tensor],
-        augment: AugmentConfig,
-        size: int,
-        *,
-        seeds: Sequence[int],
-        device: str | torch.device = "cpu",
-    ) -> Iterator[Tensor]:
-        """Yield random views of one batch after the other.
+        self, batches: Sequence[Tensor], augment: AugmentConfig, size: int, *,
+        seeds: Sequence[int], device: str | torch.device = "cpu",
+    ) -> Iterator[Tensor]:  # fmt: skip
+        """Yield random (B, C, size, size) float32 views in [0, 1], one batch after the other.
 
         Parameters
         ----------
@@ -80,11 +75,6 @@ class ImageSet(ABC):
             One for every batch, which alone decides what is random in it.
         device : str or torch.device
             Where the views are wanted.
-
-        Yields
-        ------
-        Tensor
-            (B, C, size, size) float32 in [0, 1].
         """
 
 
@@ -115,37 +105,31 @@ class TensorImages(ImageSet):
 
     def statistics(self) -> tuple[Tensor, Tensor]:
         """Return exact (C,) mean and standard deviation of the images in [0, 1]."""
+        inside: Tensor | None = None  # an image, not what continues it
+        if self.extents is not None:
+            rows, columns = (torch.arange(side) for side in self.images.shape[2:])
+            inside = (rows < self.extents[:, :1])[:, :, None]
+            inside = inside & (columns < self.extents[:, 1:])[:, None]
         # Integer counts: exact, in any order, and without a float copy of the images.
         values = torch.arange(256, dtype=torch.float64) / 255
-        means, stds = [], []
-        for channel in range(self.channels):
-            pixels = self.images[:, channel]
-            pixels = pixels.flatten() if self.extents is None else pixels[self._inside()]
-            counts = torch.bincount(pixels, minlength=256).cpu()
-            weights = counts / counts.sum()
-            mean = (weights * values).sum()
-            means.append(mean)
-            stds.append((weights * (values - mean) ** 2).sum().sqrt().clamp_min(1e-3))
-        return torch.stack(means).float(), torch.stack(stds).float()
-
-    def _inside(self) -> Tensor:
-        """Return (N, H, W) whether a pixel is the image's own."""
-        assert self.extents is not None
-        height, width = self.images.shape[2:]
-        rows = torch.arange(height) < self.extents[:, :1]
-        return rows[:, :, None] & (torch.arange(width) < self.extents[:, 1:])[:, None]
+        counts = []
+        for pixels in self.images.unbind(1):
+            own = pixels.flatten() if inside is None else pixels[inside.to(pixels.device)]
+            counts.append(torch.bincount(own, minlength=256).cpu())
+        weights = torch.stack(counts) / torch.stack(counts).sum(1, keepdim=True)
+        mean = (weights * values).sum(1)
+        variance = (weights * (values - mean[:, None]) ** 2).sum(1)
+        return mean.float(), variance.sqrt().clamp_min(1e-3).float()
 
     def select(self, index: Tensor) -> TensorImages:
         """Return the samples at `index`, in that order."""
         order = index.tolist()
         return TensorImages(
-            self.images[index],
-            self.targets[index],
-            self.classes,
+            self.images[index], self.targets[index], self.classes,
             tuple(self.paths[i] for i in order),
             None if self.extents is None else self.extents[index],
             None if self.files is None else tuple(self.files[i] for i in order),
-        )
+        )  # fmt: skip
 
     def to(self, device: str | torch.device) -> TensorImages:
         """Return the same images on a device."""
@@ -164,14 +148,9 @@ class TensorImages(ImageSet):
         return None if self.files is None or self.files[i] is None else str(self.files[i])
 
     def views(
-        self,
-        batches: Sequence[Tensor],
-        augment: AugmentConfig,
-        size: int,
-        *,
-        seeds: Sequence[int],
-        device: str | torch.device = "cpu",
-    ) -> Iterator[Tensor]:
+        self, batches: Sequence[Tensor], augment: AugmentConfig, size: int, *,
+        seeds: Sequence[int], device: str | torch.device = "cpu",
+    ) -> Iterator[Tensor]:  # fmt: skip
         """Yield random views of one batch after the other, see :meth:`ImageSet.views`."""
         for index, seed in zip(batches, seeds, strict=True):
             extents = None if self.extents is None else self.extents[index]
@@ -186,13 +165,9 @@ class TensorImages(ImageSet):
 
 
 def finished(
-    images: Tensor,
-    augment: AugmentConfig,
-    size: int,
-    seed: int,
-    device: str | torch.device,
+    images: Tensor, augment: AugmentConfig, size: int, seed: int, device: str | torch.device,
     extents: Tensor | None = None,
-) -> Tensor:
+) -> Tensor:  # fmt: skip
     """Return views on `device` of (B, C, H, W) uint8 images."""
     generator = torch.Generator().manual_seed(seed)
     pixels = images.to(device, non_blocking=True).float().div_(255)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import gzip
 import struct
 import zlib
-from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -22,35 +21,46 @@ FASHION_CLASSES = (
     "T-shirt/top", "Trouser", "Pullover", "Dress", "Coat", "Sandal", "Shirt", "Sneaker", "Bag",
     "Ankle boot",
 )  # fmt: skip
+DIGITS = tuple(map(str, range(10)))
 DEBIAN_FASHION = Path("/usr/share/datasets/fashion-mnist")
 
 
-def digit_images(image_size: int) -> Splits:
-    """Load the 1,797 digits of 8 x 8 that scikit-learn ships, split 80:20 by class.
+def known_images(name: str, data: str | None, size: int) -> Splits | None:
+    """Load a data set in its published form; None where this is another one, or class folders.
 
-    They are enlarged once: resampled again by each view they are softer, and in trials the labels
-    were better for it.
+    Images larger than the network's input `size` are shrunk once. The digits are enlarged once:
+    resampled again by each view they are softer, and in trials the labels were better for it.
     """
+    parts: tuple[TensorImages, ...] | None = None
+    if name == "digits":
+        parts = _digits()
+    elif name == "fashion-mnist":
+        parts = _fashion(None if data is None else Path(data))
+    elif name in ("cifar10", "cifar100", "svhn"):
+        parts = _of_torchvision(Path(data or "data"), name)
+    if parts is None:
+        return None
+    if name == "digits" or max(parts[0].images.shape[2:]) > size:
+        parts = tuple(part.resized(size) for part in parts)
+    return Splits(parts[0], parts[1], f"{name}: {len(parts[0]):,} images, classes known")
+
+
+def _digits() -> tuple[TensorImages, ...]:
+    """The 1,797 digits of 8 x 8 that scikit-learn ships, split 80:20 by class."""
     digits = load_digits()
-    whole = TensorImages(
-        torch.from_numpy(np.round(digits.images * (255 / 16)).astype(np.uint8))[:, None],
-        torch.from_numpy(digits.target.astype(np.int64)),
-        tuple(str(name) for name in digits.target_names),
-        tuple(f"digits/{i:04d}" for i in range(len(digits.images))),
-    ).resized(image_size)
-    train, test = train_test_split(
+    pixels = np.round(digits.images * (255 / 16)).astype(np.uint8)
+    whole = _tensors(pixels[:, None], digits.target, DIGITS, "digits/{:04d}")
+    parts = train_test_split(
         np.arange(len(whole)), test_size=0.2, random_state=0, stratify=digits.target
     )
-    train, test = (torch.from_numpy(np.sort(part)) for part in (train, test))
-    return Splits(whole.select(train), whole.select(test))
+    return tuple(whole.select(torch.from_numpy(np.sort(part))) for part in parts)
 
 
-def fashion_images(data: Path | None) -> Splits:
-    """Load Fashion-MNIST from its four idx files, plain or gzipped."""
+def _fashion(data: Path | None) -> tuple[TensorImages, ...]:
+    """The four idx files of Fashion-MNIST, plain or gzipped."""
+    places = [data or Path("data"), (data or Path("data")) / "FashionMNIST" / "raw"]
     if data is None:
-        places = [Path("data"), Path("data/FashionMNIST/raw"), DEBIAN_FASHION]
-    else:
-        places = [data, data / "FashionMNIST" / "raw"]
+        places.append(DEBIAN_FASHION)
     sets = []
     for part in ("train", "t10k"):
         images_path = _find_idx(places, f"{part}-images-idx3-ubyte")
@@ -58,11 +68,11 @@ def fashion_images(data: Path | None) -> Splits:
         images, labels = read_idx(images_path), read_idx(labels_path)
         if images.ndim != 3 or labels.ndim != 1 or len(images) != len(labels):
             raise DataError(f"{images_path} and {labels_path} do not belong together")
-        sets.append(_tensors(images[:, None], labels, FASHION_CLASSES, part))
-    return Splits(sets[0], sets[1])
+        sets.append(_tensors(images[:, None], labels, FASHION_CLASSES, part + "/{:05d}"))
+    return tuple(sets)
 
 
-def _find_idx(places: Sequence[Path], name: str) -> Path:
+def _find_idx(places: list[Path], name: str) -> Path:
     candidates = [place / (name + suffix) for place in places for suffix in ("", ".gz")]
     for path in candidates:
         if path.is_file():
@@ -84,16 +94,15 @@ def read_idx(path: Path) -> NDArray[np.uint8]:
         raise DataError(f"{path}: cannot be read ({error})") from error
     if content[:3] != b"\x00\x00\x08" or len(content) < 4 + 4 * content[3]:
         raise DataError(f"{path}: not an idx file of unsigned bytes")
-    ndim = content[3]
-    start = 4 + 4 * ndim
-    shape = struct.unpack(f">{ndim}I", content[4:start])
+    start = 4 + 4 * content[3]
+    shape = struct.unpack(f">{content[3]}I", content[4:start])
     if len(content) - start != int(np.prod(shape)):
         raise DataError(f"{path}: {len(content) - start} bytes of data, header says {shape}")
     return np.frombuffer(content, np.uint8, offset=start).reshape(shape).copy()
 
 
-def torchvision_images(place: Path, dataset: str) -> Splits | None:
-    """Load CIFAR-10, CIFAR-100 or SVHN by torchvision, which compares checksums; None if absent."""
+def _of_torchvision(place: Path, dataset: str) -> tuple[TensorImages, ...] | None:
+    """CIFAR-10, CIFAR-100 or SVHN by torchvision, which compares checksums; None if absent."""
     kind, marker = {
         "cifar10": (CIFAR10, CIFAR10.base_folder),
         "cifar100": (CIFAR100, CIFAR100.base_folder),
@@ -106,24 +115,24 @@ def torchvision_images(place: Path, dataset: str) -> Splits | None:
     for part in ("train", "test"):
         try:
             if kind is SVHN:
-                svhn = SVHN(roots[0], split=part)
-                digits = tuple(map(str, range(10)))
-                sets.append(_tensors(svhn.data, svhn.labels, digits, part))
+                found = SVHN(roots[0], split=part)
+                pixels, targets, classes = found.data, found.labels, DIGITS
             else:
-                cifar = kind(roots[0], train=part == "train")
-                pixels = cifar.data.transpose(0, 3, 1, 2)
-                sets.append(_tensors(pixels, cifar.targets, tuple(cifar.classes), part))
+                found = kind(roots[0], train=part == "train")
+                pixels, targets = found.data.transpose(0, 3, 1, 2), found.targets
+                classes = tuple(found.classes)
+            sets.append(_tensors(pixels, targets, classes, part + "/{:05d}"))
         except (RuntimeError, OSError, EOFError, ValueError) as error:
             raise DataError(
                 f"{roots[0] / marker}: the {part} part of {dataset} is missing or not as it was "
                 f"published ({error}); unpack the archive there again"
             ) from error
-    return Splits(sets[0], sets[1])
+    return tuple(sets)
 
 
 def _tensors(
-    pixels: NDArray[np.uint8], targets: ArrayLike, classes: tuple[str, ...], part: str
+    pixels: NDArray[np.uint8], targets: ArrayLike, classes: tuple[str, ...], name: str
 ) -> TensorImages:
     images = torch.from_numpy(np.ascontiguousarray(pixels))
-    names = tuple(f"{part}/{i:05d}" for i in range(len(images)))
-    return TensorImages(images, torch.from_numpy(np.asarray(targets, np.int64)), classes, names)
+    labels = torch.from_numpy(np.asarray(targets, np.int64))
+    return TensorImages(images, labels, classes, tuple(map(name.format, range(len(images)))))

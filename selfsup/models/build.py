@@ -12,7 +12,7 @@ from selfsup.config import ModelConfig
 from selfsup.errors import ConfigError
 from selfsup.models.alexnet import AlexNet, initialise
 from selfsup.models.network import Network
-from selfsup.models.resnet import PreActResNet, ResNet, SmallResNet
+from selfsup.models.resnet import Depth, PreActResNet, ResNet, SmallResNet
 
 #: With up to four channels, oneDNN's 1 x 1 convolutions of stride 2 write past their memory where
 #: they are channels_last and the processor has AVX2 but not AVX-512 (PyTorch 2.14.1).
@@ -20,31 +20,17 @@ LEAST_CHANNELS_LAST = 8
 
 
 def build_trunk(config: ModelConfig, channels: int) -> nn.Module:
-    """Return a new trunk for images of so many channels; weights come from the global generator.
-
-    Parameters
-    ----------
-    config : ModelConfig
-        `arch` and, for the networks that have them, `width`, `blocks`, `stem_stride` and
-        `final_norm`.
-    channels : int
-        Channels of the images.
-    """
+    """Return a new trunk for images of so many channels; weights come from the global generator."""
     match config.arch:
         case "small-resnet":
             return SmallResNet(channels, config.width, config.blocks, config.stem_stride)
-        case "alexnet":
-            return AlexNet("big", channels)
-        case "alexnet-small":
-            return AlexNet("small", channels)
-        case "resnet18":
-            return ResNet(18, channels)
-        case "resnet50":
-            return ResNet(50, channels)
-        case "preact-resnet18":
-            return PreActResNet(18, channels, config.final_norm)
-        case "preact-resnet50":
-            return PreActResNet(50, channels, config.final_norm)
+        case "alexnet" | "alexnet-small":
+            return AlexNet("small" if config.arch == "alexnet-small" else "big", channels)
+        case "resnet18" | "resnet50":
+            return ResNet(50 if config.arch == "resnet50" else 18, channels)
+        case "preact-resnet18" | "preact-resnet50":
+            depth: Depth = 50 if config.arch == "preact-resnet50" else 18
+            return PreActResNet(depth, channels, config.final_norm)
         case "own":
             raise ConfigError("this network was passed from Python: pass it again, as trunk=")
     return _own_trunk(config.arch)
@@ -89,18 +75,8 @@ def build_network(
 ) -> Network:
     """Return a new network, whose weights come from torch's global generator.
 
-    Parameters
-    ----------
-    config : ModelConfig
-        The settings of :func:`build_trunk`, `rotation` and `channels_last`.
-    clusters : sequence of int
-        K of each head.
-    mean, std : Tensor
-        (C,) statistics of the training images in [0, 1].
-    image_size : int
-        Side of the input.
-    trunk : torch.nn.Module, optional
-        A network of one's own, instead of ``config.arch``.
+    It has a head for each K of `clusters`, and a `trunk` of one's own instead of ``config.arch`` if
+    there is one. `mean` and `std` are the (C,) statistics of the training images in [0, 1].
     """
     trunk = build_trunk(config, len(mean)) if trunk is None else trunk
     narrow = config.arch == "small-resnet" and config.width < LEAST_CHANNELS_LAST

@@ -18,15 +18,7 @@ class Trunk(nn.Module):
 
 
 class MultiHead(nn.Module):
-    """Several linear classifiers that share their input, kept as one matrix for speed.
-
-    Parameters
-    ----------
-    dim : int
-        Number of features.
-    clusters : sequence of int
-        Number of outputs of every head; may be empty.
-    """
+    """Linear classifiers of `clusters` outputs each on `dim` features, one matrix for speed."""
 
     linear: nn.Linear | None
 
@@ -56,23 +48,10 @@ class MultiHead(nn.Module):
 
 
 class Network(nn.Module):
-    """Trunk and heads.
+    """A trunk that makes (B, dim) features, a head for each of `clusters`, and one of rotations.
 
-    Parameters
-    ----------
-    trunk : torch.nn.Module
-        What makes the features: (B, D) of (B, C, H, W) images with mean 0 and deviation 1.
-    dim : int
-        D.
-    clusters : sequence of int
-        Number of outputs of every head; may be empty.
-    mean, std : Tensor
-        (C,) statistics of the training images in [0, 1]; kept with the weights, so that a
-        checkpoint needs nothing else to be used.
-    rotation : bool
-        Add a head that tells quarter turns apart.
-    channels_last : bool
-        Memory format of images and weights: the faster one for most convolutions.
+    The (C,) `mean` and `std` of the training images in [0, 1] are kept with the weights, so that a
+    checkpoint needs nothing else to be used.
     """
 
     mean: Tensor
@@ -106,46 +85,27 @@ class Network(nn.Module):
         return features
 
     def forward(self, images: Tensor, rotated: bool = False) -> tuple[Tensor, ...]:
-        """Return the logits of every head.
+        """Return (B, K) logits of every head for (B, C, H, W) images in [0, 1].
 
-        Parameters
-        ----------
-        images : Tensor
-            (B, C, H, W) in [0, 1]. With `rotated`, (4B, C, H, W): B images, then the same ones
-            turned by 90, by 180 and by 270 degrees.
-        rotated : bool
-            Whether the rotation head is asked as well.
-
-        Returns
-        -------
-        tuple of Tensor
-            (B, K) for every head, of the upright images alone, as in the authors' code; with
-            `rotated`, the (4B, 4) logits of the four turns come last.
+        With `rotated` the images are (4B, C, H, W): B of them, then the same ones turned by 90, 180
+        and 270 degrees. Heads see the upright ones alone, as in the authors' code, and the (4B, 4)
+        logits of the turns come last.
         """
         if not rotated:
-            return self._cluster_logits(self.features(images))
+            return tuple(self.heads(self.features(images)))
         if self.rotation_head is None:
             raise ValueError("this network has no rotation head: build it with rotation=True")
         if len(images) % 4:
             raise ValueError(f"{len(images)} images are not four turns of the same ones")
         features = self.features(images)
-        return *self._cluster_logits(features[: len(features) // 4]), self.rotation_head(features)
-
-    def _cluster_logits(self, features: Tensor) -> tuple[Tensor, ...]:
-        logits: tuple[Tensor, ...] = self.heads(features)
-        return logits
+        return *self.heads(features[: len(features) // 4]), self.rotation_head(features)
 
     @torch.no_grad()
     def calibrate(self, batches: Iterable[Tensor]) -> None:
-        """Measure the statistics of batch normalisation, which a new network lacks.
+        """Measure the statistics of batch normalisation as plain means over batches of images.
 
-        The first labels come from the untrained network in evaluation mode.
-
-        Parameters
-        ----------
-        batches : iterable of Tensor
-            (B, C, H, W) images in [0, 1]. The statistics become plain means over the batches; one
-            of a single image has no variance and is left out.
+        A new network lacks them, and makes the first labels in evaluation mode. A batch of a single
+        image has no variance and is left out.
         """
         norms = [m for m in self.modules() if isinstance(m, _BatchNorm)]
         momenta = [norm.momentum for norm in norms]

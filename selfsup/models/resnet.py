@@ -8,6 +8,7 @@ import torch
 import torchvision
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torchvision.models.resnet import BasicBlock
 
 from selfsup.models.network import Trunk
 
@@ -15,15 +16,7 @@ Depth = Literal[18, 50]
 
 
 class ResNet(Trunk):
-    """torchvision's ResNet up to the pooled features.
-
-    Parameters
-    ----------
-    depth : {18, 50}
-        Number of layers.
-    channels : int
-        Channels of the images.
-    """
+    """torchvision's ResNet of `depth` layers up to the pooled features."""
 
     def __init__(self, depth: Depth, channels: int = 3) -> None:
         super().__init__()
@@ -43,12 +36,7 @@ class ResNet(Trunk):
 class PreActBlock(nn.Module):
     """Convolutions, each after normalisation and ReLU, and a shortcut: 3x3 twice, or 1x1, 3x3, 1x1.
 
-    Parameters
-    ----------
-    inputs, planes, stride : int
-        Channels that come in, inner channels, stride of the block.
-    bottleneck : bool
-        Three convolutions, with four times as many channels at the end as inside.
+    A `bottleneck` has three, with four times as many channels at the end as the `planes` inside.
     """
 
     def __init__(self, inputs: int, planes: int, stride: int, bottleneck: bool) -> None:
@@ -117,52 +105,22 @@ class PreActResNet(Trunk):
         return features
 
 
-class SmallBlock(nn.Module):
-    """Two 3x3 convolutions and a shortcut."""
-
-    def __init__(self, inputs: int, outputs: int, stride: int) -> None:
-        super().__init__()
-        self.conv1 = nn.Conv2d(inputs, outputs, 3, stride, 1, bias=False)
-        self.bn1 = nn.BatchNorm2d(outputs)
-        self.conv2 = nn.Conv2d(outputs, outputs, 3, 1, 1, bias=False)
-        self.bn2 = nn.BatchNorm2d(outputs)
-        self.shortcut: nn.Module = nn.Identity()
-        if stride != 1 or inputs != outputs:
-            self.shortcut = nn.Sequential(
-                nn.Conv2d(inputs, outputs, 1, stride, bias=False), nn.BatchNorm2d(outputs)
-            )
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Apply the block."""
-        y = F.relu(self.bn1(self.conv1(x)))
-        return F.relu(self.bn2(self.conv2(y)) + self.shortcut(x))
-
-
 class SmallResNet(Trunk):
-    """Three stages of residual blocks, and standardised features.
+    """Three stages of `blocks` residual blocks; `width` channels after the stem; standardised."""
 
-    Parameters
-    ----------
-    channels : int
-        Channels of the images.
-    width, blocks, stem_stride : int
-        Channels after the stem, residual blocks per stage, stride of the first convolution.
-    """
-
-    def __init__(
-        self, channels: int, width: int = 16, blocks: int = 1, stem_stride: int = 1
-    ) -> None:
+    def __init__(self, channels: int, width: int = 16, blocks: int = 1, stem_stride: int = 1):
         super().__init__()
-        layers: list[nn.Module] = [
-            nn.Conv2d(channels, width, 3, stem_stride, 1, bias=False),
-            nn.BatchNorm2d(width),
-            nn.ReLU(),
-        ]
+        stem = nn.Conv2d(channels, width, 3, stem_stride, 1, bias=False)
+        layers: list[nn.Module] = [stem, nn.BatchNorm2d(width), nn.ReLU()]
         inputs = width
         for stage in range(3):
             for block in range(blocks):
                 outputs = width * 2**stage
-                layers.append(SmallBlock(inputs, outputs, 2 if stage and not block else 1))
+                stride = 2 if stage and not block else 1
+                shortcut = _projection(inputs, outputs, stride)
+                if len(shortcut):
+                    shortcut.append(nn.BatchNorm2d(outputs))
+                layers.append(BasicBlock(inputs, outputs, stride, shortcut))
                 inputs = outputs
         self.layers = nn.Sequential(*layers)
         # Standardised features: the logits of a random network then differ between images.

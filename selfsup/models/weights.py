@@ -1,10 +1,9 @@
-"""Weights in and out: torchvision's models, the authors' releases, checkpoints of runs."""
+"""Weights in: torchvision's models, the authors' releases, checkpoints of runs."""
 
 from __future__ import annotations
 
 import dataclasses
 import os
-import pickle
 import re
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -12,20 +11,16 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from selfsup.errors import WeightsError
+from selfsup.errors import UNLOADABLE, WeightsError
 from selfsup.models.network import Network
 from selfsup.models.resnet import ResNet
 
 #: Names of heads in weights; and the parts of the authors' ResNet, which is one nn.Sequential.
 HEAD = re.compile(r"(fc|top_layer)\d*\.|heads\.|rotation_head\.")
-_RESNET_PARTS = {
-    "features.0": "conv1",
-    "features.1": "bn1",
-    "features.4": "layer1",
-    "features.5": "layer2",
-    "features.6": "layer3",
-    "features.7": "layer4",
-}
+_RESNET_PARTS = dict(
+    zip([f"features.{i}" for i in (0, 1, 4, 5, 6, 7)],
+        ["conv1", "bn1", "layer1", "layer2", "layer3", "layer4"], strict=True)
+)  # fmt: skip
 
 
 @dataclasses.dataclass(frozen=True)
@@ -71,23 +66,21 @@ def load_weights(
     labels = contents.get("labels", contents.get("L"))
     if isinstance(labels, Mapping):  # of a run
         labels = labels.get("labels")
-    expected = _named_module(network.trunk).state_dict()
+    named = network.trunk.net if isinstance(network.trunk, ResNet) else network.trunk
+    expected, statistics = named.state_dict(), {"mean": network.mean, "std": network.std}
     trunk: dict[str, Tensor] = {}
-    statistics: dict[str, Tensor] = {}
     heads: dict[str, Tensor] = {}
     for name, value in weights.items():
         if isinstance(value, Tensor) and name not in ("labels", "L"):
             name = re.sub(r"(^|\.)module\.", r"\1", name)  # of (Distributed)DataParallel
-            if name in ("mean", "std"):
-                statistics[name] = value
-            elif (own := _trunk_name(name, network.trunk)) not in expected and HEAD.match(name):
-                heads[name] = value
-            else:
-                trunk[own] = value
-    _check(network, trunk, statistics)
-    for name, value in statistics.items():
-        network.get_buffer(name).copy_(value)
-    _named_module(network.trunk).load_state_dict(trunk, strict=False)
+            own = name if name in statistics else _trunk_name(name, network.trunk)
+            is_head = own not in expected and HEAD.match(name)
+            (heads if is_head else trunk)[name if is_head else own] = value
+    expected |= {name: value for name, value in statistics.items() if name in trunk}
+    _check(network, expected, trunk)
+    for name in statistics.keys() & trunk.keys():
+        statistics[name].copy_(trunk.pop(name))
+    named.load_state_dict(trunk, strict=False)
     loaded, rotation = _load_heads(network, heads)
     return LoadReport(
         loaded, rotation, tuple(heads), labels if isinstance(labels, Tensor) else None
@@ -97,9 +90,9 @@ def load_weights(
 def _read(path: str | os.PathLike[str]) -> Mapping[str, Any]:
     try:
         contents = torch.load(path, map_location="cpu", weights_only=True)
-    except (OSError, RuntimeError, EOFError, ValueError) as error:
+    except OSError as error:
         raise WeightsError(f"{path}: no weights can be read here ({error})") from error
-    except pickle.UnpicklingError as error:
+    except UNLOADABLE as error:
         raise WeightsError(
             f"{path}: not a file of tensors. A model pickled whole is not loaded, since that can "
             "run any code: save its state_dict() where it was made"
@@ -107,11 +100,6 @@ def _read(path: str | os.PathLike[str]) -> Mapping[str, Any]:
     if not isinstance(contents, Mapping):
         raise WeightsError(f"{path}: holds a {type(contents).__name__}, not a state dict")
     return contents
-
-
-def _named_module(trunk: nn.Module) -> nn.Module:
-    """Return the module whose names a state dict uses."""
-    return trunk.net if isinstance(trunk, ResNet) else trunk
 
 
 def _trunk_name(name: str, trunk: nn.Module) -> str:
@@ -124,23 +112,20 @@ def _trunk_name(name: str, trunk: nn.Module) -> str:
     return name.removeprefix("trunk.net.")
 
 
-def _check(network: Network, trunk: Mapping[str, Tensor], statistics: Mapping[str, Tensor]) -> None:
-    expected = _named_module(network.trunk).state_dict()
-    expected |= {name: network.get_buffer(name) for name in statistics}
-    weights = {**trunk, **statistics}
-    missing = [
-        name
-        for name in expected
+def _check(network: Network, expected: Mapping[str, Tensor], weights: Mapping[str, Tensor]) -> None:
+    """Raise unless all that is expected is there in its shape, and nothing else."""
+    found = {
         # weights of 2018 and before have no such counter
-        if name not in weights and not name.endswith("num_batches_tracked")
-    ]
-    unknown = [name for name in weights if name not in expected]
-    misshapen = [
-        f"{name} {tuple(weights[name].shape)} instead of {tuple(value.shape)}"
-        for name, value in expected.items()
-        if name in weights and weights[name].shape != value.shape
-    ]
-    found = {"missing": missing, "unknown": unknown, "of another shape": misshapen}
+        "missing": [
+            x for x in expected if x not in weights and not x.endswith("num_batches_tracked")
+        ],
+        "unknown": [x for x in weights if x not in expected],
+        "of another shape": [
+            f"{x} {tuple(weights[x].shape)} instead of {tuple(value.shape)}"
+            for x, value in expected.items()
+            if x in weights and weights[x].shape != value.shape
+        ],
+    }
     if any(found.values()):
         faults = [f"{fault}: {_first_few(names)}" for fault, names in found.items() if names]
         raise WeightsError(
@@ -156,38 +141,24 @@ def _first_few(names: Sequence[str], shown: int = 3) -> str:
 
 def _load_heads(network: Network, weights: dict[str, Tensor]) -> tuple[tuple[int, ...], bool]:
     """Load what fits and take it out of `weights`."""
-    heads = network.heads
-    if heads.linear is not None and _take(
-        weights, "heads.linear", heads.linear.weight, heads.linear.bias
-    ):
-        loaded = list(range(len(heads.clusters)))
-    else:
-        loaded = [
-            i
-            for i in range(len(heads.clusters))
-            if any(_take(weights, name, *heads.parameters_of(i)) for name in _head_names(i))
-        ]
-    turns = network.rotation_head
-    names = ["rotation_head", *_head_names(len(heads.clusters))]  # the authors': the last of all
-    rotation = turns is not None and any(
-        _take(weights, name, turns.weight, turns.bias) for name in names
-    )
-    return tuple(loaded), rotation
 
-
-def _head_names(index: int) -> list[str]:
-    """Return the names that a head has in foreign weights."""
-    return ["fc", "top_layer", "top_layer0"] if index == 0 else [f"top_layer{index}"]
-
-
-def _take(weights: dict[str, Tensor], name: str, weight: Tensor, bias: Tensor) -> bool:
-    """Copy a linear layer out of `weights` if it is there and fits."""
-    pair = f"{name}.weight", f"{name}.bias"
-    if any(
-        key not in weights or weights[key].shape != target.shape
-        for key, target in zip(pair, (weight, bias), strict=True)
-    ):
+    def taken(weight: Tensor, bias: Tensor, *names: str) -> bool:
+        for name in names:
+            pair = {f"{name}.weight": weight, f"{name}.bias": bias}
+            if all(key in weights and weights[key].shape == x.shape for key, x in pair.items()):
+                for key, place in pair.items():
+                    place.copy_(weights.pop(key))
+                return True
         return False
-    weight.copy_(weights.pop(pair[0]))
-    bias.copy_(weights.pop(pair[1]))
-    return True
+
+    def foreign(index: int) -> list[str]:
+        return ["fc", "top_layer", "top_layer0"] if index == 0 else [f"top_layer{index}"]
+
+    heads, turns, every = network.heads, network.rotation_head, range(len(network.heads.clusters))
+    whole = heads.linear
+    if whole is not None and taken(whole.weight, whole.bias, "heads.linear"):
+        loaded = list(every)
+    else:
+        loaded = [i for i in every if taken(*heads.parameters_of(i), *foreign(i))]
+    last = ["rotation_head", *foreign(len(every))]  # the authors': after all others
+    return tuple(loaded), turns is not None and taken(turns.weight, turns.bias, *last)

@@ -13,7 +13,7 @@ from selfsup.config import (
     ModelConfig,
     OptimiserConfig,
     RunConfig,
-)
+)  # fmt: skip
 
 #: CIFAR and SVHN in the authors' code: 32 x 32 images shown to AlexNet at 224 x 224.
 SMALL_IMAGES = AugmentConfig(
@@ -23,24 +23,15 @@ _CIFAR = Config(
     DataConfig("cifar10", 224),
     ModelConfig("alexnet"),
     LabelConfig(
-        clusters=(128,) * 10,
-        epsilon=1 / 10,
-        tol=1e-4,
-        updates=400,
-        schedule_power=1.0,
+        clusters=(128,) * 10, epsilon=1 / 10, tol=1e-4, updates=400, schedule_power=1.0,
         heads_per_update="one",
     ),
     OptimiserConfig(
-        epochs=400,
-        batch_size=128,
-        precision="auto",
-        lr=0.03,
-        lr_schedule="step",
-        lr_drops=(240, 320),
-        augment=SMALL_IMAGES,
+        epochs=400, batch_size=128, precision="auto", lr=0.03, lr_schedule="step",
+        lr_drops=(240, 320), augment=SMALL_IMAGES,
     ),
     RunConfig("cifar10-alexnet"),
-)
+)  # fmt: skip
 _IMAGENET = Config(
     DataConfig("imagenet", 224, in_memory=False, workers=8),
     ModelConfig("alexnet"),
@@ -48,17 +39,11 @@ _IMAGENET = Config(
         clusters=(3000,) * 10, epsilon=1 / 25, tol=1e-4, updates=100, label_augment=LEVELS["0"]
     ),
     OptimiserConfig(
-        epochs=400,
-        batch_size=256,
-        precision="auto",
-        lr=0.08,
-        lr_schedule="step",
-        lr_drops=(150, 300, 350),
-        weight_decay=1e-5,
-        augment=LEVELS["3"],
+        epochs=400, batch_size=256, precision="auto", lr=0.08, lr_schedule="step",
+        lr_drops=(150, 300, 350), weight_decay=1e-5, augment=LEVELS["3"],
     ),
     RunConfig("imagenet-alexnet"),
-)
+)  # fmt: skip
 _RESNET = _IMAGENET.but(preset="imagenet-resnet50", arch="resnet50")
 
 PAPER: dict[str, Config] = {
@@ -71,24 +56,16 @@ PAPER: dict[str, Config] = {
         _RESNET,
         # the authors' later models, "Aug++": epochs are theirs, of the three drops no more is known
         _RESNET.but(
-            preset="imagenet-resnet50-moco",
-            augment=LEVELS["moco-v2"],
-            epochs=280,
+            preset="imagenet-resnet50-moco", augment=LEVELS["moco-v2"], epochs=280,
             lr_drops=(160, 190, 220),
         ),
         # training anew on the labels of a run, with quarter turns: --labels-file RUN
         _IMAGENET.but(
-            preset="imagenet-alexnet-retrain",
-            labelling="fixed",
-            labels_file="RUN",
-            rotation=True,
-            epochs=90,
-            batch_size=64,
-            lr=0.05,
-            lr_drops=(30, 60, 80),
+            preset="imagenet-alexnet-retrain", labelling="fixed", labels_file="RUN", rotation=True,
+            epochs=90, batch_size=64, lr=0.05, lr_drops=(30, 60, 80),
         ),
     )
-}
+}  # fmt: skip
 
 
 def as_authors(config: Config) -> Config:
@@ -98,11 +75,6 @@ def as_authors(config: Config) -> Config:
         augment = replace(augment, crop_grid=256)
     arch = {"resnet50": "preact-resnet50"}.get(config.model.arch, config.model.arch)
     return config.but(
-        arch=arch,
-        final_norm=False,
-        augment=augment,
-        label_sees="augment",
-        label_mode="train",
-        tol=1e-6,
-        max_iter=2000,
-    )
+        arch=arch, final_norm=False, augment=augment, label_sees="augment", label_mode="train",
+        tol=1e-6, max_iter=2000,
+    )  # fmt: skip

@@ -18,7 +18,7 @@ from selfsup.config import (
     ModelConfig,
     OptimiserConfig,
     RunConfig,
-)
+)  # fmt: skip
 from selfsup.presets.paper import SMALL_IMAGES
 
 _DIGITS = Config(
@@ -26,36 +26,24 @@ _DIGITS = Config(
     ModelConfig(),
     LabelConfig(clusters=(10,) * 5, epsilon=0.1, updates=320, schedule_power=1.0),
     OptimiserConfig(
-        epochs=80,
-        lr=0.05,
-        nesterov=True,
+        epochs=80, lr=0.05, nesterov=True,
         augment=AugmentConfig(rotate=20.0, scale=(0.8, 1.25), stretch=0.3, shift=0.12),
     ),
     RunConfig("digits", device="cpu", supervised_epochs=40),
-)
+)  # fmt: skip
 _FASHION = Config(
     DataConfig("fashion-mnist", 28),
     ModelConfig(stem_stride=2),
     LabelConfig(clusters=(10,) * 6, epsilon=0.1, max_iter=100, updates=50, schedule_power=1.0),
     OptimiserConfig(
-        epochs=5,
-        batch_size=256,
-        lr=0.1,
-        nesterov=True,
-        weight_decay=1e-4,
+        epochs=5, batch_size=256, lr=0.1, nesterov=True, weight_decay=1e-4,
         augment=AugmentConfig(
-            rotate=15.0,
-            scale=(0.6, 1.2),
-            stretch=0.3,
-            shift=0.12,
-            flip=True,
-            brightness=0.3,
-            contrast=0.3,
-            erase=0.3,
+            rotate=15.0, scale=(0.6, 1.2), stretch=0.3, shift=0.12, flip=True, brightness=0.3,
+            contrast=0.3, erase=0.3,
         ),
     ),
     RunConfig("fashion-mnist", device="cpu", supervised_epochs=5),
-)
+)  # fmt: skip
 _CIFAR = Config(
     DataConfig("cifar10", 32),
     ModelConfig(width=32, stem_stride=2),

@@ -21,7 +21,6 @@ import shutil
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from pickle import UnpicklingError
 from typing import Any
 
 import numpy as np
@@ -29,7 +28,7 @@ import torch
 from torch import Tensor
 
 from selfsup.config import Config, RunConfig
-from selfsup.errors import RunError
+from selfsup.errors import UNLOADABLE, RunError
 
 VERSION = 3
 NAME = re.compile(r"epoch-(\d+)-step-(\d+)\.pt")
@@ -97,31 +96,36 @@ def locked(run: Path) -> Iterator[None]:
         yield
 
 
+@contextmanager
+def _writing(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        full = error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+        advice = ": make room, and go on with a run by --resume" if full else ""
+        raise RunError(
+            f"{path} could not be written ({error.strerror}). What was there before is unharmed"
+            + advice
+        ) from error
+
+
 def write_whole(path: Path, content: bytes | memoryview) -> None:
     """Write a file so that at any moment there is the old one or the new one, complete."""
     if not path.parent.is_dir():
         raise RunError(f"{path} cannot be written: there is no folder {path.parent}")
     temporary = path.with_name(path.name + ".tmp")
     try:
-        with temporary.open("wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-        directory = os.open(path.parent, os.O_RDONLY)
-        os.fsync(directory)  # the new name too is to survive a power cut
-        os.close(directory)
-    except OSError as error:
+        with _writing(path):
+            with temporary.open("wb") as file:
+                file.write(content)
+                file.flush()
+                os.fsync(file.fileno())
+            os.replace(temporary, path)
+            directory = os.open(path.parent, os.O_RDONLY)
+            os.fsync(directory)  # the new name too is to survive a power cut
+            os.close(directory)
+    finally:
         temporary.unlink(missing_ok=True)
-        raise RunError(
-            f"{path} could not be written ({error.strerror}; {len(content):,} bytes). What was "
-            "there before is unharmed" + _advice(error)
-        ) from error
-
-
-def _advice(error: OSError) -> str:
-    full = error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-    return ": make room, and go on with a run by --resume" if full else ""
 
 
 def checkpoints(run: Path) -> list[Path]:
@@ -172,7 +176,7 @@ def load_checkpoint(run: Path, device: str = "cpu") -> dict[str, Any]:
     newest, before = found[-1], "Delete it to go on from the one before"
     try:
         state: Any = torch.load(newest, map_location=device, weights_only=True)
-    except (OSError, RuntimeError, EOFError, ValueError, KeyError, UnpicklingError) as error:
+    except UNLOADABLE as error:
         raise RunError(
             f"{newest} cannot be read: it is damaged, or no checkpoint. {before}"
         ) from error
@@ -186,16 +190,10 @@ def load_checkpoint(run: Path, device: str = "cpu") -> dict[str, Any]:
 def append_log(run: Path, line: dict[str, Any]) -> None:
     """Add a line to the log."""
     path = run / "log.jsonl"
-    try:
-        with path.open("a") as file:
-            file.write(json.dumps(line) + "\n")
-            file.flush()
-            os.fsync(file.fileno())  # no later than the checkpoint
-    except OSError as error:
-        raise RunError(
-            f"{path} could not be written ({error.strerror}). What was there before is unharmed"
-            + _advice(error)
-        ) from error
+    with _writing(path), path.open("a") as file:
+        file.write(json.dumps(line) + "\n")
+        file.flush()
+        os.fsync(file.fileno())  # no later than the checkpoint
 
 
 def read_log(run: Path, event: str | None = None) -> list[dict[str, Any]]:

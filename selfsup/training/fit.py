@@ -27,7 +27,7 @@ from selfsup.training.checkpoints import (
     locked,
     save_checkpoint,
     save_labels,
-)
+)  # fmt: skip
 from selfsup.training.label_files import fixed_labels
 from selfsup.training.label_pass import FeaturePass, label_step, new_labels
 from selfsup.training.label_report import Clock
@@ -43,13 +43,9 @@ LOST = 100.0
 
 
 def new_network(
-    config: Config,
-    images: ImageSet,
-    device: str | torch.device = "cpu",
-    *,
-    calibrated: bool = True,
-    trunk: nn.Module | None = None,
-) -> Network:
+    config: Config, images: ImageSet, device: str | torch.device = "cpu", *,
+    calibrated: bool = True, trunk: nn.Module | None = None,
+) -> Network:  # fmt: skip
     """Return the network of `config`; equal settings and images give equal weights.
 
     Batch statistics of a network of ours, unless it is loaded, are measured on evenly spaced
@@ -86,16 +82,10 @@ class Trainer:
 
     Parameters
     ----------
-    config : Config
-        The settings.
     images : ImageSet
         What to train on; kept on the device if it is in memory.
     run : Path, optional
         The run's directory; nothing is written without one.
-    world : World
-        The processes.
-    device : str
-        Where to compute.
     trunk : torch.nn.Module, optional
         A network of one's own, instead of the one that `config` names.
     labels : Tensor, optional
@@ -103,15 +93,9 @@ class Trainer:
     """
 
     def __init__(
-        self,
-        config: Config,
-        images: ImageSet,
-        run: Path | None,
-        world: World | None = None,
-        device: str = "cpu",
-        trunk: nn.Module | None = None,
-        labels: Tensor | None = None,
-    ) -> None:
+        self, config: Config, images: ImageSet, run: Path | None, world: World | None = None,
+        device: str = "cpu", trunk: nn.Module | None = None, labels: Tensor | None = None,
+    ) -> None:  # fmt: skip
         self.config, self.run = config, run
         self.world = World() if world is None else world
         self.device = torch.device(device)
@@ -124,7 +108,7 @@ class Trainer:
         self.network = new_network(
             config, self.images, device, calibrated=self.world.first, trunk=trunk
         )
-        self.model = self._parallel(self.network)
+        self.model = self._parallel()
         self.optimiser = build_optimiser(config.optimiser, self.network)
         self.scaler = new_scaler(config.optimiser, self.device)
         seen = self.steps * self.batch_size
@@ -149,12 +133,14 @@ class Trainer:
         if batch < 2 * parts or batch % parts:
             raise ConfigError(
                 f"batches of {batch} images cannot be cut into {self.config.optimiser.accumulate} "
-                f"equal parts (accumulate) of 2 or more for each of {self.world.size} processes"
+                f"equal parts (accumulate) of 2 or more for each of {self.world.size} processes: "
+                f"--batch-size must be {2 * parts} or a multiple of {parts} above it"
             )
         return batch
 
-    def _parallel(self, network: Network) -> nn.Module:
+    def _parallel(self) -> nn.Module:
         """Wrap the network for several processes; it also takes the first one's weights."""
+        network = self.network
         if self.world.group is None:
             return network
         gpu, each = self.device.type == "cuda", self.batch_size // self.world.size
@@ -208,13 +194,9 @@ class Trainer:
         order = torch.randperm(len(self.images), generator=generator_of(seed, Stream.ORDER, epoch))
         batches = order[: self.steps_per_epoch * self.batch_size].view(-1, self.batch_size)
         mine = list(batches[first - epoch * self.steps_per_epoch :, world.rank :: world.size])
-        views = self.images.views(
-            mine,
-            self.config.optimiser.augment,
-            self.show.size,
-            seeds=[seed_of(seed, Stream.VIEWS, first + i, world.rank) for i in range(len(mine))],
-            device=self.device,
-        )
+        augment, size = self.config.optimiser.augment, self.show.size
+        seeds = [seed_of(seed, Stream.VIEWS, first + i, world.rank) for i in range(len(mine))]
+        views = self.images.views(mine, augment, size, seeds=seeds, device=self.device)
         for index in monitor.steps(mine, epoch + 1):
             self.relabel_if_due(monitor)
             with self.clock("loader"):

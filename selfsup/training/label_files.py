@@ -29,11 +29,11 @@ def read_labels(source: Path) -> tuple[Tensor, tuple[int, ...], tuple[str, ...] 
     paths : tuple of str, optional
         The images' paths, where the source has them.
     """
+    if not source.exists():
+        raise RunError(f"{source}: no labels here; pass a run, or the .npy or .csv file of one")
     if source.is_dir():
         labels = load_checkpoint(source)["labels"]["labels"]
         return labels, load_config(source).labels.clusters, None
-    if not source.is_file():
-        raise RunError(f"{source}: no labels here; pass a run, or the .npy or .csv file of one")
     paths = None
     try:
         if source.suffix == ".npy":
@@ -41,7 +41,8 @@ def read_labels(source: Path) -> tuple[Tensor, tuple[int, ...], tuple[str, ...] 
         else:
             table, paths = _read_csv(source)
     except (ValueError, EOFError, OSError) as error:
-        raise RunError(f"{source}: not a file of labels ({error})") from error
+        reason = "no array of numbers" if source.suffix == ".npy" else error
+        raise RunError(f"{source}: not a file of labels ({reason})") from error
     whole = table.ndim == 2 and table.size and np.issubdtype(table.dtype, np.integer)
     if not whole or table.min() < 0:
         raise RunError(

@@ -3,27 +3,20 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 
 import torch
 from torch import Tensor
 
-from selfsup import labellers
 from selfsup.config import AugmentConfig, Config, LabelConfig
 from selfsup.data import ImageSet
-from selfsup.errors import ConfigError, RunError
+from selfsup.errors import ConfigError
+from selfsup.labellers import labeller_of
 from selfsup.models import Network
 from selfsup.seeds import Stream, generator_of, seed_of
-from selfsup.sela import Labeller, Labelling, SelfLabels, Shard, equipartition, update_times
-from selfsup.training.label_report import (
-    Clock,
-    HeadReport,
-    LabelReport,
-    cross_entropies,
-    head_report,
-)
+from selfsup.sela import SelfLabels, update_times
+from selfsup.training.label_report import LabelReport, Watched
 from selfsup.training.processes import World
 from selfsup.training.step import autocast
 
@@ -67,18 +60,14 @@ class FeaturePass:
 
     @torch.no_grad()
     def __call__(
-        self,
-        network: Network,
-        images: ImageSet,
-        rows: slice | None = None,
+        self, network: Network, images: ImageSet, rows: slice | None = None,
         position: tuple[int, ...] = (0,),
-    ) -> Tensor:
+    ) -> Tensor:  # fmt: skip
         """Return the (n, D) float32 features of `rows` of the images.
 
         `position` decides the random views.
         """
-        device = network.mean.device
-        rows = slice(0, len(images)) if rows is None else rows
+        device, rows = network.mean.device, rows or slice(0, len(images))
         index = torch.arange(rows.start, rows.stop)
         if self.train_mode:
             generator = generator_of(self.seed, Stream.LABEL_VIEWS, *position)
@@ -101,9 +90,8 @@ class FeaturePass:
             for some, x in zip(batches, shown, strict=True):
                 with autocast(device, self.precision):
                     features = network.features(x)
-                total[(some - rows.start).to(total.device)] += (features.float() / self.views).to(
-                    total.device
-                )
+                share = (features.float() / self.views).to(total.device)
+                total[(some - rows.start).to(total.device)] += share
         network.train(was_training)
         return total
 
@@ -128,60 +116,16 @@ def fit_clusters(config: LabelConfig, n: int) -> tuple[int, ...]:
     return clusters
 
 
-class Watched:
-    """A labeller that tells how its labels fare with the logits, and how long it took."""
-
-    def __init__(self, labeller: Labeller, world: World) -> None:
-        self.labeller, self.world = labeller, world
-        self.clock = Clock(torch.device("cpu"))
-        self.old = torch.empty(0)
-        self.entropies: dict[int, Tensor] = {}
-
-    def begin(self, labels: Tensor, device: torch.device) -> None:
-        """Take note of the labels before an update."""
-        self.old, self.clock, self.entropies = labels.clone(), Clock(device), {}
-
-    def __call__(
-        self, head: int, logits: Tensor, features: Tensor | None, state: Tensor | None, shard: Shard
-    ) -> Labelling:
-        """Label, and compare the labels before and after."""
-        with self.clock("transport"):
-            if not self.world.sum(logits.sum(dtype=torch.float64)).isfinite():
-                raise RunError("logits are not finite: training has diverged; a smaller --lr helps")
-            found = self.labeller(head, logits, features, state, shard)
-        with self.clock("logits"):
-            before = self.old[head, shard.rows].to(logits.device)
-            sums = cross_entropies(logits, before, found.labels)
-            self.entropies[head] = self.world.sum(sums) / shard.n
-        return found
-
-
 def new_labels(config: LabelConfig, n: int, seed: int, total: int, world: World) -> SelfLabels:
     """Return random balanced labels, to be renewed as `config` says while `total` images go by."""
-    labeller: Labeller = labellers.argmax
-    if config.labelling == "k-means":
-        labeller = labellers.kmeans(seed_of(seed, Stream.KMEANS, 0))
-    elif config.labelling == "equipartition":
-        profiles = [
-            labellers.size_profile(
-                config.marginal, k, config.marginal_spread, seed_of(seed, Stream.SIZES, head)
-            )
-            for head, k in enumerate(config.clusters)
-            if config.marginal != "uniform"
-        ]
-        b = labellers.matched(profiles) if profiles else None
-        labeller = partial(
-            equipartition, epsilon=config.epsilon, tol=config.tol, max_iter=config.max_iter, b=b
-        )
-        if config.rounding == "exact":
-            labeller = labellers.exact(b)
+    start, labeller = seed_of(seed, Stream.LABELS), seed_of(seed, Stream.LABELLER, 0)
     times: list[float] = []
     if config.labelling not in ("fixed", "none"):
         times = update_times(total, config.updates, config.schedule_power)
     return SelfLabels(
-        n, config.clusters, times=times, labeller=Watched(labeller, world),
-        one_head=config.heads_per_update == "one", groups=config.head_groups,
-        seed=seed_of(seed, Stream.LABELS), process_group=world.group,
+        n, config.clusters, times=times, labeller=Watched(labeller_of(config, labeller), world),
+        one_head=config.heads_per_update == "one", groups=config.head_groups, seed=start,
+        process_group=world.group,
     )  # fmt: skip
 
 
@@ -191,34 +135,23 @@ def label_step(
     """Label the images anew, the network fixed; of several processes each has its rows."""
     watch = labels.labeller
     assert isinstance(watch, Watched)
-    device = network.mean.device
-    watch.begin(labels.labels, device)
+    watch.begin(labels.labels, network.mean.device)
     rows, update = world.share(len(images), show.batch), labels.updates
 
     def features(group: int) -> Tensor:
         with watch.clock("forward"):
             return show(network, images, rows, (update, group))
 
-    def logits(head: int) -> Callable[[Tensor], Tensor]:
-        def of(x: Tensor) -> Tensor:
-            with watch.clock("logits"):
-                return in_blocks(network, head, x)
+    def logits(head: int, x: Tensor) -> Tensor:
+        with watch.clock("logits"):
+            return in_blocks(network, head, x)
 
-        return of
-
-    heads = [logits(head) for head in range(len(labels.labels))]
+    heads = [partial(logits, head) for head in range(len(labels.labels))]
     found = labels.update(features=features, heads=heads, rows=rows)
-    reports: list[HeadReport] = []
     with watch.clock("report"):
-        if world.first:
-            clusters = network.heads.clusters
-            reports = [
-                head_report(
-                    h, watch.entropies[h], watch.old, labels.labels, clusters[h], one.solved
-                )
-                for h, one in found.items()
-            ]
-    return LabelReport(tuple(reports), watch.clock.seconds)
+        clusters, told = network.heads.clusters, found.items() if world.first else ()
+        reports = tuple(watch.report(h, labels.labels[h], clusters[h], x) for h, x in told)
+    return LabelReport(reports, watch.clock.seconds)
 
 
 @torch.no_grad()

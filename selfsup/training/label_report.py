@@ -11,8 +11,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from selfsup.errors import RunError
 from selfsup.evaluation.metrics import entropy, nmi
-from sinkhorn_ot import SinkhornResult
+from selfsup.sela import Labeller, Labelling, Shard
+from selfsup.training.processes import World
 
 #: Logits that are worked on at once: 64 MB.
 BLOCK = 1 << 24
@@ -70,42 +72,56 @@ class LabelReport:
     """forward: views and network; logits: heads and cross-entropies; transport: the solves."""
 
 
-def head_report(
-    head: int, entropies: Tensor, old: Tensor, new: Tensor, k: int, solved: SinkhornResult | None
-) -> HeadReport:
-    """Return the report on one head from the labels of all, (heads, N), before and after."""
-    before, after = entropies.tolist()
-    sizes = torch.bincount(new[head], minlength=k)
-    return HeadReport(
-        head=head,
-        ce_before=before,
-        ce_after=after,
-        bits_before=(math.log(k) - before) / math.log(2),
-        bits=(math.log(k) - after) / math.log(2),
-        entropy=entropy(sizes.numpy()),
-        size_min=int(sizes.min()),
-        size_max=int(sizes.max()),
-        changed=float((old[head] != new[head]).double().mean()),
-        nmi_last=nmi(old[head].numpy(), new[head].numpy()),
-        violation=0.0 if solved is None else float(solved.marginal_violation),
-        converged=solved is None or bool(solved.converged),
-        passes=0.0 if solved is None else float(solved.n_passes),
-    )
+class Watched:
+    """A labeller that tells how its labels fare with the logits, and how long it took."""
 
+    def __init__(self, labeller: Labeller, world: World) -> None:
+        self.labeller, self.world = labeller, world
+        self.clock = Clock(torch.device("cpu"))
+        self.old = torch.empty(0)
+        self.entropies: dict[int, Tensor] = {}
 
-def blocks(logits: Tensor) -> Iterator[Tensor]:
-    """Give the rows in blocks, for what needs a copy."""
-    return iter(torch.split(logits, max(1, BLOCK // logits.shape[1])))
+    def begin(self, labels: Tensor, device: torch.device) -> None:
+        """Take note of the labels before an update."""
+        self.old, self.clock, self.entropies = labels.clone(), Clock(device), {}
+
+    def __call__(
+        self, head: int, logits: Tensor, features: Tensor | None, state: Tensor | None, shard: Shard
+    ) -> Labelling:
+        """Label, and compare the labels before and after."""
+        with self.clock("transport"):
+            if not self.world.sum(logits.sum(dtype=torch.float64)).isfinite():
+                raise RunError("logits are not finite: training has diverged; a smaller --lr helps")
+            found = self.labeller(head, logits, features, state, shard)
+        with self.clock("logits"):
+            before = self.old[head, shard.rows].to(logits.device)
+            sums = cross_entropies(logits, before, found.labels)
+            self.entropies[head] = self.world.sum(sums) / shard.n
+        return found
+
+    def report(self, head: int, labels: Tensor, k: int, found: Labelling) -> HeadReport:
+        """Return the report on one head, whose (N,) labels are now these."""
+        before, after = self.entropies[head].tolist()
+        sizes, old, solved = torch.bincount(labels, minlength=k), self.old[head], found.solved
+        return HeadReport(
+            head, before, after, (math.log(k) - before) / math.log(2),
+            (math.log(k) - after) / math.log(2), entropy(sizes.numpy()),
+            int(sizes.min()), int(sizes.max()), float((old != labels).double().mean()),
+            nmi(old.numpy(), labels.numpy()),
+            violation=0.0 if solved is None else float(solved.marginal_violation),
+            converged=solved is None or bool(solved.converged),
+            passes=0.0 if solved is None else float(solved.n_passes),
+        )  # fmt: skip
 
 
 def cross_entropies(logits: Tensor, *labellings: Tensor) -> Tensor:
     """Return the cross-entropy of each (n,) labelling, summed over the rows, in float64."""
     sums = torch.zeros(len(labellings), dtype=torch.float64, device=logits.device)
-    done = 0
-    for block in blocks(logits):
+    rows = max(1, BLOCK // logits.shape[1])
+    for start in range(0, len(logits), rows):
+        block = logits[start : start + rows]
         normaliser = block.logsumexp(1)
         for i, labels in enumerate(labellings):
-            y = labels[done : done + len(block), None]
-            sums[i] += (normaliser - block.gather(1, y)[:, 0]).double().sum()
-        done += len(block)
+            own = block.gather(1, labels[start : start + rows, None])[:, 0]
+            sums[i] += (normaliser - own).double().sum()
     return sums

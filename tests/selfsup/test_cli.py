@@ -228,7 +228,7 @@ def test_a_dry_run_shows_the_run_and_leaves_nothing(tmp_path, preset, capsys, mo
     assert main(["train", preset, "--dry-run", "--epochs", "7"]) == 0
     printed = capsys.readouterr().out
     assert '"epochs": 7' in printed
-    for part in ("parameters", "reduced: 2 steps on 8", "reduced: label update of 512",
+    for part in ("parameters", "reduced: 2 steps on 8", "reduced: label update of 256",
                  "memory, estimated", "hours", "nothing was trained"):  # fmt: skip
         assert part in printed
     assert list(tmp_path.iterdir()) == []

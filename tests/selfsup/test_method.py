@@ -17,7 +17,6 @@ from selfsup.data import TensorImages, load_data
 from selfsup.errors import ConfigError
 from selfsup.models import MultiHead
 from selfsup.presets import PRESETS
-from selfsup.seeds import Stream, seed_of
 from selfsup.sela import SelfLabels, Shard, multi_head_loss, update_times
 from selfsup.training.fit import new_network
 from selfsup.training.label_pass import FeaturePass, fit_clusters, label_step, new_labels
@@ -142,6 +141,22 @@ def test_updates_are_due_at_their_moments_and_never_twice():
             labels.update(logits)
             seen.append(images)
     assert seen == [0, 12, 20]
+
+
+def test_a_loop_that_asks_once_more_at_its_end_makes_every_update():
+    # The last update is at the end. The authors ask before steps alone. For CIFAR, at times
+    # (E + 1.0001) N linspace(0, 1, 400) in E = 400 epochs of 391 steps, the last one never comes.
+    logits = [torch.randn(50, 2, generator=torch.Generator().manual_seed(0))]
+    labels, made = SelfLabels(50, (2,), times=update_times(4 * 50, 7)), []
+    for seen in range(0, 4 * 50 + 1, 10):  # 20 steps of 10 images, and the end
+        if labels.due(seen):
+            labels.update(logits)
+            made.append(seen)
+    assert made == [0, 10, 30, 50, 90, 140, 200]  # 200 (i / 6)^2, at the next step
+    theirs = SelfLabels(50, (2,), times=update_times(401.0001 * 50_000, 400, 1.0))
+    for step in range(400 * 391):
+        theirs.updates += theirs.due(step * 128)
+    assert theirs.updates == 399
 
 
 def test_labels_and_potentials_travel_through_a_state_dict():
@@ -446,7 +461,7 @@ def test_clusters_take_the_sizes_that_are_asked_for(network, images):
     labels, _ = step(network, images, config)
     for head in range(2):
         k = config.labels.clusters[head]
-        profile = labellers.size_profile("zipf", k, 1.0, seed_of(0, Stream.SIZES, head))
+        profile = labellers.size_profile("zipf", k, 1.0, 0)
         sizes = torch.bincount(labels.labels[head], minlength=len(profile)) / len(images)
         assert (sizes.sort(descending=True).values - profile).abs().sum() < 0.1
         masses = logits_of(network, images, head).softmax(1).mean(0)

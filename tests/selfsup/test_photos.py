@@ -127,6 +127,7 @@ def test_a_damaged_or_foreign_checkpoint_is_named_with_the_way_on(tmp_path, phot
     for damage in (
         lambda: newest.write_bytes(b"<html>not a checkpoint</html>"),
         lambda: newest.write_bytes(b""),
+        lambda: newest.write_bytes(b"abc"),  # torch.load pops from an empty stack
         lambda: torch.save({"model": 1}, newest),
         lambda: torch.save([1], newest),
     ):
@@ -215,7 +216,9 @@ def test_a_run_starts_from_the_weights_of_another(tmp_path, photos, finished):
     ours, theirs = (load_checkpoint(run)["network"] for run in (tmp_path / "run", finished))
     name = "trunk.layers.0.weight"
     torch.testing.assert_close(ours[name], theirs[name])
-    assert train(photos, tmp_path / "other", "--init", str(tmp_path / "none.pt")) == 1
+    (tmp_path / "none.pt").write_bytes(b"abc")
+    for name in ("none.pt", "gone.pt"):
+        assert train(photos, tmp_path / "other", "--init", str(tmp_path / name)) == 1
 
 
 # the command line
