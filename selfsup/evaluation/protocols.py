@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+from selfsup.evaluation.clusters import CLUSTERS
 from selfsup.evaluation.frame import Protocol
 from selfsup.evaluation.knn import KNN, KnnSettings
+from selfsup.evaluation.linear import LINEAR, LinearSettings
 
 
 @dataclass(frozen=True)
@@ -13,6 +15,7 @@ class Settings:
     """Settings of protocols, by name; on the command line as --NAME.FIELD."""
 
     knn: KnnSettings = field(default_factory=KnnSettings)
+    linear: LinearSettings = field(default_factory=LinearSettings)
 
     def of(self, protocol: Protocol) -> object:
         """Return the settings of a protocol; None if it has none."""
@@ -20,4 +23,4 @@ class Settings:
 
 
 #: In the order in which they are run.
-PROTOCOLS: tuple[Protocol, ...] = (KNN,)
+PROTOCOLS: tuple[Protocol, ...] = (KNN, LINEAR, CLUSTERS)
