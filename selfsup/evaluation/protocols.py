@@ -8,6 +8,7 @@ from selfsup.evaluation.clusters import CLUSTERS
 from selfsup.evaluation.frame import Protocol
 from selfsup.evaluation.knn import KNN, KnnSettings
 from selfsup.evaluation.linear import LINEAR, LinearSettings
+from selfsup.evaluation.unlabelled import UNLABELLED, UnlabelledSettings
 
 
 @dataclass(frozen=True)
@@ -16,6 +17,7 @@ class Settings:
 
     knn: KnnSettings = field(default_factory=KnnSettings)
     linear: LinearSettings = field(default_factory=LinearSettings)
+    unlabelled: UnlabelledSettings = field(default_factory=UnlabelledSettings)
 
     def of(self, protocol: Protocol) -> object:
         """Return the settings of a protocol; None if it has none."""
@@ -23,4 +25,4 @@ class Settings:
 
 
 #: In the order in which they are run.
-PROTOCOLS: tuple[Protocol, ...] = (KNN, LINEAR, CLUSTERS)
+PROTOCOLS: tuple[Protocol, ...] = (KNN, LINEAR, CLUSTERS, UNLABELLED)
