@@ -20,6 +20,7 @@ class Stream(IntEnum):
     HEAD_GROUPS = 6
     SIZES = 7
     KMEANS = 8
+    SPLITS = 9
 
 
 def seed_of(seed: int, stream: Stream, *position: int) -> int:
