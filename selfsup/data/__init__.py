@@ -28,8 +28,8 @@ import torch
 from selfsup.config import DataConfig
 from selfsup.data.decode import MODES, FileImages
 from selfsup.data.folders import all_images, class_folders
-from selfsup.data.imbalance import imbalanced
 from selfsup.data.images import ImageSet, Splits, TensorImages
+from selfsup.data.imbalance import imbalanced
 from selfsup.data.known import digit_images, fashion_images, torchvision_images
 from selfsup.data.sources import Items
 from selfsup.errors import DataError

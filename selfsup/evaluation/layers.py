@@ -7,16 +7,19 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from selfsup.config import OptimiserConfig
 from selfsup.evaluation.frame import Evaluation, Protocol, Row, classes, test_part
 from selfsup.evaluation.training import (
-    Schedule,
+    ClassLabels,
     accuracies,
-    class_labels,
-    crop_logits,
-    silent,
+    drops,
+    one_crop_logits,
+    ten_crop_logits,
     train,
+    training_views,
 )
 from selfsup.models import AlexNet, Network, absorbed, map_shapes, stages
+from selfsup.seeds import seeded
 
 #: Kernel, stride and padding of the pooling after conv1 to conv5 of AlexNet, in the authors' code.
 ALEXNET_POOLS = ((6, 6, 3), (4, 4, 0), (3, 3, 1), (3, 3, 1), (2, 2, 0))
@@ -66,17 +69,11 @@ class LayerProbes(Network):
         )
         self.to(mean.device)
 
-    def train(self, mode: bool = True) -> LayerProbes:
-        """Set the probes alone to training."""
-        super().train(mode)
-        self.trunk.eval()
-        return self
-
     def forward(self, images: Tensor, rotated: bool = False) -> tuple[Tensor, ...]:
         """Return the (B, classes) logits of every layer."""
         x = ((images - self.mean) / self.std).contiguous(memory_format=self.memory_format)
         outputs = []
-        for part, probe in zip(self.trunk, self.probes.values(), strict=True):  # type: ignore[arg-type]
+        for part, probe in zip(self.trunk.children(), self.probes.values(), strict=True):
             with torch.no_grad():
                 x = part(x)
             outputs.append(probe(x))
@@ -102,26 +99,27 @@ def _probe(pool: nn.Module, shape: torch.Size, classes: int) -> nn.Sequential:
 
 def layers(evaluation: Evaluation, settings: LayersSettings) -> list[Row]:
     """Return the test accuracy of a linear classifier on every layer."""
-    test, size = evaluation.images("test"), evaluation.view.size
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(evaluation.seed)
-        network = LayerProbes(evaluation.network, evaluation.classes, size)
-    labels = class_labels(evaluation.train, len(network.probes))
-    schedule = Schedule(
-        settings.epochs, settings.batch, settings.lr, (10 / 36, 20 / 36, 30 / 36),
-        weight_decay=settings.weight_decay,
+    test = evaluation.images("test")
+    with seeded(evaluation.seed):
+        network = LayerProbes(evaluation.network, evaluation.classes, evaluation.view.size)
+    optimiser = OptimiserConfig(
+        settings.epochs, settings.batch, lr=settings.lr,
+        lr_drops=drops(settings.epochs, 10 / 36, 20 / 36, 30 / 36),
+        weight_decay=settings.weight_decay, augment=training_views(evaluation),
     )  # fmt: skip
+    labels = ClassLabels(evaluation.train, len(network.probes))
     folder = evaluation.scratch("layers", settings)
-    train(evaluation, silent(evaluation.train), network, labels, schedule, folder)
-    precision = evaluation.config.optimiser.precision
+    train(evaluation, evaluation.train, network, labels, optimiser, folder)
     rows: list[Row] = [
         {"layer": name, "features": probe[-1].in_features}  # type: ignore[index]
         for name, probe in network.probes.items()
     ]
-    for ten in (False, True) if settings.ten_crops else (False,):
-        found = crop_logits(network, test, evaluation.view, precision, ten=ten)
-        for row, logits in zip(rows, found, strict=True):
-            row |= accuracies(logits, test.targets, "_ten_crops" if ten else "")
+    found = {"": one_crop_logits(evaluation, network, test)}
+    if settings.ten_crops:
+        found["_ten_crops"] = ten_crop_logits(evaluation, network, test)
+    for suffix, outputs in found.items():
+        for row, logits in zip(rows, outputs, strict=True):
+            row |= accuracies(logits, test.targets, suffix)
     return rows
 
 

@@ -4,18 +4,18 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 
 import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from selfsup.config import LEVELS, AugmentConfig
+from selfsup.config import LEVELS, AugmentConfig, OptimiserConfig
 from selfsup.data import ImageSet
-from selfsup.evaluation.features import View
 from selfsup.evaluation.frame import Evaluation, Row
 from selfsup.models import Network
+from selfsup.seeds import Stream, seed_of
 from selfsup.sela import SelfLabels
 from selfsup.training.checkpoints import create_run
 from selfsup.training.fit import Trainer
@@ -25,22 +25,8 @@ from selfsup.training.step import autocast
 PLACES = ((0.0, 0.0), (0.0, 1.0), (1.0, 0.0), (1.0, 1.0), (0.5, 0.5))
 #: Part of the shorter side that one of ten crops shows: 224 of 256.
 TEN_CROP_PART = 0.875
-#: Images of batches that make random views of large data sets: as published for ImageNet.
+#: So many images are trained on as is published for ImageNet.
 LARGE = 100_000
-
-
-@dataclass(frozen=True)
-class Schedule:
-    """How long and how fast something is trained, by SGD with momentum 0.9."""
-
-    epochs: int
-    batch: int
-    lr: float
-    drops: tuple[float, ...]
-    """Shares of the epochs after which the rate falls."""
-    fall: float = 0.1
-    weight_decay: float = 0.0
-    lr_heads: float | None = None
 
 
 def large(evaluation: Evaluation) -> bool:
@@ -49,14 +35,35 @@ def large(evaluation: Evaluation) -> bool:
 
 
 def training_views(evaluation: Evaluation) -> AugmentConfig:
-    """Return random crops and flips: ImageNet's usual ones, or those of the run alone."""
+    """Return random crops and flips: ImageNet's usual ones, or those of the run."""
     if large(evaluation):
         return LEVELS["2"]
-    own = evaluation.config.optimiser.augment
-    return AugmentConfig(
-        crop=own.crop, crop_ratio=own.crop_ratio, crop_grid=own.crop_grid,
-        centre=evaluation.view.centre, flip=own.flip,
-    )  # fmt: skip
+    own, plain = evaluation.config.optimiser.augment, evaluation.view.augment
+    return replace(
+        plain, crop=own.crop, crop_ratio=own.crop_ratio, crop_grid=own.crop_grid, flip=own.flip
+    )
+
+
+def drops(epochs: int, *shares: float) -> tuple[int, ...]:
+    """Return the epochs before which a rate falls, given as shares of all."""
+    return tuple(round(share * epochs) for share in shares)
+
+
+def epochs_for(steps: int, n: int, batch: int) -> int:
+    """Return how many epochs of n images make so many steps."""
+    return math.ceil(steps / max(1, n // batch))
+
+
+class ClassLabels(SelfLabels):
+    """The classes of images as labels of several heads, of which none depends on the others."""
+
+    def __init__(self, images: ImageSet, heads: int = 1) -> None:
+        super().__init__(len(images), (len(images.classes),) * heads, times=())
+        self.labels = images.targets.expand(heads, -1).clone()
+
+    def loss(self, outputs: Sequence[Tensor], index: Tensor) -> Tensor:
+        """Return the sum of the heads' losses."""
+        return len(outputs) * super().loss(outputs, index)
 
 
 def train(
@@ -64,116 +71,106 @@ def train(
     images: ImageSet,
     network: Network,
     labels: SelfLabels,
-    schedule: Schedule,
+    optimiser: OptimiserConfig,
     folder: Path,
-    augment: AugmentConfig | None = None,
-) -> Network:
+) -> None:
     """Train what requires gradients in a network, or go on with it after a stop.
 
     Parameters
     ----------
     evaluation : Evaluation
-        Whose seed and precision are used.
+        Whose seed, device and precision are used.
     images : ImageSet
         What to train on.
     network : Network
-        What to train.
+        What to train; it is in evaluation mode afterwards.
     labels : SelfLabels
         The loss of its outputs.
-    schedule : Schedule
-        How long and how fast.
+    optimiser : OptimiserConfig
+        How long and how fast; it gets the run's precision.
     folder : Path
         Of the protocol; training is the run ``training`` in it.
-    augment : AugmentConfig, optional
-        Of the views; those of :func:`training_views` without.
-
-    Returns
-    -------
-    Network
-        The same network, trained, in evaluation mode.
     """
-    k = tuple(int(head.max()) + 1 for head in labels.labels)
     config = evaluation.config.but(
         preset=folder.name,
         device=str(evaluation.device),
-        clusters=tuple(max(2, some) for some in k),
+        clusters=tuple(max(2, int(head.max()) + 1) for head in labels.labels),
         labelling="fixed",
         labels_file="classes",
         head_groups=1,
         heads_per_update="all",
         rotation=False,
-        accumulate=1,
-        epochs=schedule.epochs,
-        batch_size=schedule.batch,
-        lr=schedule.lr,
-        lr_heads=schedule.lr_heads,
-        lr_schedule="step",
-        lr_drops=tuple(round(drop * schedule.epochs) for drop in schedule.drops),
-        lr_fall=schedule.fall,
-        momentum=0.9,
-        nesterov=False,
-        weight_decay=schedule.weight_decay,
-        augment=augment or training_views(evaluation),
         keep=1,
     )
+    optimiser = replace(
+        optimiser, precision=config.optimiser.precision, lr_schedule="step", nesterov=False
+    )
+    config = replace(config, optimiser=optimiser)
     run = folder / "training"
+    unwatched = replace(images, classes=())  # type: ignore[type-var]
     trainer = Trainer(
-        config, images, run, device=str(evaluation.device), labels=labels, network=network
+        config, unwatched, run, device=str(evaluation.device), labels=labels, network=network
     )
     if run.exists():
         trainer.load()
     else:
         create_run(config, run)
     trainer.fit()
-    return network.eval()
+    network.eval()
 
 
-def steps_at_least(steps: int, n: int, batch: int, epochs: int) -> int:
-    """Return so many epochs, or more of few images: they are to make `steps` steps."""
-    return max(epochs, math.ceil(steps / max(1, n // batch)))
+def one_crop_logits(evaluation: Evaluation, network: Network, images: ImageSet) -> list[Tensor]:
+    """Return the (n, K) logits of each output for the images as the evaluation shows them."""
+    return mean_logits(evaluation, network, images, [evaluation.view.augment])
+
+
+def ten_crop_logits(evaluation: Evaluation, network: Network, images: ImageSet) -> list[Tensor]:
+    """Return the mean (n, K) logits of four corners and the centre, upright and mirrored."""
+    part = min(evaluation.view.centre, TEN_CROP_PART)
+    crops = [AugmentConfig(centre=part, place=place) for place in PLACES]
+    return mean_logits(evaluation, network, images, crops, mirror=True)
 
 
 @torch.no_grad()
-def crop_logits(
-    network: Network, images: ImageSet, view: View, precision: str, *, ten: bool = False
+def mean_logits(
+    evaluation: Evaluation,
+    network: Network,
+    images: ImageSet,
+    crops: Sequence[AugmentConfig],
+    *,
+    mirror: bool = False,
 ) -> list[Tensor]:
-    """Return the (n, K) float32 logits of each output, on the CPU.
+    """Return the (n, K) float32 logits of each output, on the CPU, as a mean over views.
 
     Parameters
     ----------
+    evaluation : Evaluation
+        Whose size of views, precision and seed are used.
     network : Network
         Set to evaluation mode.
     images : ImageSet
         In memory or on disk.
-    view : View
-        The crop, where it is one.
-    precision : str
-        As of training.
-    ten : bool
-        Show four corners and the centre, upright and mirrored, and return the mean logits. Each
-        crop shows 0.875 of the shorter side, as 224 of 256 pixels.
+    crops : sequence of AugmentConfig
+        The views; where they are random, all differ.
+    mirror : bool
+        Show each view mirrored as well.
     """
     network.eval()
-    device, total = network.mean.device, None
+    view, total = evaluation.view, None
     batches = list(torch.split(torch.arange(len(images)), view.batch))
-    crops: Sequence[AugmentConfig] = [view.augment]
-    if ten:
-        part = min(view.centre, TEN_CROP_PART)
-        crops = [AugmentConfig(centre=part, place=place) for place in PLACES]
-    title, weight = "ten crops" if ten else "one crop", 1 / len(crops) / (2 if ten else 1)
-    with tqdm(total=len(images) * len(crops), desc=title, leave=False, disable=None) as bar:
-        for crop in crops:
-            seeds = [0] * len(batches)
-            shown = images.views(batches, crop, view.size, seeds=seeds, device=device)
-            for index, x in zip(batches, shown, strict=True):
-                with autocast(device, precision):
-                    outputs = [network(x), network(x.flip(3))] if ten else [network(x)]
-                if total is None:
-                    total = [torch.zeros(len(images), z.shape[1]) for z in outputs[0]]
-                for heads in outputs:
-                    for sums, z in zip(total, heads, strict=True):
-                        sums[index] += weight * z.float().cpu()
-                bar.update(len(index))
+    bar = tqdm(total=len(images) * len(crops), desc="test", leave=False, disable=None)
+    for number, crop in enumerate(crops):
+        seeds = [seed_of(evaluation.seed, Stream.VIEWS, number, i) for i in range(len(batches))]
+        shown = images.views(batches, crop, view.size, seeds=seeds, device=evaluation.device)
+        for index, x in zip(batches, shown, strict=True):
+            for sides in (x, x.flip(3)) if mirror else (x,):
+                with autocast(evaluation.device, evaluation.config.optimiser.precision):
+                    outputs = [z.float().cpu() for z in network(sides)]
+                total = total or [torch.zeros(len(images), z.shape[1]) for z in outputs]
+                for sums, z in zip(total, outputs, strict=True):
+                    sums[index] += z / (len(crops) * (2 if mirror else 1))
+            bar.update(len(index))
+    bar.close()
     return total or []
 
 
@@ -184,25 +181,3 @@ def accuracies(logits: Tensor, targets: Tensor, suffix: str = "") -> Row:
     if logits.shape[1] > 5:
         row[f"top5{suffix}"] = best.any(1).float().mean().item()
     return row
-
-
-def class_labels(images: ImageSet, heads: int = 1) -> SelfLabels:
-    """Return the classes of images as labels of as many heads, each with a loss of its own.
-
-    The loss is the sum of the heads' losses: what one head learns does not depend on the others.
-    """
-    return _ClassLabels(images.targets, len(images.classes), heads)
-
-
-class _ClassLabels(SelfLabels):
-    def __init__(self, targets: Tensor, classes: int, heads: int) -> None:
-        super().__init__(len(targets), (classes,) * heads, times=())
-        self.labels = targets.expand(heads, -1).clone()
-
-    def loss(self, outputs: Sequence[Tensor], index: Tensor) -> Tensor:
-        return len(outputs) * super().loss(outputs, index)
-
-
-def silent(images: ImageSet) -> ImageSet:
-    """Return images whose classes the trainer does not watch: they are the labels here."""
-    return replace(images, classes=())  # type: ignore[type-var]

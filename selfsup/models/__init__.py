@@ -6,7 +6,7 @@ from selfsup.models.alexnet import AlexNet
 from selfsup.models.build import build_network, build_trunk
 from selfsup.models.network import MultiHead, Network, Trunk, parameter_count
 from selfsup.models.resnet import PreActResNet, ResNet, SmallResNet
-from selfsup.models.stages import absorbed, map_shapes, stages, train_mode
+from selfsup.models.stages import absorbed, fix_norms, map_shapes, stages
 from selfsup.models.weights import LoadReport, load_weights
 
 __all__ = [
@@ -21,9 +21,9 @@ __all__ = [
     "absorbed",
     "build_network",
     "build_trunk",
+    "fix_norms",
     "load_weights",
     "map_shapes",
     "parameter_count",
     "stages",
-    "train_mode",
 ]

@@ -66,23 +66,40 @@ def _residual(n: int) -> list[str]:
     return ["stem", *(f"layer{i}" for i in range(1, n))]
 
 
+class Fixed(nn.Module):
+    """A module that stays in evaluation mode."""
+
+    def __init__(self, module: nn.Module) -> None:
+        super().__init__()
+        self.module = module.eval()
+
+    def train(self, mode: bool = True) -> Fixed:
+        """Do nothing of the kind."""
+        return super().train(False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Apply the module."""
+        y: Tensor = self.module(x)
+        return y
+
+
+def fix_norms(module: nn.Module) -> None:
+    """Make the batch normalisation in a module keep its running statistics from now on."""
+    for parent in list(module.modules()):
+        for name, child in list(parent.named_children()):
+            if isinstance(child, _BatchNorm) and not isinstance(parent, Fixed):
+                setattr(parent, name, Fixed(child))
+
+
 def absorbed(module: nn.Module) -> nn.Module:
     """Return a copy of a traceable module whose convolutions do their normalisations' work.
 
-    The statistics become parts of the weights, as the authors' evaluation does it for layers that
-    other programs continue. A normalisation that follows no convolution stays, with fixed
-    statistics as long as :func:`train_mode` is used.
+    The statistics become parts of the weights, as in the authors' evaluation. Normalisation that
+    follows no convolution keeps its statistics.
     """
     fused: nn.Module = optimization.fuse(copy.deepcopy(module).eval())
+    fix_norms(fused)
     return fused
-
-
-def train_mode(module: nn.Module) -> None:
-    """Set a module to training, but batch normalisation to its running statistics."""
-    module.train()
-    for norm in module.modules():
-        if isinstance(norm, _BatchNorm):
-            norm.eval()
 
 
 @torch.no_grad()

@@ -16,7 +16,7 @@ from selfsup.config import ARCHS, Config
 from selfsup.data import ImageSet, TensorImages
 from selfsup.errors import ConfigError, RunError
 from selfsup.models import Network, build_network, load_weights
-from selfsup.seeds import Stream, generator_of, seed_of
+from selfsup.seeds import Stream, generator_of, seed_of, seeded
 from selfsup.sela import SelfLabels
 from selfsup.training.checkpoints import (
     VERSION,
@@ -56,8 +56,7 @@ def new_network(
     Batch statistics of a network of ours, unless it is loaded, are measured on evenly spaced
     images, as the first labels come from the untrained network in evaluation mode.
     """
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed_of(config.run.seed, Stream.WEIGHTS))
+    with seeded(seed_of(config.run.seed, Stream.WEIGHTS)):
         network = build_network(
             config.model, config.labels.clusters, *images.statistics(),
             config.data.image_size, trunk,

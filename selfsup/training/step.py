@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from contextlib import AbstractContextManager, nullcontext
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -32,12 +33,13 @@ def autocast(device: torch.device, wanted: str) -> AbstractContextManager[None]:
 
 def build_optimiser(config: OptimiserConfig, network: nn.Module) -> torch.optim.SGD:
     """Return SGD as `config` says, for what is not frozen; a group says its share of the rate."""
-    heads, rest = [], []
+    heads: list[Tensor] = []
+    rest: list[Tensor] = []
     for name, parameter in network.named_parameters():
         if parameter.requires_grad:
             own = config.lr_heads is not None and not name.startswith("trunk.")
             (heads if own else rest).append(parameter)
-    groups = [{"params": rest, "share": 1.0}]
+    groups: list[dict[str, Any]] = [{"params": rest, "share": 1.0}]
     if config.lr_heads is not None:
         groups.append({"params": heads, "share": config.lr_heads / config.lr})
     return torch.optim.SGD(
@@ -58,8 +60,8 @@ def new_scaler(config: OptimiserConfig, device: torch.device) -> torch.amp.GradS
 def learning_rate(config: OptimiserConfig, step: int, steps_per_epoch: int) -> float:
     """Return the learning rate of a step.
 
-    A step schedule falls by ``config.lr_fall`` before each of ``config.lr_drops``. A cosine is half a wave
-    down to zero, after a short linear rise.
+    A step schedule is multiplied by ``config.lr_fall`` before each of ``config.lr_drops``. A cosine
+    is half a wave down to zero, after a short linear rise.
     """
     if config.lr_schedule == "step":
         epoch = step // steps_per_epoch
