@@ -29,6 +29,7 @@ from selfsup.config import DataConfig
 from selfsup.data.decode import MODES, FileImages
 from selfsup.data.folders import all_images, class_folders
 from selfsup.data.images import ImageSet, Splits, TensorImages
+from selfsup.data.imbalance import imbalanced
 from selfsup.data.known import digit_images, fashion_images, torchvision_images
 from selfsup.data.sources import Items
 from selfsup.errors import DataError
@@ -52,13 +53,23 @@ ELSE = {
 
 
 def load_data(config: DataConfig) -> Splits:
-    """Load the data set that `config` names; nothing is downloaded.
+    """Load the data set that `config` names, of its training images those that it wants.
+
+    Nothing is downloaded.
 
     Raises
     ------
     DataError
         It is not there, or not as it should be.
     """
+    whole = _whole(config)
+    train = imbalanced(whole.train, config.imbalance, config.imbalance_seed)
+    left_out = len(whole.train) - len(train)
+    found = whole.found + (f"; {left_out:,} left out ({config.imbalance})" if left_out else "")
+    return replace(whole, train=train, found=found)
+
+
+def _whole(config: DataConfig) -> Splits:
     name, place = config.dataset, Path(config.data or "data")
     if name in ("digits", "own") and config.data is not None:
         raise DataError(f"{name} takes no --data; `train folder` takes any images: {config.data}")

@@ -73,9 +73,9 @@ def crop_boxes(extents: Tensor, augment: AugmentConfig, generator: torch.Generat
     shorter = torch.minimum(height, width)
     if augment.crop == (1.0, 1.0):
         side = (augment.centre * shorter).round().clamp_min(1)
-        return torch.stack(
-            [((height - side) / 2).round(), ((width - side) / 2).round(), side, side], 1
-        )
+        down, across = augment.place
+        top, left = ((height - side) * down).round(), ((width - side) * across).round()
+        return torch.stack([top, left, side, side], 1)
 
     zoom = augment.crop_grid / shorter if augment.crop_grid else torch.ones_like(shorter)
     height, width = (height * zoom).round(), (width * zoom).round()

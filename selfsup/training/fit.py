@@ -16,7 +16,8 @@ from selfsup.config import ARCHS, Config
 from selfsup.data import ImageSet, TensorImages
 from selfsup.errors import ConfigError, RunError
 from selfsup.models import Network, build_network, load_weights
-from selfsup.seeds import Stream, generator_of, seed_of
+from selfsup.seeds import Stream, generator_of, seed_of, seeded
+from selfsup.sela import SelfLabels
 from selfsup.training.checkpoints import (
     VERSION,
     check_images,
@@ -55,8 +56,7 @@ def new_network(
     Batch statistics of a network of ours, unless it is loaded, are measured on evenly spaced
     images, as the first labels come from the untrained network in evaluation mode.
     """
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed_of(config.run.seed, Stream.WEIGHTS))
+    with seeded(seed_of(config.run.seed, Stream.WEIGHTS)):
         network = build_network(
             config.model, config.labels.clusters, *images.statistics(),
             config.data.image_size, trunk,
@@ -98,8 +98,11 @@ class Trainer:
         Where to compute.
     trunk : torch.nn.Module, optional
         A network of one's own, instead of the one that `config` names.
-    labels : Tensor, optional
-        (heads, N) labels that stay as they are, instead of those that `config` names.
+    labels : Tensor or SelfLabels, optional
+        (heads, N) labels that stay as they are, instead of those that `config` names; or an object
+        with a loss of its own.
+    network : Network, optional
+        What is trained, instead of a new one; of its parameters those that require gradients.
     """
 
     def __init__(
@@ -110,7 +113,8 @@ class Trainer:
         world: World | None = None,
         device: str = "cpu",
         trunk: nn.Module | None = None,
-        labels: Tensor | None = None,
+        labels: Tensor | SelfLabels | None = None,
+        network: Network | None = None,
     ) -> None:
         self.config, self.run = config, run
         self.world = World() if world is None else world
@@ -121,7 +125,7 @@ class Trainer:
         self.batch_size = self._batch_size()
         self.steps_per_epoch = len(images) // self.batch_size
         self.steps = config.optimiser.epochs * self.steps_per_epoch
-        self.network = new_network(
+        self.network = network or new_network(
             config, self.images, device, calibrated=self.world.first, trunk=trunk
         )
         self.model = self._parallel(self.network)
@@ -129,7 +133,9 @@ class Trainer:
         self.scaler = new_scaler(config.optimiser, self.device)
         seen = self.steps * self.batch_size
         self.labels = new_labels(config.labels, len(images), config.run.seed, seen, self.world)
-        if labels is not None:
+        if isinstance(labels, SelfLabels):
+            self.labels = labels
+        elif labels is not None:
             self.labels.labels = labels
         elif config.labels.labelling == "fixed" and fresh:
             self.labels.labels = fixed_labels(config.labels, images)
@@ -232,7 +238,8 @@ class Trainer:
         """Take a step on the views of the images at `index`."""
         optimiser = self.config.optimiser
         for group in self.optimiser.param_groups:
-            group["lr"] = learning_rate(optimiser, self.step, self.steps_per_epoch)
+            rate = learning_rate(optimiser, self.step, self.steps_per_epoch)
+            group["lr"] = group.get("share", 1.0) * rate  # runs of before have none
         torch.manual_seed(  # dropout draws from the global generator
             seed_of(self.config.run.seed, Stream.DROPOUT, self.step, self.world.rank)
         )
