@@ -72,7 +72,7 @@ def knn(evaluation: Evaluation, settings: KnnSettings) -> list[Row]:
         (score,) = grid_accuracy(
             similarity, train.to(device)[index], test, evaluation.classes, chosen
         ).values()
-        rows.append({"setting": setting, **row, "test": score})
+        rows.append({"setting": setting, **row, "top1": score})
     return rows
 
 

@@ -163,7 +163,7 @@ def linear(evaluation: Evaluation, settings: LinearSettings) -> list[Row]:
         whole = Standardised(features, torch.arange(len(train)), evaluation.device)
         found = fit(whole, train, evaluation.classes, best["C"], settings.max_iter)
         asked = evaluation.features("test", best["layer"])
-        best["test"] = accuracy(found.predict(asked), test)
+        best["top1"] = accuracy(found.predict(asked), test)
     grid = [{name: row[name] for name in ("layer", "C", "validation")} for row in rows]
     return [best | {"grid": grid}]
 
