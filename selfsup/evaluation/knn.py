@@ -7,7 +7,7 @@ from itertools import product
 from typing import Any
 
 from selfsup.evaluation.features import TRUNK
-from selfsup.evaluation.frame import Evaluation, Protocol, Row, classes, test_part
+from selfsup.evaluation.frame import Evaluation, Protocol, Row, classes, pairs, test_part
 from selfsup.evaluation.neighbours import (
     grid_accuracy,
     most_similar,
@@ -80,6 +80,6 @@ KNN = Protocol(
     "knn",
     "weighted vote of the nearest training images; k and sigma by validation",
     knn,
-    needs=(classes, test_part),
+    needs=(classes, test_part, pairs),
     usual=True,
 )

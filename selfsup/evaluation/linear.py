@@ -13,7 +13,7 @@ from torch.nn import functional as F
 from tqdm import tqdm
 
 from selfsup.evaluation.features import TRUNK
-from selfsup.evaluation.frame import Evaluation, Protocol, Row, classes, test_part
+from selfsup.evaluation.frame import Evaluation, Protocol, Row, classes, pairs, test_part
 from selfsup.evaluation.splits import validation_split
 
 #: Rows that go through a classifier at once.
@@ -172,6 +172,6 @@ LINEAR = Protocol(
     "linear",
     "logistic regression on standardised features by L-BFGS; C by validation",
     linear,
-    needs=(classes, test_part),
+    needs=(classes, test_part, pairs),
     usual=True,
 )
