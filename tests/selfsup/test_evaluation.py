@@ -18,15 +18,16 @@ from selfsup.config import ModelConfig
 from selfsup.data import TensorImages, load_data
 from selfsup.errors import ConfigError, RunError
 from selfsup.evaluation.baselines import kmeans, supervised, untrained
-from selfsup.evaluation.features import FeatureStore, View, stream
+from selfsup.evaluation.features import FeatureStore, View, stream, weights_digest
 from selfsup.evaluation.frame import Protocol
 from selfsup.evaluation.knn import KnnSettings, knn
 from selfsup.evaluation.linear import LinearSettings, linear
+from selfsup.evaluation.linear_sgd import LinearSgdSettings, linear_sgd
 from selfsup.evaluation.run import evaluate, read_results
 from selfsup.evaluation.subject import Images, load_subject
 from selfsup.evaluation.table import text_table
 from selfsup.models import build_network
-from selfsup.training.checkpoints import create_run, read_log
+from selfsup.training.checkpoints import create_run, load_checkpoint, read_log
 from selfsup.training.fit import Trainer
 
 SHORT = ["--clusters", "4", "5", "--epochs", "1", "--updates", "2", "--image-size", "8",
@@ -151,6 +152,18 @@ def test_settings_are_chosen_without_the_test_images(subject):
         assert [ours[name] for name in names] == [others[name] for name in names]
         assert ours["top1"] > 0.5 > 0.2 > others["top1"]
         assert ours["validation"] > 0.5
+
+
+def test_a_linear_classifier_by_sgd_leaves_the_network_alone(subject):
+    evaluation = subject.evaluation
+    before = weights_digest(evaluation.network)
+    settings = LinearSgdSettings(epochs=8, batch=100)
+    (row,) = linear_sgd(evaluation, settings)
+    assert weights_digest(evaluation.network) == before  # statistics of batches too
+    assert row["top1"] > 0.5 < row["top5"]
+    state = load_checkpoint(evaluation.scratch("linear-sgd", settings) / "training")["network"]
+    for name, value in evaluation.network.trunk.state_dict().items():
+        assert torch.equal(state[f"trunk.module.{name}"], value), name
 
 
 def test_results_are_kept_until_the_run_changes(subject, monkeypatch):
