@@ -5,16 +5,21 @@ from __future__ import annotations
 import sys
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Literal
 
 import tyro
 
-from selfsup.config import LEVELS, Config
+from selfsup.config import FLAT, LEVELS, Config
 from selfsup.data import ImageSet, load_data, new_images
 from selfsup.errors import RunError, SelfsupError
-from selfsup.evaluation.compare import evaluate_run, format_rows
+from selfsup.evaluation.baselines import BASELINES
+from selfsup.evaluation.protocols import PROTOCOLS, Settings
+from selfsup.evaluation.run import Result
+from selfsup.evaluation.run import evaluate as run_protocols
+from selfsup.evaluation.subject import Images, load_subject
+from selfsup.evaluation.table import report_text
 from selfsup.export import export_clusters, export_run
 from selfsup.presets import PRESETS, as_authors
 from selfsup.report import write_report
@@ -40,7 +45,7 @@ USAGE = f"""usage: {PROG} COMMAND ...
   train PRESET [options]      train; presets: {", ".join(PRESETS)}
   train --resume RUN          go on with a stopped run, or with --epochs N make it longer
   report RUN                  write RUN/report.html: curves, clusters, a map
-  evaluate RUN                compare a run with its baselines, where classes are known
+  evaluate RUN                how good features and clusters are, by the paper's protocols
   labels RUN --csv FILE       write its labels, one row an image
   predict RUN --data DIR      labels for new images
   export RUN DIR              weights for torchvision or timm, and embeddings
@@ -55,7 +60,7 @@ Level = Literal["0", "1", "2", "3", "moco-v2"]
 class Train:
     """Train from a preset."""
 
-    config: Annotated[Config, tyro.conf.arg(name="")]
+    config: Annotated[Config, FLAT]
     out: Path | None = None
     """New run directory; runs/PRESET when left out."""
     level: Level | None = None
@@ -88,6 +93,22 @@ class Run:
     run: tyro.conf.Positional[Path]
     data: str | None = None
     """Folder of the images, when it has moved."""
+
+
+@dataclass(frozen=True)
+class Evaluate:
+    """Say how good a run is; writes RUN/evaluation.json and RUN/report.html."""
+
+    run: tyro.conf.Positional[Path]
+    protocol: tuple[str, ...] = ()
+    """Names of protocols; the usual ones when left out."""
+    baselines: tuple[str, ...] = ()
+    """What to compare with: untrained, pixels, kmeans, supervised."""
+    images: Annotated[Images, FLAT] = field(default_factory=Images)
+    device: str = "auto"
+    fresh: bool = False
+    """Compute anew what RUN/evaluation.json has already."""
+    settings: Annotated[Settings, FLAT] = field(default_factory=Settings)
 
 
 @dataclass(frozen=True)
@@ -236,11 +257,29 @@ def report(command: Run) -> None:
     print(f"report: {write_report(command.run, trained, load_data(trained.config.data).train)}")
 
 
-def evaluate(command: Run) -> None:
-    """Compare a run with its baselines; writes RUN/evaluation.json and RUN/report.html."""
-    print(format_rows(evaluate_run(command.run, command.data)))
-    if load_config(command.run).labels.clusters:
-        report(command)
+def evaluate(command: Evaluate) -> None:
+    """Run the evaluate command."""
+    subject = load_subject(command.run, command.images, command.device)
+    print(f"{subject.found}\ndevice: {subject.evaluation.device}", flush=True)
+    results: list[Result] = []
+    found = run_protocols(
+        subject.evaluation, command.protocol, command.baselines, command.settings,
+        fresh=command.fresh,
+    )  # fmt: skip
+    for result in found:
+        results.append(result)
+        said = "was there already" if result.kept else f"{result.seconds:.1f} s"
+        print(f"{result.protocol} of {result.method}: {'not run' if result.reason else said}",
+              flush=True)  # fmt: skip
+    print(f"\n{report_text(results)}")
+    more = [name for name in BASELINES if name not in command.baselines]
+    others = [p.name for p in PROTOCOLS if p.name not in {r.protocol for r in results}]
+    for option, names in (("--protocol", others), ("--baselines", more)):
+        if names:
+            print(f"\nalso: {option} {' '.join(names)}", end="")
+    print()
+    if subject.own is not None and subject.trained.config.labels.clusters:
+        print(f"report: {write_report(command.run, subject.trained, subject.own)}")
 
 
 def own_images(trained: Trained, run: Path) -> ImageSet:
@@ -292,7 +331,7 @@ def clusters(command: ExportClusters) -> None:
 
 COMMANDS: dict[str, tuple[Callable[..., None], type]] = {
     "report": (report, Run),
-    "evaluate": (evaluate, Run),
+    "evaluate": (evaluate, Evaluate),
     "labels": (write_labels, Labels),
     "predict": (predict, Predict),
     "export": (export, Export),

@@ -277,13 +277,17 @@ class RunConfig:
     """A checkpoint inside an epoch after that long without one."""
     report_minutes: float = 10.0
     """A report while training after that long without one."""
+    knn_every: int = 5
+    """Epochs between kNN accuracies of a few images, where classes are known; 0: none."""
     supervised_epochs: int = 20
-    """Epochs of the evaluation's baseline, which is shown the true labels."""
+    """Epochs of the evaluation's baseline that is shown the true classes."""
 
     def __post_init__(self) -> None:
         """Refuse settings that cannot be meant."""
         _check(
-            self, counts="keep keep_every", not_negative="seed checkpoint_minutes report_minutes"
+            self,
+            counts="keep keep_every",
+            not_negative="seed checkpoint_minutes report_minutes knn_every",
         )
 
 

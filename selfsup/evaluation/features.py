@@ -76,7 +76,7 @@ def layer_module(network: Network, layer: str) -> nn.Module:
     if layer == TRUNK:
         return trunk
     names = ALEXNET if isinstance(trunk, AlexNet) else RESNET if isinstance(trunk, ResNet) else {}
-    modules = dict(trunk.named_modules())
+    modules: dict[str, nn.Module] = dict(trunk.named_modules())
     if (name := names.get(layer, layer)) not in modules:
         known = [TRUNK, *(names or [m for m, _ in trunk.named_children()])]
         raise ConfigError(f"no layer {layer!r} in a {type(trunk).__name__}; it has "

@@ -115,7 +115,7 @@ def classes(evaluation: Evaluation) -> str | None:
             "no classes are known; --classes folders takes folders as classes, where the images "
             "are in two or more"
         )
-    if len(evaluation.train.targets.unique()) < 2:
+    if len(torch.bincount(evaluation.train.targets).nonzero()) < 2:
         return (
             f"all images are of one class, {evaluation.train.classes[0]!r}: nothing to tell apart"
         )

@@ -4,10 +4,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+from selfsup.evaluation.clusters import CLUSTERS
 from selfsup.evaluation.finetune import FINETUNE, FinetuneSettings
 from selfsup.evaluation.frame import Protocol
 from selfsup.evaluation.knn import KNN, KnnSettings
 from selfsup.evaluation.layers import LAYERS, LayersSettings
+from selfsup.evaluation.linear import LINEAR, LinearSettings
+from selfsup.evaluation.linear_sgd import LINEAR_SGD, LinearSgdSettings
+from selfsup.evaluation.unlabelled import UNLABELLED, UnlabelledSettings
 from selfsup.evaluation.voc.classification import VOC_CLASSIFICATION, VocClassificationSettings
 from selfsup.evaluation.voc.detection import VOC_DETECTION, VocDetectionSettings
 from selfsup.evaluation.voc.segmentation import VOC_SEGMENTATION, VocSegmentationSettings
@@ -18,6 +22,9 @@ class Settings:
     """Settings of protocols, by name; on the command line as --NAME.FIELD."""
 
     knn: KnnSettings = field(default_factory=KnnSettings)
+    linear: LinearSettings = field(default_factory=LinearSettings)
+    linear_sgd: LinearSgdSettings = field(default_factory=LinearSgdSettings)
+    unlabelled: UnlabelledSettings = field(default_factory=UnlabelledSettings)
     layers: LayersSettings = field(default_factory=LayersSettings)
     finetune: FinetuneSettings = field(default_factory=FinetuneSettings)
     voc_classification: VocClassificationSettings = field(default_factory=VocClassificationSettings)
@@ -31,5 +38,6 @@ class Settings:
 
 #: In the order in which they are run.
 PROTOCOLS: tuple[Protocol, ...] = (
-    KNN, LAYERS, FINETUNE, VOC_CLASSIFICATION, VOC_DETECTION, VOC_SEGMENTATION,
+    KNN, LINEAR, CLUSTERS, UNLABELLED, LINEAR_SGD, LAYERS, FINETUNE, VOC_CLASSIFICATION,
+    VOC_DETECTION, VOC_SEGMENTATION,
 )  # fmt: skip

@@ -5,17 +5,15 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass, is_dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from torch import nn
-
 from selfsup.errors import RunError
+from selfsup.evaluation.baselines import BASELINES
 from selfsup.evaluation.features import digest, images_digest, weights_digest
 from selfsup.evaluation.frame import Evaluation, Protocol, Row
 from selfsup.evaluation.protocols import PROTOCOLS, Settings
-from selfsup.evaluation.subject import Images, subject
 from selfsup.training.checkpoints import write_whole
 
 FILE = "evaluation.json"
@@ -40,19 +38,21 @@ class Result:
     """Whether it was found in evaluation.json."""
 
 
-def read_results(run: Path) -> list[Result]:
-    """Return what RUN/evaluation.json holds; nothing where it is of another form."""
+def read_results(run: Path, weights: str | None = None) -> list[Result]:
+    """Return what RUN/evaluation.json holds, unless of other `weights` or in another form."""
     path = run / FILE
     try:
-        content = json.loads(path.read_text()) if path.exists() else {}
+        content = json.loads(path.read_text()) if path.exists() else {"results": []}
+        if weights is not None and content.get("weights") != weights:
+            return []
         return [Result(**{**one, "rows": tuple(one["rows"])}) for one in content["results"]]
-    except (ValueError, TypeError, KeyError):
-        return []
+    except (ValueError, TypeError, KeyError, AttributeError):
+        return []  # an older version wrote it, or a person
 
 
-def write_results(run: Path, results: Sequence[Result]) -> None:
+def write_results(run: Path, weights: str, results: Sequence[Result]) -> None:
     """Write RUN/evaluation.json."""
-    content = {"results": [asdict(result) for result in results]}
+    content = {"weights": weights, "results": [asdict(result) for result in results]}
     write_whole(run / FILE, (json.dumps(content, indent=1) + "\n").encode())
 
 
@@ -71,73 +71,77 @@ def chosen(names: Sequence[str]) -> list[Protocol]:
 
 
 def evaluate(
-    run: Path,
-    images: Images | None = None,
-    *,
+    evaluation: Evaluation,
     protocols: Sequence[str] = (),
+    baselines: Sequence[str] = (),
     settings: Settings | None = None,
-    device: str = "auto",
+    *,
     fresh: bool = False,
-    trunk: nn.Module | None = None,
 ) -> Iterator[Result]:
-    """Run protocols on a run; write RUN/evaluation.json after each, and give what it found.
+    """Run protocols on a run, then on baselines; give each result when it is there.
 
-    What evaluation.json has already is given as it is, unless `fresh`: so an evaluation that was
-    stopped goes on. Results for weights that the run has no more are dropped.
+    RUN/evaluation.json is written after each. What it has already is given as it is: an evaluation
+    that was stopped goes on. Results for weights that the run has no more are dropped.
 
     Parameters
     ----------
-    run : Path
-        The run's directory.
-    images : Images, optional
-        Which images; those of the run without.
+    evaluation : Evaluation
+        Of the run, see :func:`selfsup.evaluation.subject.load_subject`.
     protocols : sequence of str
         Names; the usual ones without.
+    baselines : sequence of str
+        Names of :data:`BASELINES`.
     settings : Settings, optional
         Of the protocols.
-    device : str
-        Where to compute.
     fresh : bool
         Compute anew what is there already.
-    trunk : torch.nn.Module, optional
-        A network that was passed from Python when the run was trained.
+
+    Yields
+    ------
+    Result
+        Rows, or for the run itself the reason why there are none.
 
     Raises
     ------
-    SelfsupError
-        There is no run, no images, or no protocol of a name.
+    RunError
+        There is no protocol or baseline of a name.
     """
     wanted, settings = chosen(protocols), settings or Settings()
-    evaluation, _ = subject(run, images or Images(), device, trunk)
+    if unknown := [name for name in baselines if name not in BASELINES]:
+        raise RunError(f"no baseline {unknown[0]!r}; there are {', '.join(BASELINES)}")
+    weights = weights_digest(evaluation.network)
     for protocol in wanted:
-        yield _result(evaluation, protocol, settings.of(protocol), fresh)
+        yield _result(evaluation, protocol, settings.of(protocol), weights, fresh)
+    for name in baselines:
+        of_use = [p for p in wanted if p.name in BASELINES[name].only or not BASELINES[name].only]
+        for other in BASELINES[name].make(evaluation) if of_use else ():
+            for protocol in of_use:
+                if protocol.why_not(other) is None:
+                    yield _result(other, protocol, settings.of(protocol), weights, fresh)
 
 
-def _result(evaluation: Evaluation, protocol: Protocol, settings: object, fresh: bool) -> Result:
-    run = evaluation.run
-    values = asdict(settings) if is_dataclass(settings) and not isinstance(settings, type) else None
+def _result(
+    evaluation: Evaluation, protocol: Protocol, settings: Any, weights: str, fresh: bool
+) -> Result:
+    """Find a result in evaluation.json, or compute it and write it there."""
+    run, method = evaluation.run, evaluation.method
+    values = None if settings is None else asdict(settings)
     place = evaluation.config.data.data or evaluation.config.data.dataset
     key = digest(
-        protocol.name, evaluation.method, weights_digest(evaluation.network), evaluation.place,
-        images_digest(evaluation.train, ""), values,
+        protocol.name, method, weights_digest(evaluation.network), evaluation.place,
+        images_digest(evaluation.train, ""), evaluation.clusters, values,
     )  # fmt: skip
-    results = read_results(run)
-    same = [result for result in results if result.key == key]
-    if same and same[-1].reason is None and not fresh:
-        return Result(**{**vars(same[-1]), "kept": True})
-    began = time.perf_counter()
+    results = read_results(run, weights)
+    for one in results:
+        if one.key == key and one.reason is None and not fresh:
+            return replace(one, kept=True)
+    began, rows = time.perf_counter(), []
     reason = protocol.why_not(evaluation)
-    rows = () if reason else tuple(
-        {"method": evaluation.method, **row} for row in protocol.run(evaluation, settings)
-    )  # fmt: skip
-    result = Result(
-        protocol.name, evaluation.method, place, rows, reason,
-        round(time.perf_counter() - began, 2), values, key,
-    )  # fmt: skip
-    others = [
-        one
-        for one in results
-        if (one.protocol, one.method, one.images) != (protocol.name, evaluation.method, place)
-    ]
-    write_results(run, [*others, result])
+    if reason is None:
+        rows = [{"method": method, **row} for row in protocol.run(evaluation, settings)]
+    seconds = round(time.perf_counter() - began, 2)
+    result = Result(protocol.name, method, place, tuple(rows), reason, seconds, values, key)
+    same = (result.protocol, result.method, result.images)
+    others = [one for one in results if (one.protocol, one.method, one.images) != same]
+    write_results(run, weights, [*others, result])
     return result

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from selfsup.config import DatasetName
-from selfsup.data import load_data
+from selfsup.data import ImageSet, load_data
 from selfsup.errors import RunError
 from selfsup.evaluation.features import View
 from selfsup.evaluation.frame import Evaluation, Part
@@ -47,19 +47,35 @@ class Images:
     """Processes that decode images."""
 
 
-def subject(
-    run: Path, images: Images, device: str = "auto", trunk: nn.Module | None = None
-) -> tuple[Evaluation, str]:
-    """Load the newest checkpoint of a run, and images; say what images were found.
+@dataclass(frozen=True)
+class Subject:
+    """A run and images."""
+
+    evaluation: Evaluation
+    trained: Trained
+    own: ImageSet | None
+    """All images that the run was trained on, if they are those."""
+    found: str
+    """What images there are, for a person."""
+
+
+def load_subject(
+    run: Path,
+    images: Images | None = None,
+    device: str = "auto",
+    trunk: nn.Module | None = None,
+) -> Subject:
+    """Load the newest checkpoint of a run, and the run's images or others.
 
     The labels of the images that the run was trained on are its own. Others are labelled as
-    :meth:`selfsup.Trained.predict` does.
+    :meth:`selfsup.Trained.predict` does. `trunk` is a network that was passed from Python.
 
     Raises
     ------
     SelfsupError
         There is no run, or no images, or images that the network cannot take.
     """
+    images = images or Images()
     trained = Trained.load(run, images.data, device, trunk)
     changes = {
         name: value
@@ -71,13 +87,16 @@ def subject(
     train, test, found = splits.train, splits.test, splits.found
     channels = trained.network.mean.shape[1]
     if train.channels != channels:
-        raise RunError(f"the network of {run} takes images of {channels} channels; those of "
-                       f"{config.data.data or config.data.dataset} have {train.channels}")  # fmt: skip
-    own = fingerprint(train.paths) == trained.images
-    rows: dict[Part, Tensor] = {"train": torch.arange(len(train))} if own else {}
+        place = config.data.data or config.data.dataset
+        raise RunError(
+            f"the network of {run} takes images of {channels} channels; those of {place} have "
+            f"{train.channels}"
+        )
+    own = train if fingerprint(train.paths) == trained.images else None
+    rows: dict[Part, Tensor] = {"train": torch.arange(len(train))} if own is not None else {}
     if test is None and images.hold_out and train.labelled:
         held, rest = stratified(train.targets, images.hold_out, config.run.seed)
-        if own:
+        if own is not None:
             rows = {"train": rest, "test": held}
         train, test = train.select(rest), train.select(held)
         found += f"; {len(held):,} of them for tests"
@@ -92,4 +111,6 @@ def subject(
             return trained.labels.labels[:, rows[part]]
         return trained.label(evaluation.features(part))
 
-    return evaluation.but(find_labels=find if evaluation.clusters else None), found
+    if evaluation.clusters:
+        evaluation = evaluation.but(find_labels=find)
+    return Subject(evaluation, trained, own, found)

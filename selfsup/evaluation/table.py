@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from selfsup.evaluation.run import Result
+
 #: What stands in a cell for a number.
 DIGITS = 4
 
@@ -48,3 +50,16 @@ def text_table(rows: Sequence[dict[str, Any]]) -> str:
         for line in table
     ]
     return "\n".join(line.rstrip() for line in lines)
+
+
+def report_text(results: Sequence[Result]) -> str:
+    """Return a table for each protocol that was run, and a line for each that was not."""
+    parts = []
+    for name in dict.fromkeys(result.protocol for result in results):
+        rows = [row for result in results if result.protocol == name for row in result.rows]
+        if rows:
+            parts.append(f"{name}\n{text_table(rows)}")
+    parts += [
+        f"{result.protocol}: not run, as {result.reason}" for result in results if result.reason
+    ]
+    return "\n\n".join(parts)

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from selfsup.evaluation.metrics import entropy, nmi
+from selfsup.evaluation.scores import entropy, nmi
 from sinkhorn_ot import SinkhornResult
 
 #: Logits that are worked on at once: 64 MB.

@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.utils.tensorboard import SummaryWriter
 from tqdm import tqdm
 
-from selfsup.evaluation.metrics import nmi
+from selfsup.evaluation.scores import nmi
 from selfsup.training.checkpoints import append_log
 from selfsup.training.label_report import LabelReport
 

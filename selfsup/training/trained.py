@@ -74,7 +74,7 @@ class Trained:
             block = features[rows].to(self.network.mean.device)
             for head, state in enumerate(self.labels.states):
                 if state is not None and state.ndim == 2:
-                    found[head, rows] = nearest(block, state).cpu()
+                    found[head, rows] = nearest(block, state.to(block.device)).cpu()
                     continue
                 g = 0.0 if state is None else state.to(block.device)
                 logits = self.network.heads[head](block).double()
