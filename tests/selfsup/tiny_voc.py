@@ -38,7 +38,7 @@ def make_voc(root: Path, train: int = 24, test: int = 16, seed: int = 0) -> Path
             mask[top : top + h, left : left + w] = NUMBERS[kind]
             corners = {"xmin": left + 1, "ymin": top + 1, "xmax": left + w, "ymax": top + h}
             box = "".join(f"<{side}>{value}</{side}>" for side, value in corners.items())
-            found += f"<object><name>{kind}</name><difficult>0</difficult><bndbox>{box}</bndbox></object>"
+            found += f"<object><name>{kind}</name><bndbox>{box}</bndbox></object>"
         Image.fromarray(pixels.clip(0, 255).astype(np.uint8)).save(
             place / f"JPEGImages/{name}.jpg", quality=95
         )
