@@ -127,6 +127,7 @@ def stream(
     precision: str = "auto",
     start: int = 0,
     title: str = "features",
+    quiet: bool = False,
 ) -> Iterator[tuple[slice, dict[str, Tensor]]]:
     """Give (B, D) float32 features of one block of rows after the other, on the network's device.
 
@@ -147,12 +148,16 @@ def stream(
         The first row.
     title : str
         Of the progress bar.
+    quiet : bool
+        Show none.
     """
     device = network.mean.device
     batches = list(torch.split(torch.arange(start, len(images)), view.batch))
     shown = images.views(batches, view.augment, view.size, seeds=[0] * len(batches), device=device)
-    bar = tqdm(total=len(images), initial=start, desc=title, unit=" images", leave=False,
-               disable=None)  # fmt: skip
+    disable = True if quiet else None  # None: unless there is a terminal
+    bar = tqdm(
+        total=len(images), initial=start, desc=title, unit=" images", leave=False, disable=disable
+    )
     with bar, tapped(network, layers) as found:
         for index, x in zip(batches, shown, strict=True):
             with autocast(device, precision):

@@ -129,6 +129,13 @@ def test_part(evaluation: Evaluation) -> str | None:
     return None
 
 
+def pairs(evaluation: Evaluation) -> str | None:
+    """Settings can be chosen on a part of the training images."""
+    if int(torch.bincount(evaluation.train.targets).max()) < 2:
+        return "no class has two training images, one to learn from and one to choose settings by"
+    return None
+
+
 def labels(evaluation: Evaluation) -> str | None:
     """There are clusters."""
     if evaluation.find_labels is None or not evaluation.clusters:

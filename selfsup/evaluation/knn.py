@@ -7,7 +7,7 @@ from itertools import product
 from typing import Any
 
 from selfsup.evaluation.features import TRUNK
-from selfsup.evaluation.frame import Evaluation, Protocol, Row, classes, test_part
+from selfsup.evaluation.frame import Evaluation, Protocol, Row, classes, pairs, test_part
 from selfsup.evaluation.neighbours import (
     grid_accuracy,
     most_similar,
@@ -72,7 +72,7 @@ def knn(evaluation: Evaluation, settings: KnnSettings) -> list[Row]:
         (score,) = grid_accuracy(
             similarity, train.to(device)[index], test, evaluation.classes, chosen
         ).values()
-        rows.append({"setting": setting, **row, "test": score})
+        rows.append({"setting": setting, **row, "top1": score})
     return rows
 
 
@@ -80,6 +80,6 @@ KNN = Protocol(
     "knn",
     "weighted vote of the nearest training images; k and sigma by validation",
     knn,
-    needs=(classes, test_part),
+    needs=(classes, test_part, pairs),
     usual=True,
 )

@@ -13,7 +13,7 @@ from torch.nn import functional as F
 from tqdm import tqdm
 
 from selfsup.evaluation.features import TRUNK
-from selfsup.evaluation.frame import Evaluation, Protocol, Row, classes, test_part
+from selfsup.evaluation.frame import Evaluation, Protocol, Row, classes, pairs, test_part
 from selfsup.evaluation.splits import validation_split
 
 #: Rows that go through a classifier at once.
@@ -163,7 +163,7 @@ def linear(evaluation: Evaluation, settings: LinearSettings) -> list[Row]:
         whole = Standardised(features, torch.arange(len(train)), evaluation.device)
         found = fit(whole, train, evaluation.classes, best["C"], settings.max_iter)
         asked = evaluation.features("test", best["layer"])
-        best["test"] = accuracy(found.predict(asked), test)
+        best["top1"] = accuracy(found.predict(asked), test)
     grid = [{name: row[name] for name in ("layer", "C", "validation")} for row in rows]
     return [best | {"grid": grid}]
 
@@ -172,6 +172,6 @@ LINEAR = Protocol(
     "linear",
     "logistic regression on standardised features by L-BFGS; C by validation",
     linear,
-    needs=(classes, test_part),
+    needs=(classes, test_part, pairs),
     usual=True,
 )

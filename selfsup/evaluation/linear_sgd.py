@@ -1,4 +1,4 @@
-"""A linear classifier on the final features by SGD on random views, as published for a ResNet-50."""
+"""A linear classifier on the final features by SGD, as published for a ResNet-50."""
 
 from __future__ import annotations
 

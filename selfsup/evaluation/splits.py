@@ -39,12 +39,16 @@ def stratified(targets: Tensor, share: float, seed: int, least: int = 0) -> tupl
     return first, rest
 
 
-def validation_split(targets: Tensor, seed: int, share: float = 0.1, most: int = 10_000) -> tuple[
-    Tensor, Tensor
-]:  # fmt: skip
-    """Return positions to fit on and to choose settings by; together all training images.
+def validation_split(
+    targets: Tensor, seed: int, share: float = 0.1, most: int = 10_000
+) -> tuple[Tensor, Tensor]:
+    """Return positions to fit on and positions to choose settings by: together all images.
 
-    The second part is a tenth of each class, and about `most` images at most.
+    The second part is a tenth of each class, and about `most` images at most. Where a tenth of a
+    mean class is not one image, it is a larger share.
     """
-    validation, fit = stratified(targets, min(share, most / len(targets)), seed)
-    return fit, validation
+    sizes = torch.bincount(targets)
+    share = min(share, most / len(targets))
+    share = max(share, min(0.5, int((sizes > 0).sum()) / len(targets)))
+    held, fit = stratified(targets, share, seed)
+    return fit, held

@@ -183,6 +183,10 @@ def _curves(log: list[dict[str, Any]], updates: list[dict[str, Any]]) -> list[di
     if log and "nmi" in log[-1]:
         scores = [np.mean(line["nmi"]) for line in log]
         curves["NMI with the classes, which training never sees"] = (epochs, scores)
+    watched = [line for line in log if "knn" in line]
+    curves["kNN accuracy among a few training images"] = (
+        [line["epoch"] for line in watched], [line["knn"] for line in watched]
+    )  # fmt: skip
     return [
         {"title": title, "x": x, "y": [round(float(v), 4) for v in y]}
         for title, (x, y) in curves.items()

@@ -35,6 +35,7 @@ from selfsup.training.label_report import Clock
 from selfsup.training.monitor import Monitor
 from selfsup.training.processes import World
 from selfsup.training.step import build_optimiser, gradient_step, learning_rate, new_scaler
+from selfsup.training.watch import KnnWatch
 
 CALIBRATION_IMAGES = 2000
 #: Batch normalisation of fewer images a process is told about.
@@ -146,6 +147,7 @@ class Trainer:
         self.clock = Clock(torch.device("cpu"))
         self.saved: float | None = None
         self.probe: Tensor | None = None
+        self.watch = KnnWatch(config, self.images)
 
     def _batch_size(self) -> int:
         batch, parts = min(self.config.optimiser.batch_size, len(self.images)), self.world.size
@@ -276,6 +278,9 @@ class Trainer:
             "ln_k": self.config.ln_k,
             "lr": self.optimiser.param_groups[0]["lr"],
         }
+        if self.world.first and self.watch.due(self.epoch):
+            with self.clock("watch"):
+                line["knn"] = self.watch(self.network)
         truth = self.images.targets.numpy() if self.images.labelled else None
         images = self.steps_per_epoch * self.batch_size
         monitor.epoch(line, self.clock.seconds, images, self.labels.labels.numpy(), truth)
