@@ -14,7 +14,7 @@ from torchvision.ops import MultiScaleRoIAlign
 
 from selfsup.evaluation.frame import Evaluation, Protocol, Row
 from selfsup.evaluation.layers import known_layers
-from selfsup.evaluation.voc.data import CLASSES, Target, VocImages, mode_of
+from selfsup.evaluation.voc.data import CLASSES, Target, VocImages, mode_of, objects
 from selfsup.evaluation.voc.loop import Batch, VocTraining, fit
 from selfsup.evaluation.voc.precision import (
     RULES,
@@ -114,7 +114,7 @@ def detect(evaluation: Evaluation, settings: VocDetectionSettings) -> list[Row]:
     folder = evaluation.scratch("voc-detection", settings)
     fit(model, images, loss, settings, evaluation, folder)
     found = detections(model, test, evaluation.device)
-    truths = [test[i][1] for i in range(len(test))]
+    truths = [objects(path) for path in test.files.targets]
     training = "frozen" if settings.frozen else "fine-tuned"
     return [{"training": training, "images": len(test), **average_precisions(found, truths)}]
 
