@@ -5,21 +5,31 @@ from __future__ import annotations
 import sys
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Literal
 
 import tyro
 
-from selfsup.config import FLAT, LEVELS, Config
+from selfsup.commands import (
+    Evaluate,
+    Export,
+    ExportClusters,
+    Labels,
+    Predict,
+    Resume,
+    Run,
+    Train,
+    Transfer,
+)
+from selfsup.config import LEVELS, Config
 from selfsup.data import ImageSet, load_data, new_images
 from selfsup.errors import RunError, SelfsupError
 from selfsup.evaluation.baselines import BASELINES
-from selfsup.evaluation.protocols import PROTOCOLS, Settings
+from selfsup.evaluation.protocols import PROTOCOLS
 from selfsup.evaluation.run import Result
 from selfsup.evaluation.run import evaluate as run_protocols
-from selfsup.evaluation.subject import Images, load_subject
+from selfsup.evaluation.subject import load_subject
 from selfsup.evaluation.table import report_text
+from selfsup.evaluation.transfer import transfer_config
 from selfsup.export import export_clusters, export_run
 from selfsup.presets import PRESETS, as_authors
 from selfsup.report import write_report
@@ -46,6 +56,7 @@ USAGE = f"""usage: {PROG} COMMAND ...
   train --resume RUN          go on with a stopped run, or with --epochs N make it longer
   report RUN                  write RUN/report.html: curves, clusters, a map
   evaluate RUN                how good features and clusters are, by the paper's protocols
+  transfer RUN --arch ARCH    train a fresh network on a run's labels, and evaluate it
   labels RUN --csv FILE       write its labels, one row an image
   predict RUN --data DIR      labels for new images
   export RUN DIR              weights for torchvision or timm, and embeddings
@@ -53,107 +64,6 @@ USAGE = f"""usage: {PROG} COMMAND ...
   COMMAND --help              the options of a command; train PRESET --help with the preset's values
 
 On several GPUs or processes: torchrun --nproc-per-node 8 -m selfsup train ..."""
-Level = Literal["0", "1", "2", "3", "moco-v2"]
-
-
-@dataclass(frozen=True)
-class Train:
-    """Train from a preset."""
-
-    config: Annotated[Config, FLAT]
-    out: Path | None = None
-    """New run directory; runs/PRESET when left out."""
-    level: Level | None = None
-    """Augmentation level of the training views, as in the authors' code; sets all of augment."""
-    label_level: Level | None = None
-    """The same for the label pass; sets all of label-augment."""
-    as_authors: bool = False
-    """Do all that docs/differences.md lists as the authors' code does it."""
-    dry_run: bool = False
-    """Build everything, print the settings and what the full run needs, try a few small steps."""
-
-
-@dataclass(frozen=True)
-class Resume:
-    """Go on with a stopped run; it ends in the same bits as if never stopped."""
-
-    resume: Path
-    data: str | None = None
-    """Folder of the images, when it has moved."""
-    epochs: int | None = None
-    """Train to so many epochs instead; schedules stretch, and label updates grow in proportion."""
-    processes_may_differ: bool = False
-    """Go on with another number of processes; the bits are others then."""
-
-
-@dataclass(frozen=True)
-class Run:
-    """A run."""
-
-    run: tyro.conf.Positional[Path]
-    data: str | None = None
-    """Folder of the images, when it has moved."""
-
-
-@dataclass(frozen=True)
-class Evaluate:
-    """Say how good a run is; writes RUN/evaluation.json and RUN/report.html."""
-
-    run: tyro.conf.Positional[Path]
-    protocol: tuple[str, ...] = ()
-    """Names of protocols; the usual ones when left out."""
-    baselines: tuple[str, ...] = ()
-    """What to compare with: untrained, pixels, kmeans, supervised."""
-    images: Annotated[Images, FLAT] = field(default_factory=Images)
-    device: str = "auto"
-    fresh: bool = False
-    """Compute anew what RUN/evaluation.json has already."""
-    settings: Annotated[Settings, FLAT] = field(default_factory=Settings)
-
-
-@dataclass(frozen=True)
-class Labels(Run):
-    """Write a run's labels: index, path and one column per head."""
-
-    csv: Path = Path("labels.csv")
-
-
-@dataclass(frozen=True)
-class Predict:
-    """Label new images with a trained run: index, path and one column per head."""
-
-    run: tyro.conf.Positional[Path]
-    data: str
-    """Folder of images, however nested; or a zip file of one."""
-    csv: Path | None = None
-    """File to write; RUN/predictions.csv when left out."""
-    device: str = "auto"
-    workers: int = 0
-    """Processes that decode images."""
-
-
-@dataclass(frozen=True)
-class Export:
-    """Write weights, how to standardise images for them, and the embeddings of the run's images."""
-
-    run: tyro.conf.Positional[Path]
-    out: tyro.conf.Positional[Path]
-    data: str | None = None
-    """Folder of other images to embed; those of the run when left out."""
-    device: str = "auto"
-
-
-@dataclass(frozen=True)
-class ExportClusters:
-    """Make a folder for every cluster of a head, with links to its images."""
-
-    run: tyro.conf.Positional[Path]
-    out: tyro.conf.Positional[Path]
-    head: int = 0
-    copy: bool = False
-    """Copy the images instead."""
-    data: str | None = None
-    """Folder of the images, when it has moved."""
 
 
 def resolve(command: Train) -> Config:
@@ -282,6 +192,28 @@ def evaluate(command: Evaluate) -> None:
         print(f"report: {write_report(command.run, subject.trained, subject.own)}")
 
 
+def transfer(command: Transfer) -> None:
+    """Run the transfer command."""
+    config = transfer_config(
+        command.run, command.arch, rotation=command.rotation, image_size=command.image_size,
+        epochs=command.epochs, data=command.data, device=command.device,
+    )  # fmt: skip
+    kind = command.arch.replace(":", "-")
+    out = command.out or command.run.with_name(f"{command.run.name}-to-{kind}")
+    with joined(config.run.device) as (world, device):
+        begun = out.exists()
+        if begun and load_config(out) != config:
+            refuse_existing(out)
+        trainer = Trainer(config, told(config, world.first, device), out, world, device)
+        if begun:
+            trainer.load()
+        elif world.first:
+            create_run(config, out)
+        fit(trainer, out)
+    if world.first:
+        evaluate(Evaluate(out, command.protocol, device=command.device))
+
+
 def own_images(trained: Trained, run: Path) -> ImageSet:
     """Load the images that a run was trained on."""
     images = load_data(trained.config.data).train
@@ -332,6 +264,7 @@ def clusters(command: ExportClusters) -> None:
 COMMANDS: dict[str, tuple[Callable[..., None], type]] = {
     "report": (report, Run),
     "evaluate": (evaluate, Evaluate),
+    "transfer": (transfer, Transfer),
     "labels": (write_labels, Labels),
     "predict": (predict, Predict),
     "export": (export, Export),

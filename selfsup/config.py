@@ -236,6 +236,8 @@ class OptimiserConfig:
     """Epochs before which the rate of a step schedule falls."""
     lr_fall: float = 0.1
     """What it is multiplied by at a drop."""
+    clip: float = 0.0
+    """Largest norm of the gradient; 0 leaves it as it is."""
     momentum: float = 0.9
     nesterov: bool = False
     weight_decay: float = 5e-4
@@ -247,7 +249,7 @@ class OptimiserConfig:
             self,
             counts="epochs batch_size accumulate",
             positive="lr lr_fall",
-            not_negative="momentum weight_decay",
+            not_negative="momentum weight_decay clip",
         )
         if self.lr_heads is not None:
             _check(self, positive="lr_heads")

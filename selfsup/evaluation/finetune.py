@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 from dataclasses import dataclass
 
 import torch
@@ -14,7 +15,6 @@ from selfsup.evaluation.training import (
     ClassLabels,
     accuracies,
     drops,
-    epochs_for,
     large,
     one_crop_logits,
     train,
@@ -26,13 +26,15 @@ from selfsup.seeds import seeded
 
 #: SwAV's rates of the trunk and of the new layer on ImageNet, for up to so large a share of labels.
 PUBLISHED = ((0.01, (0.02, 5.0)), (1.0, (0.01, 0.2)))
-#: For small data sets and other networks: rates, images of a batch, and the least number of steps.
-SMALL_RATES, SMALL_BATCH, SMALL_STEPS = (0.01, 0.1), 64, 1000
+#: For small data sets and other networks: rates, and images of a batch.
+SMALL_RATES, SMALL_BATCH = (0.01, 0.1), 64
+#: The least number of steps, about those of 1% of ImageNet: an epoch shows fewer images repeatedly.
+STEPS = 1000
 
 
 @dataclass(frozen=True)
 class FinetuneSettings:
-    """SwAV's for a ResNet on ImageNet; small sets have smaller batches and more epochs."""
+    """SwAV's for a ResNet on ImageNet; small sets have smaller batches."""
 
     shares: tuple[float, ...] = (0.01, 0.1, 1.0)
     """Shares of each class's labels; one image at least."""
@@ -45,19 +47,17 @@ class FinetuneSettings:
 
 
 def optimiser_for(
-    evaluation: Evaluation, settings: FinetuneSettings, share: float, n: int
+    evaluation: Evaluation, settings: FinetuneSettings, share: float
 ) -> OptimiserConfig:
-    """Return how `share` of the labels, n images, are trained on."""
+    """Return how a share of the labels is trained on."""
     residual = isinstance(evaluation.network.trunk, ResNet | PreActResNet)
-    (lr, lr_heads), batch, epochs = SMALL_RATES, SMALL_BATCH, settings.epochs
+    (lr, lr_heads), batch = SMALL_RATES, SMALL_BATCH
     if large(evaluation) and residual:
         lr, lr_heads = next(rates for most, rates in PUBLISHED if share <= most)
         batch = 256
-    else:
-        epochs = max(epochs, epochs_for(SMALL_STEPS, n, batch))
     return OptimiserConfig(
-        epochs, batch, lr=settings.lr or lr, lr_heads=settings.lr_heads or lr_heads,
-        lr_drops=drops(epochs, 0.6, 0.8), lr_fall=0.2, weight_decay=0.0,
+        settings.epochs, batch, lr=settings.lr or lr, lr_heads=settings.lr_heads or lr_heads,
+        lr_drops=drops(settings.epochs, 0.6, 0.8), lr_fall=0.2, weight_decay=0.0,
         augment=training_views(evaluation),
     )  # fmt: skip
 
@@ -81,9 +81,12 @@ def finetune(evaluation: Evaluation, settings: FinetuneSettings) -> list[Row]:
         chosen, _ = stratified(evaluation.train.targets, share, evaluation.seed, least=1)
         some = evaluation.train.select(chosen)
         network = with_new_head(evaluation.network, evaluation.classes, evaluation.seed)
-        optimiser = optimiser_for(evaluation, settings, share, len(some))
+        optimiser = optimiser_for(evaluation, settings, share)
+        # so that a pass over few images, after which a run is saved, takes some steps
+        least = STEPS * optimiser.batch_size // settings.epochs
+        repeated = some.select(torch.arange(len(some)).repeat(math.ceil(least / len(some))))
         folder = evaluation.scratch("finetune", (share, optimiser))
-        train(evaluation, some, network, ClassLabels(some), optimiser, folder)
+        train(evaluation, repeated, network, ClassLabels(repeated), optimiser, folder)
         (logits,) = one_crop_logits(evaluation, network, test)
         scores = accuracies(logits, test.targets)
         rows.append({"labels": f"{share:.0%}", "images": len(some), **scores})

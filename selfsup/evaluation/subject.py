@@ -41,6 +41,8 @@ class Images:
     hold_out: float = 0.0
     """Share of each class that is kept for tests, where there is no test part. Networks have seen
     these images, without their classes."""
+    imbalance: Literal["full", "light", "heavy"] = "full"
+    """Which training images: all, as in the paper also for a run that was trained on fewer."""
     in_memory: bool | None = None
     """Decode all images once; otherwise each time they are used."""
     workers: int | None = None
@@ -81,7 +83,7 @@ def load_subject(
     trained = Trained.load(run, images.data, device, trunk)
     changes = {
         name: value
-        for name in ("dataset", "classes", "in_memory", "workers")
+        for name in ("dataset", "classes", "imbalance", "in_memory", "workers")
         if (value := getattr(images, name)) is not None
     }
     config = trained.config.but(**changes)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -47,11 +46,6 @@ def training_views(evaluation: Evaluation) -> AugmentConfig:
 def drops(epochs: int, *shares: float) -> tuple[int, ...]:
     """Return the epochs before which a rate falls, given as shares of all."""
     return tuple(round(share * epochs) for share in shares)
-
-
-def epochs_for(steps: int, n: int, batch: int) -> int:
-    """Return how many epochs of n images make so many steps."""
-    return math.ceil(steps / max(1, n // batch))
 
 
 class ClassLabels(SelfLabels):

@@ -119,6 +119,9 @@ def gradient_step(
                 loss = objective(model, x, some, labels, rotation) / config.accumulate
             scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
         total += loss.detach()
+    if config.clip:
+        scaler.unscale_(optimiser)
+        nn.utils.clip_grad_norm_(model.parameters(), config.clip)
     scaler.step(optimiser)
     scaler.update()
     return total

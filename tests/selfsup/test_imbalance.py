@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import pytest
 import torch
+from subjects import coloured, write_folders
 
 from selfsup.cli import main
-from selfsup.config import DataConfig
 from selfsup.data import DataError, TensorImages, load_data
 from selfsup.data.imbalance import imbalanced
-from selfsup.training.checkpoints import load_config
+from selfsup.evaluation.subject import Images, load_subject
+from selfsup.training.checkpoints import load_checkpoint, load_config
 
-CLASSES = tuple("airplane automobile bird cat deer dog frog horse ship truck".split())
+CLASSES = (
+    "airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck"
+)  # fmt: skip
 
 
 def images(each=50, classes=CLASSES):
@@ -46,17 +49,22 @@ def test_the_seed_alone_decides_which_images_are_left_out():
 
 
 def test_images_without_classes_are_refused():
-    with pytest.raises(DataError, match="imbalance light .* --classes folders"):
+    with pytest.raises(DataError, match=r"imbalance light .* --classes folders"):
         imbalanced(images(classes=()), "light", 0)
 
 
-def test_a_run_is_trained_on_what_is_left(tmp_path, monkeypatch, capsys):
+def test_a_run_is_trained_on_what_is_left_and_evaluated_on_all(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
-    short = ["--epochs", "1", "--updates", "2", "--image-size", "8", "--imbalance", "light"]
-    assert main(["train", "digits", *short]) == 0
-    whole = load_data(DataConfig("digits", 8))
-    nines = int((whole.train.targets == 9).sum())
-    assert f"{round(nines / 2)} left out (light)" in capsys.readouterr().out
-    config = load_config(tmp_path / "runs/digits").data
-    assert len(load_data(config).train) == len(whole.train) - round(nines / 2)
-    assert len(load_data(config).test) == len(whole.test)
+    data = [*write_folders(tmp_path / "images", coloured(48, 8)), "--hold-out", "0.25"]
+    small = ["--epochs", "1", "--updates", "2", "--clusters", "4", "--width", "8"]
+    assert main(["train", "folder", *data, *small, "--imbalance", "light"]) == 0
+    assert "6 left out (light)" in capsys.readouterr().out  # half of 12 of the last class
+    run = tmp_path / "runs/folder"
+    assert load_checkpoint(run)["labels"]["labels"].shape == (1, 30)
+    splits = load_data(load_config(run).data)
+    assert torch.bincount(splits.train.targets).tolist() == [12, 12, 6]
+    assert len(splits.test) == 12
+    whole = load_subject(run, device="cpu").evaluation
+    assert torch.bincount(whole.train.targets).tolist() == [12, 12, 12]
+    own = load_subject(run, Images(imbalance="light"), "cpu").evaluation
+    assert torch.equal(own.labels("train"), load_checkpoint(run)["labels"]["labels"])

@@ -21,6 +21,8 @@ from selfsup.sela import SelfLabels
 
 #: The published rates for new layers alone, and for the whole network.
 RATES = {True: 0.003, False: 0.001}
+#: Largest norm of the gradient.
+CLIP = 10.0
 #: Random crops whose outputs are added up in a test.
 CROPS = 10
 
@@ -83,7 +85,7 @@ def classify(evaluation: Evaluation, settings: VocClassificationSettings) -> lis
     optimiser = OptimiserConfig(
         settings.epochs, settings.batch, lr=settings.lr or RATES[settings.frozen],
         lr_drops=drops(settings.epochs, *(i / 16 for i in range(1, 16))), lr_fall=0.5,
-        weight_decay=settings.weight_decay, augment=augment,
+        weight_decay=settings.weight_decay, augment=augment, clip=CLIP,
     )  # fmt: skip
     folder = evaluation.scratch("voc-classification", settings)
     train(evaluation, images, network, Presence(present), optimiser, folder)

@@ -14,7 +14,7 @@ from torchvision.ops import MultiScaleRoIAlign
 
 from selfsup.evaluation.frame import Evaluation, Protocol, Row
 from selfsup.evaluation.layers import known_layers
-from selfsup.evaluation.voc.data import CLASSES, Target, VocImages, mode_of
+from selfsup.evaluation.voc.data import CLASSES, Target, VocImages, mode_of, objects
 from selfsup.evaluation.voc.loop import Batch, VocTraining, fit
 from selfsup.evaluation.voc.precision import (
     RULES,
@@ -34,6 +34,10 @@ class VocDetectionSettings(VocTraining):
     """Shorter side of the images, in pixels; the longer one is at most 5/3 of it."""
     anchors: tuple[int, ...] = (32, 64, 128, 256, 512)
     """Sides of the boxes that are asked about, in pixels."""
+    proposals: int = 2000
+    """Boxes that are considered in each image of a training step; half as many in a test."""
+    boxes: int = 128
+    """Boxes of each image that a training step learns to name."""
 
 
 def detector(network: Network, settings: VocDetectionSettings, seed: int) -> FasterRCNN:
@@ -61,6 +65,11 @@ def detector(network: Network, settings: VocDetectionSettings, seed: int) -> Fas
             image_std=network.std.flatten().tolist(),
             rpn_anchor_generator=AnchorGenerator((settings.anchors,), ((0.5, 1.0, 2.0),)),
             box_roi_pool=MultiScaleRoIAlign(["0"], side, 2),
+            rpn_pre_nms_top_n_train=settings.proposals,
+            rpn_post_nms_top_n_train=settings.proposals,
+            rpn_pre_nms_top_n_test=settings.proposals // 2,
+            rpn_post_nms_top_n_test=settings.proposals // 2,
+            box_batch_size_per_image=settings.boxes,
             box_head=head.requires_grad_(True),
             box_predictor=FastRCNNPredictor(network.dim, len(CLASSES) + 1),
         )
@@ -105,7 +114,7 @@ def detect(evaluation: Evaluation, settings: VocDetectionSettings) -> list[Row]:
     folder = evaluation.scratch("voc-detection", settings)
     fit(model, images, loss, settings, evaluation, folder)
     found = detections(model, test, evaluation.device)
-    truths = [test[i][1] for i in range(len(test))]
+    truths = [objects(path) for path in test.files.targets]
     training = "frozen" if settings.frozen else "fine-tuned"
     return [{"training": training, "images": len(test), **average_precisions(found, truths)}]
 

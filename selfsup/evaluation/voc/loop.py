@@ -19,7 +19,7 @@ from selfsup.evaluation.frame import Evaluation
 from selfsup.evaluation.voc.data import Target, VocImages, VocSettings, mirrored
 from selfsup.seeds import Stream, generator_of, seed_of
 from selfsup.training.checkpoints import write_whole
-from selfsup.training.step import autocast
+from selfsup.training.step import autocast, new_scaler
 
 Batch = list[tuple[Tensor, Target]]
 #: Minutes after which a training is saved.
@@ -84,12 +84,10 @@ def fit(
     optimiser = torch.optim.SGD(
         learned, lr=settings.lr, momentum=0.9, weight_decay=settings.weight_decay
     )
-    file, start = folder / "training.pt", 0
-    if file.exists():
-        state = torch.load(file, map_location=device, weights_only=True)
-        model.load_state_dict(state["model"])
-        optimiser.load_state_dict(state["optimiser"])
-        start = state["step"]
+    scaler = new_scaler(evaluation.config.optimiser, device)
+    file = folder / "training.pt"
+    parts: dict[str, Any] = {"model": model, "optimiser": optimiser, "scaler": scaler}
+    start = _restored(file, parts, device) if file.exists() else 0
     model.train()
     saved, bar = time.monotonic(), tqdm(range(start, settings.steps), folder.name, disable=None)
     for step, batch in zip(bar, _batches(images, settings, start, evaluation), strict=True):
@@ -101,21 +99,30 @@ def fit(
             raise RunError(f"{folder.name}: the loss is not finite at step {step + 1}, training "
                            f"diverges; take a smaller lr than {settings.lr}")  # fmt: skip
         optimiser.zero_grad(set_to_none=True)
-        value.backward()  # type: ignore[no-untyped-call]
-        optimiser.step()
+        scaler.scale(value).backward()  # type: ignore[no-untyped-call]
+        scaler.step(optimiser)
+        scaler.update()
         bar.set_postfix(loss=f"{value.item():.3f}", refresh=False)
         last = step + 1 == settings.steps
         if last or time.monotonic() - saved > 60 * SAVE_MINUTES:
             saved = time.monotonic()
-            _save(file, model, optimiser, step + 1)
+            _save(file, parts, step + 1)
     model.eval()
 
 
-def _save(file: Path, model: nn.Module, optimiser: torch.optim.Optimizer, step: int) -> None:
+def _save(file: Path, parts: dict[str, Any], step: int) -> None:
     content = io.BytesIO()
-    state: dict[str, Any] = {"model": model.state_dict(), "optimiser": optimiser.state_dict()}
-    torch.save({**state, "step": step}, content)
+    states = {name: part.state_dict() for name, part in parts.items()}
+    torch.save({**states, "step": step}, content)
     write_whole(file, content.getbuffer())
+
+
+def _restored(file: Path, parts: dict[str, Any], device: torch.device) -> int:
+    """Load what was saved; return the steps that were done."""
+    states = torch.load(file, map_location=device, weights_only=True)
+    for name, part in parts.items():
+        part.load_state_dict(states[name])
+    return int(states["step"])
 
 
 def _batches(
