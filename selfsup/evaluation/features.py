@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from selfsup.config import AugmentConfig, Config
-from selfsup.data import ImageSet, TensorImages
+from selfsup.data import ImageSet
 from selfsup.errors import ConfigError, RunError
 from selfsup.models import AlexNet, Network, ResNet
 from selfsup.training.label_pass import BATCH_IMAGES, BATCH_NUMBERS
@@ -35,6 +35,8 @@ ALEXNET = {"conv1": "features.2", "conv2": "features.6", "conv3": "features.10",
            "conv4": "features.13", "conv5": "features.16", "pool5": "features",
            "fc6": "classifier.2", "fc7": "classifier.5"}  # fmt: skip
 RESNET = {f"layer{i}": f"net.layer{i}" for i in range(1, 5)}
+#: Images that a digest looks at, about, and the shorter side to which files are decoded for it.
+LOOKED_AT, DIGEST_SIDE = 32, 16
 #: Seconds between notes of how far a pass has come.
 NOTE = 5.0
 
@@ -183,13 +185,13 @@ def weights_digest(network: Network) -> str:
 
 
 def images_digest(images: ImageSet, place: str) -> str:
-    """Return a digest of the images' names and classes, and of some of those in memory."""
+    """Return a digest of the images' names and classes, and of what some of them show."""
     whole = hashlib.sha256(place.encode())
     whole.update("\n".join(images.paths).encode(errors="surrogateescape"))
     whole.update(images.targets.numpy().tobytes())
-    if isinstance(images, TensorImages):
-        step = max(1, len(images) // 100)
-        whole.update(images.images[::step].cpu().contiguous().numpy().tobytes())
+    some = torch.arange(0, len(images), max(1, len(images) // LOOKED_AT))
+    for picture in images.thumbnails(some, DIGEST_SIDE):
+        whole.update(np.ascontiguousarray(picture).tobytes())
     return whole.hexdigest()[:16]
 
 

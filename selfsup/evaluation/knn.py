@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import product
-from typing import Any
+
+from torch import Tensor
 
 from selfsup.evaluation.features import TRUNK
 from selfsup.evaluation.frame import Evaluation, Protocol, Row, classes, pairs, test_part
@@ -31,49 +33,62 @@ class KnnSettings:
     """Principal components that are compared; 0: the features themselves."""
 
 
+@dataclass(frozen=True)
+class Space:
+    """Features in which neighbours are looked for."""
+
+    layer: str
+    pca: int
+    """Principal components of all training images; 0: the features themselves."""
+    train: Tensor
+    test: Tensor
+
+
+def spaces(evaluation: Evaluation, settings: KnnSettings) -> Iterator[Space]:
+    """Give all layers, each with all numbers of components that it has."""
+    both = [evaluation.layers(part, settings.layers) for part in ("train", "test")]
+    for layer, train, test in zip(settings.layers, *both, strict=True):
+        for dim in sorted({dim if dim < train.shape[1] else 0 for dim in settings.pca}):
+            if dim == 0:
+                yield Space(layer, 0, train, test)
+                continue
+            axes = principal_components(train, dim, evaluation.device)
+            yield Space(layer, dim, projected(train, axes), projected(test, axes))
+
+
 def knn(evaluation: Evaluation, settings: KnnSettings) -> list[Row]:
     """Return the accuracy of the paper's setting, and of the one that validation images choose.
 
     The validation images are a tenth of the training images, and take part as neighbours of test
-    images. Components are those of all training images.
+    images. The paper's setting is on the first layer.
     """
     train, test = evaluation.train.targets, evaluation.images("test").targets
     fit, held = validation_split(train, evaluation.seed)
     grid = sorted({PAPER, *product(settings.k, settings.sigma)})
     device, most = evaluation.device, max(k for k, _ in grid)
-    found: list[tuple[Row, Any]] = []
-    both = [evaluation.layers(part, settings.layers) for part in ("train", "test")]
-    for layer, known, asked in zip(settings.layers, *both, strict=True):
-        for dim in settings.pca:
-            if dim >= known.shape[1]:
-                continue
-            bank, queries = known, asked
-            if dim:
-                components = principal_components(known, dim, device)
-                bank, queries = projected(known, components), projected(asked, components)
-            similarity, index = most_similar(bank[held], bank, most, device=device, rows=fit)
-            scores = grid_accuracy(
-                similarity, train.to(device)[index], train[held], evaluation.classes, grid
-            )
-            for (k, sigma), score in scores.items():
-                row = {"layer": layer, "pca": dim, "k": k, "sigma": sigma, "validation": score}
-                found.append((row, (bank, queries)))
-    layer, wide = settings.layers[0], both[0][0].shape[1] > PAPER_DIM
-    paper = [
-        (row, space) for row, space in found
-        if (row["k"], row["sigma"]) == PAPER and row["layer"] == layer
-        and row["pca"] in ((PAPER_DIM,) if wide else (0,))
+
+    def accuracies(near: tuple[Tensor, Tensor], truth: Tensor) -> dict[tuple[int, float], float]:
+        similarity, index = near
+        known = train.to(device)[index]
+        return grid_accuracy(similarity, known, truth, evaluation.classes, grid)
+
+    found, first = [], []
+    for space in spaces(evaluation, settings):
+        first += [space] if space.layer == settings.layers[0] else []
+        near = most_similar(space.train[held], space.train, most, device=device, rows=fit)
+        found += [(score, space, one) for one, score in accuracies(near, train[held]).items()]
+    published = next((space for space in first if space.pca == PAPER_DIM), first[0])
+    paper = next(one for one in found if one[1] is published and one[2] == PAPER)
+    chosen = max(found, key=lambda one: one[0])
+    tested = {
+        id(space): accuracies(most_similar(space.test, space.train, most, device=device), test)
+        for space in (paper[1], chosen[1])
+    }
+    return [
+        {"setting": setting, "layer": space.layer, "pca": space.pca, "k": k, "sigma": sigma,
+         "validation": score, "top1": tested[id(space)][k, sigma]}
+        for setting, (score, space, (k, sigma)) in (("paper", paper), ("chosen", chosen))
     ]  # fmt: skip
-    best = max(found, key=lambda one: one[0]["validation"])
-    rows = []
-    for setting, (row, (bank, queries)) in [*(("paper", one) for one in paper), ("chosen", best)]:
-        similarity, index = most_similar(queries, bank, row["k"], device=device)
-        chosen = [(row["k"], row["sigma"])]
-        (score,) = grid_accuracy(
-            similarity, train.to(device)[index], test, evaluation.classes, chosen
-        ).values()
-        rows.append({"setting": setting, **row, "top1": score})
-    return rows
 
 
 KNN = Protocol(

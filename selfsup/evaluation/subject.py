@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from selfsup.config import DatasetName
-from selfsup.data import ImageSet, load_data
+from selfsup.data import ImageSet, Splits, load_data
 from selfsup.errors import RunError
 from selfsup.evaluation.features import View
 from selfsup.evaluation.frame import Evaluation, Part
@@ -66,11 +66,13 @@ def load_subject(
     images: Images | None = None,
     device: str = "auto",
     trunk: nn.Module | None = None,
+    splits: Splits | None = None,
 ) -> Subject:
     """Load the newest checkpoint of a run, and the run's images or others.
 
     The labels of the images that the run was trained on are its own. Others are labelled as
-    :meth:`selfsup.Trained.predict` does. `trunk` is a network that was passed from Python.
+    :meth:`selfsup.Trained.predict` does. `trunk` is the run's network, and `splits` are
+    images, where they were passed from Python.
 
     Raises
     ------
@@ -85,7 +87,7 @@ def load_subject(
         if (value := getattr(images, name)) is not None
     }
     config = trained.config.but(**changes)
-    splits = load_data(config.data)
+    splits = splits or load_data(config.data)
     train, test, found = splits.train, splits.test, splits.found
     channels = trained.network.mean.shape[1]
     if train.channels != channels:

@@ -15,7 +15,7 @@ import selfsup.evaluation.features as features_module
 import selfsup.evaluation.run as run_module
 from selfsup.cli import main
 from selfsup.config import ModelConfig
-from selfsup.data import TensorImages, load_data
+from selfsup.data import Splits, TensorImages, load_data, own_images
 from selfsup.errors import ConfigError, RunError
 from selfsup.evaluation.baselines import kmeans, supervised, untrained
 from selfsup.evaluation.features import FeatureStore, View, stream, weights_digest
@@ -27,6 +27,7 @@ from selfsup.evaluation.run import evaluate, read_results
 from selfsup.evaluation.subject import Images, load_subject
 from selfsup.evaluation.table import text_table
 from selfsup.models import build_network
+from selfsup.training.api import train
 from selfsup.training.checkpoints import create_run, load_checkpoint, read_log
 from selfsup.training.fit import Trainer
 
@@ -319,6 +320,33 @@ def test_other_images_than_the_runs(tmp_path, folders, run, capsys):
     )
     with pytest.raises(RunError, match=r"takes images of 1 channels; those of .* have 3"):
         load_subject(run, Images(data=str(folders / "both"), dataset="folder"), "cpu")
+
+
+def test_any_dataset_and_network_are_evaluated_from_python(tmp_path):
+    class Colours:
+        classes = ("red", "blue")
+
+        def __init__(self, n):
+            self.targets = [i % 2 for i in range(n)]
+
+        def __len__(self):
+            return len(self.targets)
+
+        def __getitem__(self, i):
+            noise = np.random.default_rng(i).integers(0, 60, (8, 8, 3))
+            noise[..., 2 * self.targets[i]] += 150
+            return noise.astype(np.uint8), self.targets[i]
+
+    model = torch.nn.Sequential(torch.nn.AvgPool2d(4), torch.nn.Flatten())
+    options = {"clusters": (4, 4), "epochs": 1, "updates": 2, "image_size": 8, "batch_size": 10}
+    model.append(torch.nn.Linear(12, 8))
+    train(Colours(40), model, out=tmp_path / "run", in_memory=False, device="cpu", **options)
+    splits = Splits(own_images(Colours(40)), own_images(Colours(20)))
+    subject = load_subject(tmp_path / "run", device="cpu", trunk=model, splits=splits)
+    (result,) = evaluate(subject.evaluation, ["linear"])
+    assert result.rows[0]["top1"] > 0.9
+    (result,) = evaluate(subject.evaluation, ["clusters"])
+    assert result.rows[0]["size_max"] <= 20
 
 
 # while training
