@@ -282,6 +282,10 @@ def test_transfer_teaches_a_runs_labels_to_another_network(tmp_path, monkeypatch
     assert all(torch.equal(again[name], value) for name, value in taught["network"].items())
     assert main(transfer) == 1
     assert "exists already" in capsys.readouterr().err
+    assert main(["evaluate", "runs/folder", "--protocol", "layers", "--layers.epochs", "1"]) == 0
+    assert "top1 ten crops" in capsys.readouterr().out
+    assert main(["evaluate", "runs/folder", "--protocol", "voc-detection"]) == 1
+    assert "say where Pascal VOC is" in capsys.readouterr().err
 
 
 def test_transfer_on_imagenet_is_the_authors_retraining(tmp_path):

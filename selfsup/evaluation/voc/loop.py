@@ -103,8 +103,7 @@ def fit(
         scaler.step(optimiser)
         scaler.update()
         bar.set_postfix(loss=f"{value.item():.3f}", refresh=False)
-        last = step + 1 == settings.steps
-        if last or time.monotonic() - saved > 60 * SAVE_MINUTES:
+        if step + 1 == settings.steps or time.monotonic() - saved > 60 * SAVE_MINUTES:
             saved = time.monotonic()
             _save(file, parts, step + 1)
     model.eval()
