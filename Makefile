@@ -38,7 +38,7 @@ demo: $(VENV)/installed
 	$(BIN)/python -m sinkhorn_ot
 	rm -rf $(DEMO)
 	$(BIN)/python -m selfsup train digits --out $(DEMO)
-	$(BIN)/python -m selfsup evaluate $(DEMO)
+	$(BIN)/python -m selfsup evaluate $(DEMO) --baselines untrained pixels kmeans supervised
 
 # what a user runs on a CPU: the core and SeLa
 test: $(VENV)/installed

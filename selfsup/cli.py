@@ -5,16 +5,32 @@ from __future__ import annotations
 import sys
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Any
 
 import tyro
 
+from selfsup.commands import (
+    Evaluate,
+    Export,
+    ExportClusters,
+    Labels,
+    Predict,
+    Resume,
+    Run,
+    Train,
+    Transfer,
+)
 from selfsup.config import LEVELS, Config
 from selfsup.data import ImageSet, Splits, load_data, new_images
 from selfsup.errors import RunError, SelfsupError
-from selfsup.evaluation.compare import evaluate_run, format_rows
+from selfsup.evaluation.baselines import BASELINES
+from selfsup.evaluation.protocols import PROTOCOLS
+from selfsup.evaluation.run import Result
+from selfsup.evaluation.run import evaluate as run_protocols
+from selfsup.evaluation.subject import load_subject
+from selfsup.evaluation.table import report_text
+from selfsup.evaluation.transfer import transfer_config
 from selfsup.export import export_clusters, export_run
 from selfsup.presets import PRESETS, as_authors
 from selfsup.report import write_report
@@ -40,7 +56,8 @@ USAGE = f"""usage: {PROG} COMMAND ...
   train PRESET [options]      train; presets: {", ".join(PRESETS)}
   train --resume RUN          go on with a stopped run, or with --epochs N make it longer
   report RUN                  write RUN/report.html: curves, clusters, a map
-  evaluate RUN                compare a run with its baselines, where classes are known
+  evaluate RUN                how good features and clusters are, by the paper's protocols
+  transfer RUN --arch ARCH    train a fresh network on a run's labels, and evaluate it
   labels RUN --csv FILE       write its labels, one row an image
   predict RUN --data DIR      labels for new images
   export RUN DIR              weights for torchvision or timm, and embeddings
@@ -48,91 +65,6 @@ USAGE = f"""usage: {PROG} COMMAND ...
   COMMAND --help              the options of a command; train PRESET --help with the preset's values
 
 On several GPUs or processes: torchrun --nproc-per-node 8 -m selfsup train ..."""
-Level = Literal["0", "1", "2", "3", "moco-v2"]
-
-
-@dataclass(frozen=True)
-class Train:
-    """Train from a preset."""
-
-    config: Annotated[Config, tyro.conf.arg(name="")]
-    out: Path | None = None
-    """New run directory; runs/PRESET when left out."""
-    level: Level | None = None
-    """Augmentation level of the training views, as in the authors' code; sets all of augment."""
-    label_level: Level | None = None
-    """The same for the label pass; sets all of label-augment."""
-    as_authors: bool = False
-    """Do all that docs/differences.md lists as the authors' code does it."""
-    dry_run: bool = False
-    """Build everything, print the settings and what the full run needs, try a few small steps."""
-
-
-@dataclass(frozen=True)
-class Resume:
-    """Go on with a stopped run; it ends in the same bits as if never stopped."""
-
-    resume: Path
-    data: str | None = None
-    """Folder of the images, when it has moved."""
-    epochs: int | None = None
-    """Train to so many epochs instead; schedules stretch, and label updates grow in proportion."""
-    processes_may_differ: bool = False
-    """Go on with another number of processes; the bits are others then."""
-
-
-@dataclass(frozen=True)
-class Run:
-    """A run."""
-
-    run: tyro.conf.Positional[Path]
-    data: str | None = None
-    """Folder of the images, when it has moved."""
-
-
-@dataclass(frozen=True)
-class Labels(Run):
-    """Write a run's labels: index, path and one column per head."""
-
-    csv: Path = Path("labels.csv")
-
-
-@dataclass(frozen=True)
-class Predict:
-    """Label new images with a trained run: index, path and one column per head."""
-
-    run: tyro.conf.Positional[Path]
-    data: str
-    """Folder of images, however nested; or a zip file of one."""
-    csv: Path | None = None
-    """File to write; RUN/predictions.csv when left out."""
-    device: str = "auto"
-    workers: int = 0
-    """Processes that decode images."""
-
-
-@dataclass(frozen=True)
-class Export:
-    """Write weights, how to standardise images for them, and the embeddings of the run's images."""
-
-    run: tyro.conf.Positional[Path]
-    out: tyro.conf.Positional[Path]
-    data: str | None = None
-    """Folder of other images to embed; those of the run when left out."""
-    device: str = "auto"
-
-
-@dataclass(frozen=True)
-class ExportClusters:
-    """Make a folder for every cluster of a head, with links to its images."""
-
-    run: tyro.conf.Positional[Path]
-    out: tyro.conf.Positional[Path]
-    head: int = 0
-    copy: bool = False
-    """Copy the images instead."""
-    data: str | None = None
-    """Folder of the images, when it has moved."""
 
 
 def resolve(command: Train) -> Config:
@@ -243,11 +175,52 @@ def report(command: Run) -> None:
     print(f"report: {write_report(command.run, trained, load_data(trained.config.data).train)}")
 
 
-def evaluate(command: Run) -> None:
-    """Compare a run with its baselines; writes RUN/evaluation.json and RUN/report.html."""
-    print(format_rows(evaluate_run(command.run, command.data)))
-    if load_config(command.run).labels.clusters:
-        report(command)
+def evaluate(command: Evaluate) -> None:
+    """Run the evaluate command."""
+    subject = load_subject(command.run, command.images, command.device)
+    print(f"{subject.found}\ndevice: {subject.evaluation.device}", flush=True)
+    results: list[Result] = []
+    found = run_protocols(
+        subject.evaluation, command.protocol, command.baselines, command.settings,
+        fresh=command.fresh,
+    )  # fmt: skip
+    for result in found:
+        results.append(result)
+        said = "was there already" if result.kept else f"{result.seconds:.1f} s"
+        print(f"{result.protocol} of {result.method}: {'not run' if result.reason else said}",
+              flush=True)  # fmt: skip
+    print(f"\n{report_text(results)}")
+    more = [name for name in BASELINES if name not in command.baselines]
+    others = [p.name for p in PROTOCOLS if p.name not in {r.protocol for r in results}]
+    for option, names in (("--protocol", others), ("--baselines", more)):
+        if names:
+            print(f"\nalso: {option} {' '.join(names)}", end="")
+    print()
+    if subject.own is not None and subject.trained.config.labels.clusters:
+        print(f"report: {write_report(command.run, subject.trained, subject.own)}")
+
+
+def transfer(command: Transfer) -> None:
+    """Run the transfer command."""
+    config = transfer_config(
+        command.run, command.arch, rotation=command.rotation, image_size=command.image_size,
+        epochs=command.epochs, data=command.data, device=command.device,
+    )  # fmt: skip
+    kind = command.arch.replace(":", "-")
+    out = command.out or command.run.with_name(f"{command.run.name}-to-{kind}")
+    with joined(config.run.device) as (world, device):
+        begun = out.exists()
+        if begun and load_config(out) != config:
+            refuse_existing(out)
+        images = told(load_data(config.data), world, device)
+        trainer = Trainer(config, images, out, world, device)
+        if begun:
+            trainer.load()
+        elif world.first:
+            create_run(config, out)
+        fit(trainer, out)
+    if world.first:
+        evaluate(Evaluate(out, command.protocol, device=command.device))
 
 
 def own_images(trained: Trained, run: Path) -> ImageSet:
@@ -299,7 +272,8 @@ def clusters(command: ExportClusters) -> None:
 
 COMMANDS: dict[str, tuple[Callable[..., None], type]] = {
     "report": (report, Run),
-    "evaluate": (evaluate, Run),
+    "evaluate": (evaluate, Evaluate),
+    "transfer": (transfer, Transfer),
     "labels": (write_labels, Labels),
     "predict": (predict, Predict),
     "export": (export, Export),

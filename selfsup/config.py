@@ -52,6 +52,8 @@ class AugmentConfig:
     """Draw crops as of an image whose shorter side has so many pixels; 0: as it is."""
     centre: float = 1.0
     """Part of the shorter side that a centre crop shows."""
+    place: tuple[float, float] = (0.5, 0.5)
+    """Where a centre crop lies instead, down and across: (0, 0) is the upper left corner."""
     rotate: float = 0.0
     """Degrees, either way."""
     scale: tuple[float, float] = (1.0, 1.0)
@@ -102,6 +104,11 @@ class DataConfig:
     """folder: whether the names of folders are classes; they are watched, never trained on."""
     hold_out: float = 0.0
     """folder: share of each class that is kept for tests, where there is no folder of tests."""
+    imbalance: Literal["full", "light", "heavy"] = "full"
+    """Of training images with classes, leave out: light, half of the last class; heavy, a share of
+    each class that grows from 1/C of the first to all of the last of C, in the paper C = 10."""
+    imbalance_seed: int = 0
+    """Decides which images are left out."""
     skip_unreadable: bool = False
     """Go on without the files that cannot be read."""
     in_memory: bool = True
@@ -111,7 +118,7 @@ class DataConfig:
 
     def __post_init__(self) -> None:
         """Refuse settings that cannot be meant."""
-        _check(self, counts="image_size", not_negative="workers hold_out")
+        _check(self, counts="image_size", not_negative="workers hold_out imbalance_seed")
         if self.hold_out >= 1:
             raise ConfigError(f"hold_out is a share below 1, got {self.hold_out}")
         if self.hold_out and self.classes == "none":
@@ -224,9 +231,15 @@ class OptimiserConfig:
     """auto: bfloat16 on a GPU that has it, else float32."""
     lr: float = 0.05
     """Highest learning rate."""
+    lr_heads: float | None = None
+    """Highest learning rate of the heads, where it differs."""
     lr_schedule: Literal["cosine", "step"] = "cosine"
     lr_drops: tuple[int, ...] = ()
-    """Epochs before which the rate of a step schedule falls to a tenth."""
+    """Epochs before which the rate of a step schedule falls."""
+    lr_fall: float = 0.1
+    """What it is multiplied by at a drop."""
+    clip: float = 0.0
+    """Largest norm of the gradient; 0 leaves it as it is."""
     momentum: float = 0.9
     nesterov: bool = False
     weight_decay: float = 5e-4
@@ -237,9 +250,11 @@ class OptimiserConfig:
         _check(
             self,
             counts="epochs batch_size accumulate",
-            positive="lr",
-            not_negative="momentum weight_decay",
+            positive="lr lr_fall",
+            not_negative="momentum weight_decay clip",
         )
+        if self.lr_heads is not None:
+            _check(self, positive="lr_heads")
         if self.batch_size % self.accumulate:
             raise ConfigError(
                 f"batch_size {self.batch_size} cannot be cut into {self.accumulate} equal parts "
@@ -266,13 +281,17 @@ class RunConfig:
     """A checkpoint inside an epoch after that long without one."""
     report_minutes: float = 10.0
     """A report while training after that long without one."""
+    knn_every: int = 5
+    """Epochs between kNN accuracies of a few images, where classes are known; 0: none."""
     supervised_epochs: int = 20
-    """Epochs of the evaluation's baseline, which is shown the true labels."""
+    """Epochs of the evaluation's baseline that is shown the true classes."""
 
     def __post_init__(self) -> None:
         """Refuse settings that cannot be meant."""
         _check(
-            self, counts="keep keep_every", not_negative="seed checkpoint_minutes report_minutes"
+            self,
+            counts="keep keep_every",
+            not_negative="seed checkpoint_minutes report_minutes knn_every",
         )
 
 

@@ -118,8 +118,12 @@ def kmeans(seed: int = 0, iterations: int = 50) -> Labeller:
 
 
 def nearest(features: Tensor, centroids: Tensor) -> Tensor:
-    """Return the (n,) labels of k-means for other features."""
-    return torch.cdist(features, centroids.to(features.device)).argmin(1)
+    """Return the (n,) labels of k-means for other features, on their device."""
+    labels = torch.empty(len(features), dtype=torch.int64, device=features.device)
+    for rows in torch.split(torch.arange(len(features)), 1 << 14):
+        x = features[rows].to(centroids.device)
+        labels[rows] = torch.cdist(x, centroids).argmin(1).to(labels.device)
+    return labels
 
 
 def size_profile(kind: str, k: int, spread: float, seed: int) -> Tensor:

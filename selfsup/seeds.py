@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from enum import IntEnum
 
 import numpy as np
@@ -19,6 +21,7 @@ class Stream(IntEnum):
     LABELS = 5
     HEAD_GROUPS = 6
     LABELLER = 8
+    SPLITS = 9
 
 
 def seed_of(seed: int, stream: Stream, *position: int) -> int:
@@ -30,3 +33,11 @@ def seed_of(seed: int, stream: Stream, *position: int) -> int:
 def generator_of(seed: int, stream: Stream, *position: int) -> torch.Generator:
     """Return a CPU generator for one position of one stream."""
     return torch.Generator().manual_seed(seed_of(seed, stream, *position))
+
+
+@contextmanager
+def seeded(seed: int) -> Iterator[None]:
+    """Start the CPU's global generator from a seed; it is as it was afterwards."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        yield

@@ -19,6 +19,7 @@ network's input, and a longer one of at most 1.5 of it; a view shows a square of
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -27,6 +28,7 @@ from selfsup.config import DataConfig
 from selfsup.data.decode import FileImages
 from selfsup.data.folders import folder_images, new_images
 from selfsup.data.images import ImageSet, Splits, TensorImages
+from selfsup.data.imbalance import imbalanced
 from selfsup.data.known import known_images
 from selfsup.data.sources import Items
 from selfsup.errors import DataError
@@ -38,13 +40,23 @@ __all__ = [
 
 
 def load_data(config: DataConfig) -> Splits:
-    """Load the data set that `config` names; nothing is downloaded.
+    """Load the data set that `config` names, of its training images those that it wants.
+
+    Nothing is downloaded.
 
     Raises
     ------
     DataError
         It is not there, or not as it should be.
     """
+    whole = _whole(config)
+    train = imbalanced(whole.train, config.imbalance, config.imbalance_seed)
+    left_out = len(whole.train) - len(train)
+    found = whole.found + (f"; {left_out:,} left out ({config.imbalance})" if left_out else "")
+    return replace(whole, train=train, found=found)
+
+
+def _whole(config: DataConfig) -> Splits:
     name, place = config.dataset, config.data
     if name in ("digits", "own") and place is not None:
         raise DataError(f"{name} takes no --data; `train folder` takes any images: {place}")

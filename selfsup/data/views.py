@@ -57,7 +57,8 @@ def crop_boxes(extents: Tensor, augment: AugmentConfig, generator: torch.Generat
     shorter = torch.minimum(height, width)
     if augment.crop == (1.0, 1.0):
         side = (augment.centre * shorter).round().clamp_min(1)
-        corner = [((height - side) / 2).round(), ((width - side) / 2).round()]
+        down, across = augment.place
+        corner = [((height - side) * down).round(), ((width - side) * across).round()]
         return torch.stack([*corner, side, side], 1)
     zoom = augment.crop_grid / shorter if augment.crop_grid else torch.ones_like(shorter)
     height, width = (height * zoom).round(), (width * zoom).round()

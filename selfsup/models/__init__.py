@@ -6,6 +6,7 @@ from selfsup.models.alexnet import AlexNet
 from selfsup.models.build import build_network, build_trunk
 from selfsup.models.network import MultiHead, Network, Trunk, parameter_count
 from selfsup.models.resnet import PreActResNet, ResNet, SmallResNet
+from selfsup.models.stages import absorbed, fix_norms, map_shapes, stages
 from selfsup.models.weights import LoadReport, load_weights
 
 __all__ = [
@@ -17,8 +18,12 @@ __all__ = [
     "ResNet",
     "SmallResNet",
     "Trunk",
+    "absorbed",
     "build_network",
     "build_trunk",
+    "fix_norms",
     "load_weights",
+    "map_shapes",
     "parameter_count",
+    "stages",
 ]

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import base64
-import io
 import json
 from collections.abc import Sequence
 from importlib.resources import files
@@ -14,22 +12,22 @@ import jinja2
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from PIL import Image
 from sklearn.decomposition import PCA
 from sklearn.manifold import TSNE
 
 from selfsup.data import ImageSet
-from selfsup.data.decode import pictures
-from selfsup.evaluation.compare import COLUMNS, FORMATS
-from selfsup.evaluation.metrics import nmi
+from selfsup.evaluation.run import read_results
+from selfsup.evaluation.scores import nmi
+from selfsup.report.evaluation_part import evaluation_part
+from selfsup.report.tiles import TILE, data_url, tiles_of
 from selfsup.training.checkpoints import read_log, write_whole
 from selfsup.training.label_pass import in_blocks
 from selfsup.training.monitor import whole_seconds
 from selfsup.training.trained import Trained
 
-#: Images that the page holds, about; on the map; and the side of each. Of more than `LOOKED_AT`
-#: images a sample is looked at, so that a page of a million costs no label pass.
-SHOWN, MAPPED, TILE, LOOKED_AT = 2500, 1500, 64, 20_000
+#: Images that the page holds, about, and on the map. Of more than `LOOKED_AT` images a sample is
+#: looked at, so that a page of a million costs no label pass.
+SHOWN, MAPPED, LOOKED_AT = 2500, 1500, 20_000
 MOST_CLASSES = 30
 
 
@@ -42,6 +40,7 @@ def write_report(run: Path, trained: Trained, images: ImageSet, final: bool = Tr
     config, whole, total = trained.config, trained.labels.labels.numpy(), len(images)
     some = torch.from_numpy(_spread(total, LOOKED_AT))
     truth = images.targets.numpy() if images.labelled else None
+    whole_images = images
     images, labels = images.select(some), whole[:, some.numpy()]
     features = trained.features(images)
     confidence = np.stack([
@@ -64,7 +63,6 @@ def write_report(run: Path, trained: Trained, images: ImageSet, final: bool = Tr
         "classes": list(images.classes),
         "curves": _curves(log, updates),
     }  # fmt: skip
-    evaluation = run / "evaluation.json"
     seconds = sum(whole_seconds(line["seconds"]) for line in log)
     page = jinja2.Environment(autoescape=True).from_string(
         files("selfsup.report").joinpath("page.html").read_text()
@@ -74,11 +72,10 @@ def write_report(run: Path, trained: Trained, images: ImageSet, final: bool = Tr
         facts=f"{total:,} images, {len(log)} of {config.optimiser.epochs} epochs in "
         f"{seconds / 60:.1f} minutes; {len(labels)} heads; epsilon {config.labels.epsilon:g}; "
         f"{len(updates)} label updates; seed {config.run.seed}",
-        rows=_table(json.loads(evaluation.read_text())) if evaluation.exists() else [],
-        columns=COLUMNS,
+        evaluation=evaluation_part(read_results(run), whole_images),
         shown=len(shown),
         total=total,
-        sprite=_sprite(images, shown, data["columns"], final),
+        sprite=data_url(tiles_of(images, shown, final), data["columns"]),
         data=json.dumps(data).replace("</", "<\\/"),
     )
     path = run / "report.html"
@@ -173,25 +170,6 @@ def _map(features: NDArray[np.float32], final: bool) -> list[list[float]]:
     return shares
 
 
-def _sprite(images: ImageSet, shown: NDArray[np.int64], columns: int, final: bool) -> str:
-    """Return all small pictures in one JPEG, as a data URL."""
-    located = [images.locate(i) for i in shown.tolist()] if final else []
-    if located and all(file and Path(file).is_file() for file in located):
-        tiles = pictures([Path(str(file)) for file in located], TILE)
-    else:
-        tiles = images.thumbnails(torch.from_numpy(shown), TILE)
-    sheet = Image.new("RGB", (columns * TILE, -(-len(shown) // columns) * TILE), "white")
-    for position, tile in enumerate(tiles):
-        picture = Image.fromarray(tile if tile.shape[2] == 3 else tile[:, :, 0])
-        side = min(picture.size)
-        left, top = ((edge - side) // 2 for edge in picture.size)
-        square = picture.crop((left, top, left + side, top + side)).resize((TILE, TILE))
-        sheet.paste(square, (position % columns * TILE, position // columns * TILE))
-    content = io.BytesIO()
-    sheet.save(content, "JPEG", quality=80)
-    return "data:image/jpeg;base64," + base64.b64encode(content.getvalue()).decode()
-
-
 def _curves(log: list[dict[str, Any]], updates: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """Return titles and points."""
     epochs, moments = [line["epoch"] for line in log], [line["epoch"] for line in updates]
@@ -205,14 +183,12 @@ def _curves(log: list[dict[str, Any]], updates: list[dict[str, Any]]) -> list[di
     if log and "nmi" in log[-1]:
         scores = [np.mean(line["nmi"]) for line in log]
         curves["NMI with the classes, which training never sees"] = (epochs, scores)
+    watched = [line for line in log if "knn" in line]
+    curves["kNN accuracy among a few training images"] = (
+        [line["epoch"] for line in watched], [line["knn"] for line in watched]
+    )  # fmt: skip
     return [
         {"title": title, "x": x, "y": [round(float(v), 4) for v in y]}
         for title, (x, y) in curves.items()
         if len(x) > 1
-    ]
-
-
-def _table(rows: list[dict[str, Any]]) -> list[list[str]]:
-    return [
-        [format(row[c], FORMATS.get(c, "")) if c in row else "" for c in COLUMNS] for row in rows
     ]

@@ -30,7 +30,7 @@ from torch import Tensor
 from selfsup.config import Config, RunConfig
 from selfsup.errors import UNLOADABLE, RunError
 
-VERSION = 3
+VERSION = 4
 NAME = re.compile(r"epoch-(\d+)-step-(\d+)\.pt")
 
 

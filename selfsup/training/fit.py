@@ -16,7 +16,8 @@ from selfsup.config import ARCHS, Config
 from selfsup.data import ImageSet, TensorImages
 from selfsup.errors import ConfigError, RunError
 from selfsup.models import Network, build_network, load_weights
-from selfsup.seeds import Stream, generator_of, seed_of
+from selfsup.seeds import Stream, generator_of, seed_of, seeded
+from selfsup.sela import SelfLabels
 from selfsup.training.checkpoints import (
     VERSION,
     check_images,
@@ -34,6 +35,7 @@ from selfsup.training.label_report import Clock
 from selfsup.training.monitor import Monitor
 from selfsup.training.processes import World
 from selfsup.training.step import build_optimiser, gradient_step, learning_rate, new_scaler
+from selfsup.training.watch import KnnWatch
 
 CALIBRATION_IMAGES = 2000
 #: Batch normalisation of fewer images a process is told about.
@@ -51,8 +53,7 @@ def new_network(
     Batch statistics of a network of ours, unless it is loaded, are measured on evenly spaced
     images, as the first labels come from the untrained network in evaluation mode.
     """
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed_of(config.run.seed, Stream.WEIGHTS))
+    with seeded(seed_of(config.run.seed, Stream.WEIGHTS)):
         network = build_network(
             config.model, config.labels.clusters, *images.statistics(),
             config.data.image_size, trunk,
@@ -88,13 +89,17 @@ class Trainer:
         The run's directory; nothing is written without one.
     trunk : torch.nn.Module, optional
         A network of one's own, instead of the one that `config` names.
-    labels : Tensor, optional
-        (heads, N) labels that stay as they are, instead of those that `config` names.
+    labels : Tensor or SelfLabels, optional
+        (heads, N) labels that stay as they are, instead of those that `config` names; or an object
+        with a loss of its own.
+    network : Network, optional
+        What is trained, instead of a new one; of its parameters those that require gradients.
     """
 
     def __init__(
         self, config: Config, images: ImageSet, run: Path | None, world: World | None = None,
-        device: str = "cpu", trunk: nn.Module | None = None, labels: Tensor | None = None,
+        device: str = "cpu", trunk: nn.Module | None = None,
+        labels: Tensor | SelfLabels | None = None, network: Network | None = None,
     ) -> None:  # fmt: skip
         self.config, self.run = config, run
         self.world = World() if world is None else world
@@ -105,7 +110,7 @@ class Trainer:
         self.batch_size = self._batch_size()
         self.steps_per_epoch = len(images) // self.batch_size
         self.steps = config.optimiser.epochs * self.steps_per_epoch
-        self.network = new_network(
+        self.network = network or new_network(
             config, self.images, device, calibrated=self.world.first, trunk=trunk
         )
         self.model = self._parallel()
@@ -113,7 +118,9 @@ class Trainer:
         self.scaler = new_scaler(config.optimiser, self.device)
         seen = self.steps * self.batch_size
         self.labels = new_labels(config.labels, len(images), config.run.seed, seen, self.world)
-        if labels is not None:
+        if isinstance(labels, SelfLabels):
+            self.labels = labels
+        elif labels is not None:
             self.labels.labels = labels
         elif config.labels.labelling == "fixed" and fresh:
             self.labels.labels = fixed_labels(config.labels, images)
@@ -124,6 +131,7 @@ class Trainer:
         self.clock = Clock(torch.device("cpu"))
         self.saved: float | None = None
         self.probe: Tensor | None = None
+        self.watch = KnnWatch(config, self.images)
 
     def _batch_size(self) -> int:
         batch, parts = min(self.config.optimiser.batch_size, len(self.images)), self.world.size
@@ -214,7 +222,8 @@ class Trainer:
         """Take a step on the views of the images at `index`."""
         optimiser = self.config.optimiser
         for group in self.optimiser.param_groups:
-            group["lr"] = learning_rate(optimiser, self.step, self.steps_per_epoch)
+            rate = learning_rate(optimiser, self.step, self.steps_per_epoch)
+            group["lr"] = group.get("share", 1.0) * rate  # runs of before have none
         torch.manual_seed(  # dropout draws from the global generator
             seed_of(self.config.run.seed, Stream.DROPOUT, self.step, self.world.rank)
         )
@@ -251,6 +260,9 @@ class Trainer:
             "ln_k": self.config.ln_k,
             "lr": self.optimiser.param_groups[0]["lr"],
         }
+        if self.world.first and self.watch.due(self.epoch):
+            with self.clock("watch"):
+                line["knn"] = self.watch(self.network)
         truth = self.images.targets.numpy() if self.images.labelled else None
         images = self.steps_per_epoch * self.batch_size
         monitor.epoch(line, self.clock.seconds, images, self.labels.labels.numpy(), truth)

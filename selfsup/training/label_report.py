@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from selfsup.errors import RunError
-from selfsup.evaluation.metrics import entropy, nmi
+from selfsup.evaluation.scores import entropy, nmi
 from selfsup.sela import Labeller, Labelling, Shard
 from selfsup.training.processes import World
 

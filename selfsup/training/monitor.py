@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.utils.tensorboard import SummaryWriter
 from tqdm import tqdm
 
-from selfsup.evaluation.metrics import nmi
+from selfsup.evaluation.scores import nmi
 from selfsup.training.checkpoints import append_log
 from selfsup.training.label_report import LabelReport
 
@@ -84,6 +84,8 @@ class Monitor:
         if truth is not None and len(labels):
             line["nmi"] = [nmi(truth, head) for head in labels]
             self._plot("watch/nmi_with_classes", float(np.mean(line["nmi"])), line["step"] - 1)
+        if "knn" in line:
+            self._plot("watch/knn", line["knn"], line["step"] - 1)
         append_log(self.run, line)
         for name in ("loss", "lr", "images_per_second", "label_share"):
             # the last step of the epoch: a run that is resumed here writes anew from the next
@@ -104,6 +106,8 @@ class Monitor:
             ]
         if "nmi" in line:
             words.append(f"NMI {np.mean(line['nmi']):.3f}")
+        if "knn" in line:
+            words.append(f"kNN {100 * line['knn']:.1f}%")
         words.append(f"{line['images_per_second']:,.0f} images/s")
         if self.last:
             words.append(f"label step {100 * line['label_share']:.1f}%")

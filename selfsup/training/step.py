@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from contextlib import AbstractContextManager, nullcontext
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -31,9 +32,18 @@ def autocast(device: torch.device, wanted: str) -> AbstractContextManager[None]:
 
 
 def build_optimiser(config: OptimiserConfig, network: nn.Module) -> torch.optim.SGD:
-    """Return SGD as `config` says, for what is not frozen."""
+    """Return SGD as `config` says, for what is not frozen; a group says its share of the rate."""
+    heads: list[Tensor] = []
+    rest: list[Tensor] = []
+    for name, parameter in network.named_parameters():
+        if parameter.requires_grad:
+            own = config.lr_heads is not None and not name.startswith("trunk.")
+            (heads if own else rest).append(parameter)
+    groups: list[dict[str, Any]] = [{"params": rest, "share": 1.0}]
+    if config.lr_heads is not None:
+        groups.append({"params": heads, "share": config.lr_heads / config.lr})
     return torch.optim.SGD(
-        [parameter for parameter in network.parameters() if parameter.requires_grad],
+        groups,
         lr=config.lr,
         momentum=config.momentum,
         weight_decay=config.weight_decay,
@@ -50,12 +60,12 @@ def new_scaler(config: OptimiserConfig, device: torch.device) -> torch.amp.GradS
 def learning_rate(config: OptimiserConfig, step: int, steps_per_epoch: int) -> float:
     """Return the learning rate of a step.
 
-    A step schedule falls to a tenth before each of ``config.lr_drops``. A cosine is half a wave
-    down to zero, after a short linear rise.
+    A step schedule is multiplied by ``config.lr_fall`` before each of ``config.lr_drops``. A cosine
+    is half a wave down to zero, after a short linear rise.
     """
     if config.lr_schedule == "step":
         epoch = step // steps_per_epoch
-        return float(config.lr * 0.1 ** sum(epoch >= drop for drop in config.lr_drops))
+        return float(config.lr * config.lr_fall ** sum(epoch >= drop for drop in config.lr_drops))
     steps = config.epochs * steps_per_epoch
     warmup = max(1, steps // 50)
     wave = 0.5 * (1 + math.cos(math.pi * step / steps))
@@ -109,6 +119,9 @@ def gradient_step(
                 loss = objective(model, x, some, labels, rotation) / config.accumulate
             scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
         total += loss.detach()
+    if config.clip:
+        scaler.unscale_(optimiser)
+        nn.utils.clip_grad_norm_(model.parameters(), config.clip)
     scaler.step(optimiser)
     scaler.update()
     return total

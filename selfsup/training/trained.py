@@ -14,8 +14,11 @@ from selfsup.labellers import nearest
 from selfsup.models import Network, build_network
 from selfsup.sela import SelfLabels
 from selfsup.training.checkpoints import load_checkpoint, load_config
-from selfsup.training.label_pass import FeaturePass, in_blocks
+from selfsup.training.label_pass import FeaturePass
 from selfsup.training.processes import check_device
+
+#: Rows that are labelled at once: their logits in float64 are to fit.
+BLOCK = 1 << 14
 
 
 @dataclass(frozen=True)
@@ -54,7 +57,6 @@ class Trained:
         """Return the (n, D) features of images as a label pass sees them."""
         return FeaturePass.of(self.config)(self.network, images)
 
-    @torch.no_grad()
     def predict(self, images: ImageSet) -> Tensor:
         """Return (heads, n) labels of any images.
 
@@ -62,15 +64,19 @@ class Trained:
         potential g. Heads without one (trained on fixed labels, or whose turn never came) answer
         as classifiers do; those of k-means take the nearest centroid.
         """
-        features = self.features(images)
-        found = torch.empty((len(self.labels.states), len(images)), dtype=torch.int64)
-        for head, state in enumerate(self.labels.states):
-            if state is not None and state.ndim == 2:
-                found[head] = nearest(features, state).cpu()
-                continue
-            logits, done = in_blocks(self.network, head, features), 0
-            for block in torch.split(logits, 1 << 14):  # float64 of all at once might not fit
+        return self.label(self.features(images))
+
+    @torch.no_grad()
+    def label(self, features: Tensor) -> Tensor:
+        """Return (heads, n) labels from (n, D) features on any device, as :meth:`predict`."""
+        found = torch.empty((len(self.labels.states), len(features)), dtype=torch.int64)
+        for rows in torch.split(torch.arange(len(features)), BLOCK):
+            block = features[rows].to(self.network.mean.device)
+            for head, state in enumerate(self.labels.states):
+                if state is not None and state.ndim == 2:
+                    found[head, rows] = nearest(block, state.to(block.device)).cpu()
+                    continue
                 g = 0.0 if state is None else state.to(block.device)
-                found[head, done : done + len(block)] = (block.double() + g).argmax(1).cpu()
-                done += len(block)
+                logits = self.network.heads[head](block).double()
+                found[head, rows] = (logits + g).argmax(1).cpu()
         return found

@@ -34,6 +34,7 @@ def check_page(page, labels):
     """Every image, cluster and class of a page is that of the run."""
     assert not re.search(r"(src|href)=.http|url\(http", page)
     assert "<td>SeLa</td>" in page
+    assert "<td>trained with classes, 1 epochs</td>" in page
     data = json.loads(re.search(r'type="application/json">(.*?)</script>', page, re.S)[1])
     truth = load_data(DataConfig("digits", 8)).train
     assert [image["name"] for image in data["images"]] == list(truth.paths)
@@ -72,14 +73,15 @@ def test_train_evaluate_and_labels(tmp_path, capsys, monkeypatch):
     printed = capsys.readouterr().out
     assert "epoch 1/1  loss" in printed
     assert "time: network" in printed
-    assert main(["evaluate", "runs/digits"]) == 0
+    baselines = ["untrained", "pixels", "kmeans", "supervised"]
+    assert main(["evaluate", "runs/digits", "--baselines", *baselines]) == 0
     printed = capsys.readouterr().out
-    for method in ("SeLa", "untrained network", "k-means on pixels", "trained with labels"):
+    for method in ("SeLa", "untrained network", "k-means on pixels", "trained with classes"):
         assert method in printed
-    rows = json.loads((tmp_path / "runs/digits/evaluation.json").read_text())
-    assert {(r["method"], r["K"]) for r in rows if r["method"] == "SeLa"} == {
-        ("SeLa", 10),
-        ("SeLa", 12),
+    results = json.loads((tmp_path / "runs/digits/evaluation.json").read_text())["results"]
+    (own,) = [r for r in results if (r["protocol"], r["method"]) == ("clusters", "SeLa")]
+    assert {(row["part"], row["K"]) for row in own["rows"]} == {
+        (part, k) for part in ("train", "test") for k in (10, 12)
     }
     check_page(
         (tmp_path / "runs/digits/report.html").read_text(), np.load("runs/digits/labels.npy")

@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from selfsup.data import load_data
-from selfsup.evaluation.metrics import nmi
+from selfsup.evaluation.scores import nmi
 from selfsup.presets import PRESETS
 from selfsup.training.fit import Trainer
 

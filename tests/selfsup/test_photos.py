@@ -111,10 +111,12 @@ def test_a_class_of_one_image_or_one_class_stops_nothing(tmp_path, capsys):
     assert train(tmp_path / "in", tmp_path / "run", "--classes", "folders") == 0
     assert "13 used, 0 held out; 2 classes" in capsys.readouterr().out
     assert train(tmp_path / "in" / "a", tmp_path / "one", "--classes", "folders") == 0
-    assert main(["evaluate", str(tmp_path / "one")]) == 1
-    assert "has none: --classes folders takes two or more" in capsys.readouterr().err
-    assert main(["evaluate", str(tmp_path / "run")]) == 1
-    assert "--hold-out 0.2" in capsys.readouterr().err
+    assert main(["evaluate", str(tmp_path / "one")]) == 0
+    assert "knn: not run, as no classes are known" in capsys.readouterr().out
+    assert main(["evaluate", str(tmp_path / "run")]) == 0
+    assert "there are no test images; --hold-out 0.2" in capsys.readouterr().out
+    assert main(["evaluate", str(tmp_path / "run"), "--hold-out", "0.2"]) == 0
+    assert "not run" not in capsys.readouterr().out
 
 
 # runs that were damaged

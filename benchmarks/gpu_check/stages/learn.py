@@ -13,7 +13,7 @@ from gpu_check.machinery import synchronise
 from gpu_check.stage import Stage
 from selfsup.config import Config
 from selfsup.data import ImageSet, TensorImages, load_data
-from selfsup.evaluation.metrics import label_scores
+from selfsup.evaluation.scores import cluster_scores
 from selfsup.presets import PRESETS
 from selfsup.training.checkpoints import create_run, read_log
 from selfsup.training.fit import Trainer
@@ -44,9 +44,15 @@ def digits(stage: Stage) -> dict[str, Any]:
     began = time.perf_counter()
     trainer.fit()
     seconds = time.perf_counter() - began
-    labels = np.load(trainer.run / "labels.npy")
-    scores = label_scores(images.targets.numpy(), labels, max(config.labels.clusters))
-    return {"epochs": config.optimiser.epochs, "seconds": round(seconds, 1), **scores}
+    classes, number = images.targets.numpy(), len(images.classes)
+    heads = zip(config.labels.clusters, np.load(trainer.run / "labels.npy"), strict=True)
+    scores = [cluster_scores(classes, labels, k, number) for k, labels in heads]
+    return {
+        "epochs": config.optimiser.epochs,
+        "seconds": round(seconds, 1),
+        "nmi": float(np.mean([score["nmi"] for score in scores])),
+        "accuracy": float(np.mean([score["hungarian"] for score in scores])),
+    }
 
 
 def throughput(stage: Stage, arch: str, batch: int, precision: str) -> dict[str, Any]:
