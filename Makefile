@@ -9,7 +9,7 @@ DEMO := runs/demo
 PYTEST := OMP_WAIT_POLICY=passive $(BIN)/python -m pytest \
 	-n logical --maxprocesses 4 --dist worksteal
 
-.PHONY: demo test test-kernels test-triton-versions test-gpu gpu-table bench bench-million dry-runs \
+.PHONY: demo docs test test-kernels test-triton-versions test-gpu gpu-table bench bench-million dry-runs \
 	lint format clean
 
 $(VENV)/installed: $(CORE)
@@ -33,6 +33,14 @@ $(VENV)/linters: $(VENV)/installed
 $(VENV)/peers: $(VENV)/installed
 	$(BIN)/pip install --quiet --editable ".[bench]"
 	touch $@
+
+$(VENV)/docs: $(VENV)/installed
+	$(BIN)/pip install --quiet --group docs
+	touch $@
+
+# the site, in build/docs/index.html; warnings are errors, and so is an example that fails
+docs: $(VENV)/docs
+	$(BIN)/python -m sphinx -q -W --keep-going docs build/docs
 
 demo: $(VENV)/installed
 	$(BIN)/python -m sinkhorn_ot

@@ -2,8 +2,8 @@
 Class sizes before and after
 ============================
 
-A classifier that was never told to be fair has favourites. Labels by argmax follow them; labels by
-optimal transport give all classes nearly the same size, and exact ones give them the same.
+A classifier that was never told to be fair has favourites. Labels by argmax follow them; labels
+by optimal transport give all classes nearly the same size, and exact ones give them the same.
 """
 
 import matplotlib.pyplot as plt
@@ -16,8 +16,8 @@ n, k = 50_000, 50
 logits = rng.normal(size=(n, k)) + rng.normal(scale=0.7, size=k)
 
 # %%
-# ``equipartition_labels`` balances the *masses* of the soft plan and labels each row by its largest
-# entry. ``balanced_labels`` balances the labels themselves.
+# ``equipartition_labels`` balances the *masses* of the soft plan and labels each row by its
+# largest entry. ``balanced_labels`` balances the labels themselves.
 sizes = {
     "argmax": np.bincount(logits.argmax(axis=1), minlength=k),
     "equipartition_labels": np.bincount(equipartition_labels(logits), minlength=k),

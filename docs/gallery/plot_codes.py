@@ -2,8 +2,8 @@
 The codes of a minibatch: SwAV and DINOv2
 =========================================
 
-SwAV, DINOv2 and their heirs make soft targets of a minibatch by three iterations of Sinkhorn's loop.
-:func:`sinkhorn_ot.sinkhorn_codes` is that loop, with the same numbers, safe in float16.
+SwAV, DINOv2 and their heirs make soft targets of a minibatch by three iterations of Sinkhorn's
+loop. :func:`sinkhorn_ot.sinkhorn_codes` is that loop, with the same numbers, safe in float16.
 """
 
 import matplotlib.pyplot as plt

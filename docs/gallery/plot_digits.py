@@ -3,8 +3,8 @@ Handwritten digits in ten equal groups
 ======================================
 
 The 1,797 digits of scikit-learn, without their classes. The groups of k-means differ in size by
-almost three times; those of :class:`sinkhorn_ot.BalancedKMeans` have 179 or 180 images each, and agree
-as well with the true digits.
+almost three times; those of :class:`sinkhorn_ot.BalancedKMeans` have 179 or 180 images each, and
+agree as well with the true digits.
 """
 
 import matplotlib.pyplot as plt

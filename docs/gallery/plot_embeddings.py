@@ -2,9 +2,9 @@
 Embeddings in twenty equal groups, and new ones
 ===============================================
 
-Embeddings of a network, here principal components of scikit-learn's digits, are put into twenty groups
-of equal size. Items that come later are labelled by the potentials of the first solve: they follow
-the same borders, and need no new solve.
+Embeddings of a network, here principal components of scikit-learn's digits, are put into twenty
+groups of equal size. Items that come later are labelled by the potentials of the first solve:
+they follow the same borders, and need no new solve.
 """
 
 import matplotlib.pyplot as plt
@@ -31,9 +31,9 @@ def logits_of(x: np.ndarray) -> np.ndarray:
 
 
 # %%
-# ``predict`` of a solve uses its potentials: nearly equal sizes for new items of the same kind, where
-# the nearest centre would follow the centres alone. ``model.predict`` is the nearest centre, as of
-# scikit-learn's k-means.
+# ``predict`` of a solve uses its potentials: nearly equal sizes for new items of the same kind,
+# where the nearest centre would follow the centres alone. ``model.predict`` is the nearest
+# centre, as of scikit-learn's k-means.
 result = sinkhorn(logits_of(first), epsilon=0.05, tol=1e-6)
 sizes = {
     "nearest centre": np.bincount(model.predict(later), minlength=20),

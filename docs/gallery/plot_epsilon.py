@@ -2,9 +2,10 @@
 What epsilon does
 =================
 
-``sinkhorn`` maximises ``<P, logits> + epsilon * H(P)``. A large epsilon makes a soft plan that mixes
-the classes; a small one makes a hard plan, close to the best labels, in more reads of the matrix. What
-counts is the ratio of the logits' spread to epsilon: SeLa's lambda is ``1 / epsilon``.
+``sinkhorn`` maximises ``<P, logits> + epsilon * H(P)``. A large epsilon makes a soft plan that
+mixes the classes; a small one makes a hard plan, close to the best labels, in more reads of the
+matrix. What counts is the ratio of the logits' spread to epsilon: SeLa's lambda is ``1 /
+epsilon``.
 """
 
 import matplotlib.pyplot as plt
@@ -28,8 +29,8 @@ axes[0].set_ylabel("probability")
 figure.tight_layout()
 
 # %%
-# How much of the best balanced objective the argmax labels reach, how far class sizes are off, and
-# what the solve costs.
+# How much of the best balanced objective the argmax labels reach, how far class sizes are off,
+# and what the solve costs.
 epsilons = np.geomspace(3, 0.001, 12)
 results = [sinkhorn(logits, epsilon=epsilon, tol=1e-4) for epsilon in epsilons]
 reached = [logits[range(4000), r.labels].sum() / best for r in results]

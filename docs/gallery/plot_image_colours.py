@@ -2,8 +2,8 @@
 An image in sixteen equally frequent colours
 ============================================
 
-k-means spends its colours where most pixels are alike. :class:`sinkhorn_ot.BalancedKMeans` gives each
-colour the same number of pixels, so that detail is kept wherever there are pixels.
+k-means spends its colours where most pixels are alike. :class:`sinkhorn_ot.BalancedKMeans` gives
+each colour the same number of pixels, so that detail is kept wherever there are pixels.
 """
 
 import matplotlib.pyplot as plt

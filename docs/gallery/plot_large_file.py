@@ -3,8 +3,8 @@ A file that is larger than memory
 =================================
 
 A ``.npy`` file is opened as a memory map and read in place, a few times from its first row to its
-last; nothing of it is copied. Here the file is small; a terabyte needs no other program. From a shell:
-``python -m sinkhorn_ot solve logits.npy -o labels.npy``.
+last; nothing of it is copied. Here the file is small; a terabyte needs no other program. From a
+shell: ``python -m sinkhorn_ot solve logits.npy -o labels.npy``.
 """
 
 import tempfile
@@ -25,8 +25,8 @@ for start in range(0, 200_000, 20_000):
 file.flush()
 
 # %%
-# ``memory_limit`` bounds what a call may add, in bytes, beyond the file and the labels. The callback is
-# told how far the solve is.
+# ``memory_limit`` bounds what a call may add, in bytes, beyond the file and the labels. The
+# callback is told how far the solve is.
 logits = np.load(path, mmap_mode="r")
 seen = []
 result = sinkhorn(

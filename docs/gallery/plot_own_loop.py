@@ -2,9 +2,9 @@
 SeLa in one's own training loop
 ===============================
 
-SeLa learns from labels that it invents: label all images by transport, train on the labels, repeat.
-:class:`selfsup.SelfLabels` keeps the labels; network, data and optimiser are yours. Here a small
-network learns scikit-learn's digits, whose classes are only used to see how well it went.
+SeLa learns from labels that it invents: label all images by transport, train on the labels,
+repeat. :class:`selfsup.SelfLabels` keeps the labels; network, data and optimiser are yours. Here
+a small network learns scikit-learn's digits, whose classes are only used to see how well it went.
 """
 
 import matplotlib.pyplot as plt

@@ -3,8 +3,9 @@ Points in the plane, in equal groups
 ====================================
 
 Three towns of very different size are to be served by six shops, each with room for the same
-number of people. The nearest shop is the argmax of ``-distance**2``; :func:`sinkhorn_ot.balanced_labels`
-gives each shop exactly 200 people, at the smallest sum of squared distances that is possible.
+number of people. The nearest shop is the argmax of ``-distance**2``;
+:func:`sinkhorn_ot.balanced_labels` gives each shop exactly 200 people, at the smallest sum of
+squared distances that is possible.
 """
 
 import matplotlib.pyplot as plt
@@ -39,6 +40,7 @@ for axis, labels, title in (
 figure.tight_layout()
 
 # %%
-# The result carries its proof: no labels with these sizes have an objective above ``upper_bound``.
+# The result carries its proof: no labels with these sizes have an objective above
+# ``upper_bound``.
 print("sizes", balanced.counts)
 print("objective", balanced.objective, "upper bound", balanced.upper_bound)

@@ -2,9 +2,10 @@
 Semantic IDs without collisions
 ===============================
 
-A recommender names an item by a few codes, such as ``(3, 11, 20)``: a centre, a centre of what is left
-(the residual), and so on. With nearest centres popular regions make many items share a name. Balanced
-codes leave each prefix the same number of items, and bounds of one item a code make names unique.
+A recommender names an item by a few codes, such as ``(3, 11, 20)``: a centre, a centre of what is
+left (the residual), and so on. With nearest centres popular regions make many items share a name.
+Balanced codes leave each prefix the same number of items, and bounds of one item a code make
+names unique.
 """
 
 import matplotlib.pyplot as plt
