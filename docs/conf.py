@@ -22,6 +22,7 @@ html_theme = "pydata_sphinx_theme"
 html_title = "sinkhorn_ot"
 html_static_path = ["_static"]
 html_css_files = ["site.css"]
+html_sidebars = {page: [] for page in ("start", "coming_from", "algorithm", "benchmarks", "changelog")}
 html_show_sourcelink = False
 html_theme_options = {
     "navbar_align": "left",
@@ -32,7 +33,6 @@ html_theme_options = {
 }
 copyright = "the sinkhorn_ot developers, MIT licence"
 
-myst_enable_extensions = ["dollarmath", "colon_fence"]
 myst_heading_anchors = 3
 
 autosummary_generate = True
