@@ -9,7 +9,7 @@ DEMO := runs/demo
 PYTEST := OMP_WAIT_POLICY=passive $(BIN)/python -m pytest \
 	-n logical --maxprocesses 4 --dist worksteal
 
-.PHONY: demo docs test test-kernels test-triton-versions test-gpu gpu-table bench bench-million dry-runs \
+.PHONY: demo docs test test-kernels test-triton-versions test-aarch64 test-gpu gpu-table bench bench-million dry-runs \
 	lint format clean
 
 $(VENV)/installed: $(CORE)
@@ -83,6 +83,12 @@ test-triton-versions: $(TRITONS:%=$(VENV)/triton-%/installed)
 		TRITON_INTERPRET=1 SINKHORN_OT_MACHINES=interpreter $(PYTEST) \
 			tests/kernels/test_gpu_parity.py -k "not longest" \
 		|| exit 1; done
+
+# the C++ core for AArch64, cross-compiled and run in an emulator (Debian's g++-aarch64-linux-gnu and
+# qemu-user)
+test-aarch64: $(VENV)/installed
+	$(BIN)/pip install --quiet "pybind11>=3.0"
+	bash tests/aarch64/run.sh $(BIN)/python
 
 # on a machine with a GPU
 test-gpu: $(VENV)/cuda
