@@ -9,7 +9,7 @@ DEMO := runs/demo
 PYTEST := OMP_WAIT_POLICY=passive $(BIN)/python -m pytest \
 	-n logical --maxprocesses 4 --dist worksteal
 
-.PHONY: demo docs test test-kernels test-triton-versions test-aarch64 test-gpu gpu-table bench bench-million dry-runs \
+.PHONY: demo docs wheel test test-kernels test-triton-versions test-aarch64 test-wheel test-gpu gpu-table bench bench-million dry-runs \
 	lint format clean
 
 $(VENV)/installed: $(CORE)
@@ -83,6 +83,23 @@ test-triton-versions: $(TRITONS:%=$(VENV)/triton-%/installed)
 		TRITON_INTERPRET=1 SINKHORN_OT_MACHINES=interpreter $(PYTEST) \
 			tests/kernels/test_gpu_parity.py -k "not longest" \
 		|| exit 1; done
+
+$(VENV)/wheel: $(VENV)/installed
+	$(BIN)/pip install --quiet --group wheel
+	touch $@
+
+# dist/: a wheel for this Python that runs on any Linux with glibc of this age, and the source; the
+# instruction set is chosen at run time, and without SINKHORN_OT_CUDA=1 there are no CUDA kernels in it
+wheel: $(VENV)/wheel
+	rm -rf build/wheel dist
+	SINKHORN_OT_CUDA=$${SINKHORN_OT_CUDA:-0} $(BIN)/python -m build --outdir build/wheel
+	PATH=$(CURDIR)/$(BIN):$$PATH $(BIN)/auditwheel repair --wheel-dir dist build/wheel/*.whl
+	cp build/wheel/*.tar.gz dist/
+
+# the wheel in fresh environments, the oldest and the newest Python and NumPy that are here
+test-wheel:
+	test -d dist || $(MAKE) wheel
+	bash tests/wheels/run.sh dist $(PYTHON)
 
 # the C++ core for AArch64, cross-compiled and run in an emulator (Debian's g++-aarch64-linux-gnu and
 # qemu-user)
