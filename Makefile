@@ -9,7 +9,7 @@ DEMO := runs/demo
 PYTEST := OMP_WAIT_POLICY=passive $(BIN)/python -m pytest \
 	-n logical --maxprocesses 4 --dist worksteal
 
-.PHONY: demo test test-kernels test-triton-versions test-gpu gpu-table bench bench-million dry-runs \
+.PHONY: demo docs wheel test test-kernels test-triton-versions test-aarch64 test-wheel test-gpu gpu-table bench bench-million dry-runs \
 	lint format clean
 
 $(VENV)/installed: $(CORE)
@@ -33,6 +33,14 @@ $(VENV)/linters: $(VENV)/installed
 $(VENV)/peers: $(VENV)/installed
 	$(BIN)/pip install --quiet --editable ".[bench]"
 	touch $@
+
+$(VENV)/docs: $(VENV)/installed
+	$(BIN)/pip install --quiet --group docs
+	touch $@
+
+# the site, in build/docs/index.html; warnings are errors, and so is an example that fails
+docs: $(VENV)/docs
+	$(BIN)/python -m sphinx -q -W --keep-going docs build/docs
 
 demo: $(VENV)/installed
 	$(BIN)/python -m sinkhorn_ot
@@ -76,6 +84,29 @@ test-triton-versions: $(TRITONS:%=$(VENV)/triton-%/installed)
 		TRITON_INTERPRET=1 SINKHORN_OT_MACHINES=interpreter $(PYTEST) \
 			tests/kernels/test_gpu_parity.py tests/kernels/test_gpu_minibatch.py -k "not longest" \
 		|| exit 1; done
+
+$(VENV)/wheel: $(VENV)/installed
+	$(BIN)/pip install --quiet --group wheel
+	touch $@
+
+# dist/: a wheel for this Python that runs on any Linux with glibc of this age, and the source; the
+# instruction set is chosen at run time, and without SINKHORN_OT_CUDA=1 there are no CUDA kernels in it
+wheel: $(VENV)/wheel
+	rm -rf build/wheel dist
+	SINKHORN_OT_CUDA=$${SINKHORN_OT_CUDA:-0} $(BIN)/python -m build --outdir build/wheel
+	PATH=$(CURDIR)/$(BIN):$$PATH $(BIN)/auditwheel repair --wheel-dir dist build/wheel/*.whl
+	cp build/wheel/*.tar.gz dist/
+
+# the wheel in fresh environments, the oldest and the newest Python and NumPy that are here
+test-wheel:
+	test -d dist || $(MAKE) wheel
+	bash tests/wheels/run.sh dist $(PYTHON)
+
+# the C++ core for AArch64, cross-compiled and run in an emulator (Debian's g++-aarch64-linux-gnu and
+# qemu-user)
+test-aarch64: $(VENV)/installed
+	$(BIN)/pip install --quiet "pybind11>=3.0"
+	bash tests/aarch64/run.sh $(BIN)/python
 
 # on a machine with a GPU
 test-gpu: $(VENV)/cuda

@@ -11,10 +11,7 @@ from typing import Any
 
 from gpu_check.stages import STAGES
 
-NOTHING = (
-    "No GPU has run any of this yet: `python benchmarks/gpu_check --out DIR` on a machine with one "
-    "makes the results, and `--page docs/gpu_results.md RESULTS.json ...` makes this page of all.\n"
-)
+NOTHING = "No GPU has run any of this yet."
 HEADER = """\
 # What ran on GPUs
 
@@ -36,7 +33,7 @@ SHOWN = 8
 
 
 def write(target: Path, sources: list[Path]) -> int:
-    """Write the page of some results; of none, the line that says so."""
+    """Write the page of some results; of none, a line that says so."""
     found = []
     for source in sources:
         try:
@@ -56,7 +53,7 @@ def write(target: Path, sources: list[Path]) -> int:
               file=sys.stderr)  # fmt: skip
         return 2
     pages = ["\n".join(lines_of(results, level=2)) for _, results in sorted(found, key=started)]
-    target.write_text("\n\n".join([HEADER, *pages]) + "\n" if pages else NOTHING)
+    target.write_text("\n\n".join([HEADER, *(pages or [NOTHING])]) + "\n")
     print(f"{target}: {len(pages)} checks")
     return 0
 

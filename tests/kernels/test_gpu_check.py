@@ -279,11 +279,10 @@ def test_the_page_of_several_gpus(tmp_path, capsys):
     assert "left out: x (2 s were left)" in text
 
 
-def test_no_results_make_one_line(tmp_path):
+def test_no_results_make_a_page_that_says_so(tmp_path):
     target = tmp_path / "gpu_results.md"
     assert page.write(target, []) == 0
-    assert target.read_text().startswith("No GPU has run any of this yet")
-    assert target.read_text().count("\n") == 1
+    assert "No GPU has run any of this yet" in target.read_text()
     committed = check.REPOSITORY / "docs" / "gpu_results.md"
     sources = sorted((check.REPOSITORY / "benchmarks" / "results").glob("gpu_*.json"))
     page.write(target, sources)
