@@ -22,7 +22,9 @@ html_theme = "pydata_sphinx_theme"
 html_title = "sinkhorn_ot"
 html_static_path = ["_static"]
 html_css_files = ["site.css"]
-html_sidebars = {page: [] for page in ("start", "coming_from", "algorithm", "benchmarks", "changelog")}
+html_sidebars = {
+    page: [] for page in ("start", "coming_from", "algorithm", "benchmarks", "changelog")
+}
 html_show_sourcelink = False
 html_theme_options = {
     "navbar_align": "left",

@@ -3,8 +3,8 @@ The idea in one picture
 =======================
 
 A classifier that was never told to be fair has favourites. Labels by argmax follow them. Labels by
-optimal transport add one number to each class, the potential g, and take the argmax then: of all ways
-to give each class as many rows, they keep the largest sum of logits.
+optimal transport add one number to each class, the potential g, and take the argmax then: of all
+ways to give each class as many rows, they keep the largest sum of logits.
 """
 
 import sys

@@ -28,7 +28,7 @@ def check_solves() -> None:
 
 
 def check_fixed_iterations() -> None:
-    """Ten textbook iterations in float64 are the reference's to rounding, -inf and zeros in b too."""
+    """Ten textbook iterations in float64 are the reference's, with -inf and zeros in b too."""
     logits = np.random.default_rng(0).normal(size=(200, 17))
     logits[::3, 4] = -np.inf
     b = np.full(17, 1 / 16)
