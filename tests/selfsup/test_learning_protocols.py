@@ -37,6 +37,7 @@ from selfsup.models import absorbed, build_trunk, map_shapes, stages
 from selfsup.presets import PRESETS
 from selfsup.training import fit
 from selfsup.training.checkpoints import (
+    VERSION,
     create_run,
     load_checkpoint,
     load_config,
@@ -119,7 +120,7 @@ def test_probes_tell_a_layer_that_sees_from_one_that_does_not(tmp_path):
     """After a stage that gives zeros, a probe knows nothing; the stages before it do."""
     subject = evaluation(tmp_path, test=coloured(30, 16, seed=1))
     block = subject.network.trunk.layers[-1]
-    for norm in (block.bn2, block.shortcut[1]):
+    for norm in (block.bn2, block.downsample[1]):
         nn.init.zeros_(norm.weight)
         nn.init.zeros_(norm.bias)
     rows = {row["layer"]: row for row in layers(subject, LayersSettings(epochs=4, batch=20))}
@@ -291,7 +292,7 @@ def test_transfer_teaches_a_runs_labels_to_another_network(tmp_path, monkeypatch
 def test_transfer_on_imagenet_is_the_authors_retraining(tmp_path):
     config = PRESETS["imagenet-resnet50"].but(clusters=(3, 3))
     create_run(config, tmp_path / "run")
-    state = {"network": {}, "step": 0, "version": 3, "labels": {"labels": torch.zeros(2, 5).long()}}
+    state = {"network": {}, "step": 0, "version": VERSION, "labels": {"labels": torch.zeros(2, 5).long()}}
     save_checkpoint(tmp_path / "run", config.run, state, 0, 0)
     made = transfer_config(tmp_path / "run", "alexnet", rotation=True)
     published = PRESETS["imagenet-alexnet-retrain"]
