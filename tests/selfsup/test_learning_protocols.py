@@ -292,7 +292,8 @@ def test_transfer_teaches_a_runs_labels_to_another_network(tmp_path, monkeypatch
 def test_transfer_on_imagenet_is_the_authors_retraining(tmp_path):
     config = PRESETS["imagenet-resnet50"].but(clusters=(3, 3))
     create_run(config, tmp_path / "run")
-    state = {"network": {}, "step": 0, "version": VERSION, "labels": {"labels": torch.zeros(2, 5).long()}}
+    labels = {"labels": torch.zeros(2, 5).long()}
+    state = {"network": {}, "step": 0, "version": VERSION, "labels": labels}
     save_checkpoint(tmp_path / "run", config.run, state, 0, 0)
     made = transfer_config(tmp_path / "run", "alexnet", rotation=True)
     published = PRESETS["imagenet-alexnet-retrain"]
