@@ -15,7 +15,7 @@ from sklearn.utils.validation import check_is_fitted, validate_data
 from sinkhorn_ot.arrays import row_blocks
 from sinkhorn_ot.exact.balanced import SAMPLE_ENTRIES
 from sinkhorn_ot.exact.potentials import Goal, entropic_potentials
-from sinkhorn_ot.exact.repair import BadRow, Sizes
+from sinkhorn_ot.exact.repair import BadRow, Sizes, TooLarge
 from sinkhorn_ot.exact.rows import HostRows
 from sinkhorn_ot.exact.sizes import class_sizes
 from sinkhorn_ot.exact.start import EPSILON, WIDEST, Sample, solve_from
@@ -273,6 +273,8 @@ def assign(scores: Scores, sizes: Sizes, held: int, before: Assignment | None) -
         raise ValueError(
             f"squared distances of row {error.row} overflow {scores.dtype}; scale X down"
         ) from None
+    except TooLarge:
+        raise ValueError("sums of squared distances overflow float64; scale X down") from None
     return Assignment(end.labels, end.g)
 
 

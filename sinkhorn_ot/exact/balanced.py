@@ -17,7 +17,7 @@ from sinkhorn_ot.arrays import Array, check_matrix, heads_of, is_torch, namespac
 from sinkhorn_ot.checks import Options
 from sinkhorn_ot.exact.errors import explain_conflict, explain_row
 from sinkhorn_ot.exact.potentials import Goal, entropic_potentials, given_potentials
-from sinkhorn_ot.exact.repair import BadRow, FarOff, Floats, Infeasible, Optimum, Sizes
+from sinkhorn_ot.exact.repair import BadRow, FarOff, Floats, Infeasible, Optimum, Sizes, TooLarge
 from sinkhorn_ot.exact.result import BalancedProgress, BalancedResult
 from sinkhorn_ot.exact.rows import HostRows
 from sinkhorn_ot.exact.sizes import class_sizes
@@ -199,6 +199,7 @@ def _check(request: _Request) -> None:
         raise TypeError(f"callback must be callable, got {type(request.callback).__name__}")
 
 
+@np.errstate(over="ignore", invalid="ignore")  # sums that are not finite are an error in the end
 def _solve(logits: Array, request: _Request) -> BalancedResult:
     start = time.perf_counter()
     logits = check_matrix(logits)
@@ -236,6 +237,10 @@ def _solve(logits: Array, request: _Request) -> BalancedResult:
         raise explain_row(logits, error.row) from None
     except Infeasible as error:
         raise explain_conflict(error, sizes, n) from None
+    except TooLarge:
+        raise ValueError(
+            "logits are so large that sums of them overflow float64; divide them by a constant"
+        ) from None
 
 
 def _room(rows: HostRows, limit: int | None) -> int:
