@@ -6,7 +6,12 @@ import numpy as np
 import pytest
 import torch
 
-from sinkhorn_ot import BalancedKMeans, balanced_labels
+from sinkhorn_ot import (
+    BalancedKMeans,
+    SinkhornWarning,
+    balanced_labels,
+    equipartition_labels,
+)
 
 
 @pytest.fixture
@@ -90,3 +95,65 @@ def test_a_conflict_names_only_classes_that_may_hold_samples():
     logits[:, 1] = -np.inf
     with pytest.raises(ValueError, match=r": class 1 must hold at least 1 samples"):
         balanced_labels(logits, sizes_min=[1, 1, 0, 0], sizes_max=[3, 4, 2, 0])
+
+
+def test_a_callback_may_raise_what_it_likes():
+    """An error of another constructor was lost, and one of the callback rewritten."""
+
+    class Odd(ValueError):
+        def __init__(self, number, text):
+            super().__init__(number, text)
+
+    mine = ValueError("mine")
+    stack = np.random.default_rng(0).normal(size=(2, 30, 3))
+    for error in (Odd(1, "x"), mine):
+
+        def stop(info, error=error):
+            raise error
+
+        with pytest.raises(ValueError) as caught:  # noqa: PT011
+            balanced_labels(stack, callback=stop)
+        assert caught.value is error
+        assert error.__notes__ == ["This was raised while head 0 was solved."]
+    stack[1, 2] = np.nan
+    with pytest.raises(ValueError, match=r"head 1: logits\[2, 0\] is nan"):
+        balanced_labels(stack)
+
+
+def test_exact_rounding_takes_heads_as_argmax_does():
+    stack = np.random.default_rng(0).normal(size=(2, 30, 3))
+    g = np.stack([balanced_labels(head).g for head in stack])
+    labels = equipartition_labels(stack, g_init=g, rounding="exact")
+    expected = [result.labels for result in balanced_labels(stack)]
+    np.testing.assert_array_equal(labels, expected)
+    for rounding in ("argmax", "exact"):
+        with pytest.raises(ValueError, match="head 1: logits have 29 rows, but .* have 30"):
+            equipartition_labels(iter([stack[0], stack[1][:29]]), rounding=rounding)
+        with pytest.raises(ValueError, match="g_init has 1 rows, but there is a head 2"):
+            equipartition_labels(stack, g_init=g[:1], rounding=rounding)
+
+
+@pytest.mark.parametrize(
+    ("wish", "message"),
+    [
+        ({"callback": print}, "has no violation to tell a callback"),
+        ({"process_group": object()}, "in one process.*rounding='argmax'"),
+        ({"method": "fast"}, "method must be one of auto, sinkhorn, newton, got 'fast'"),
+        ({"epsilon": -1.0}, "epsilon must be finite and > 0"),
+        ({"tol": -1.0}, "tol must be finite and >= 0"),
+        ({"max_iter": 0}, "max_iter must be an integer >= 1"),
+    ],
+)
+def test_exact_rounding_checks_what_it_does_not_use(wish, message):
+    with pytest.raises(ValueError, match=message):
+        equipartition_labels(np.eye(4), rounding="exact", **wish)
+
+
+def test_uneven_heads_are_one_warning():
+    """Of the worst of three: the second, where more rows are equal."""
+    stack = np.random.default_rng(0).normal(size=(3, 400, 4))
+    for head, equal in zip(stack, (250, 390, 250), strict=True):
+        head[:equal] = head[0]
+    with pytest.warns(SinkhornWarning, match="class sizes of head 1 are far from N") as caught:
+        equipartition_labels(stack)
+    assert len(caught) == 1
