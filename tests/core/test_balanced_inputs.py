@@ -127,7 +127,7 @@ def test_exact_rounding_takes_heads_as_argmax_does():
     expected = [result.labels for result in balanced_labels(stack)]
     np.testing.assert_array_equal(labels, expected)
     for rounding in ("argmax", "exact"):
-        with pytest.raises(ValueError, match="head 1: logits have 29 rows, but .* have 30"):
+        with pytest.raises(ValueError, match=r"head 1: logits have 29 rows, but .* have 30"):
             equipartition_labels(iter([stack[0], stack[1][:29]]), rounding=rounding)
         with pytest.raises(ValueError, match="g_init has 1 rows, but there is a head 2"):
             equipartition_labels(stack, g_init=g[:1], rounding=rounding)
