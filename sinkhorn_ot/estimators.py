@@ -37,9 +37,9 @@ Labels = NDArray[np.int64]
 
 
 class BalancedKMeans(
-    ClassNamePrefixFeaturesOutMixin,
-    TransformerMixin,
-    ClusterMixin,
+    ClassNamePrefixFeaturesOutMixin,  # type: ignore[misc]
+    TransformerMixin,  # type: ignore[misc]
+    ClusterMixin,  # type: ignore[misc]
     BaseEstimator,  # type: ignore[misc]
 ):
     """k-means whose clusters have exactly the same size, or sizes between bounds.

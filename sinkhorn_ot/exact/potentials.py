@@ -10,10 +10,10 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from sinkhorn_ot.arrays import Array, float64, is_torch, row_blocks
+from sinkhorn_ot.arrays import Array, float64, row_blocks
 from sinkhorn_ot.checks import Options
+from sinkhorn_ot.exact.certificate import as_numpy
 from sinkhorn_ot.exact.repair import Floats, Sizes
-from sinkhorn_ot.exact.sizes import on_host
 from sinkhorn_ot.exact.start import Sample, masses_within
 from sinkhorn_ot.passes import Progress
 from sinkhorn_ot.result import SinkhornResult
@@ -105,7 +105,7 @@ def entropic_potentials(
         if not np.isfinite(sample.rows[:, used]).all():
             stride = 1  # a class might have no row in a sample
         end = _cold(entropic, epsilon, stride)
-    g = np.array(end.g.cpu().numpy() if is_torch(end.g) else end.g)
+    g = np.array(as_numpy(end.g))
     free = goal.free & used
     g[goal.free | ~used] = float(np.median(g[free])) if free.any() else 0.0
     return g, spent
@@ -129,13 +129,13 @@ def _columns_in_use(logits: Array, sample: Sample) -> NDArray[np.bool_]:
         if seen.all():
             break
         some = (logits[rows] > -math.inf).any(0)
-        seen |= np.asarray(some.cpu().numpy() if is_torch(some) else some)
+        seen |= as_numpy(some)
     return seen
 
 
 def given_potentials(g_init: Array, k: int) -> Floats:
     """Potentials that the user passed; classes without one begin with the least of the others."""
-    g = on_host(g_init).astype(np.float64)
+    g = as_numpy(g_init).astype(np.float64)
     if g.shape != (k,):
         raise ValueError(f"g_init must have shape ({k},), got {g.shape}")
     if not (g < math.inf).all():

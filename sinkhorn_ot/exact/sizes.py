@@ -3,20 +3,18 @@
 from __future__ import annotations
 
 import math
-from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from sinkhorn_ot.arrays import (
     Array,
     Place,
     check_masses,
     dtype_name,
-    is_torch,
     normalised,
     rounding_of,
 )
+from sinkhorn_ot.exact.certificate import as_numpy
 from sinkhorn_ot.exact.repair import Sizes
 
 #: N * b_k this near to a whole number is that number: what a float64 quotient is off by, and more.
@@ -45,7 +43,7 @@ def _of_masses(n: int, k: int, b: Array | None) -> Sizes:
     """Sizes of floor or ceil of N * b_k each."""
     if b is None:
         return Sizes(np.full(k, n // k), np.full(k, -(-n // k)))
-    masses = check_masses(on_host(b), "b", k, Place(np))
+    masses = check_masses(as_numpy(b), "b", k, Place(np))
     off = rounding_of(b)
     exact = n * normalised(masses, "b", math.fsum(masses), tolerance=off)
     given = dtype_name(b) if hasattr(b, "dtype") else "float64"
@@ -92,7 +90,7 @@ def _between(n: int, k: int, least: Array | None, most: Array | None) -> Sizes:
 
 def _whole_numbers(x: Array, name: str, k: int) -> list[int]:
     """Non-negative integers of Python, which do not wrap."""
-    vector = on_host(x)
+    vector = as_numpy(x)
     if vector.ndim == 0:
         vector = np.full(k, vector)
     if vector.dtype.kind not in "iu":
@@ -104,11 +102,3 @@ def _whole_numbers(x: Array, name: str, k: int) -> list[int]:
         first = next(i for i, number in enumerate(numbers) if number < 0)
         raise ValueError(f"{name} must be non-negative, but {name}[{first}] is {numbers[first]}")
     return numbers
-
-
-def on_host(x: Array) -> NDArray[Any]:
-    """Numbers as a NumPy array; those of a bfloat16 tensor, which NumPy lacks, in float64."""
-    if is_torch(x):
-        x = x.detach().cpu()
-        return np.asarray(x.double() if x.is_floating_point() else x)
-    return np.asarray(x)
