@@ -221,8 +221,9 @@ def equipartition_labels(
     rounding : {"argmax", "exact"}
         "argmax" takes the largest entry of each row of the plan: class sizes are nearly balanced,
         and a warning says where they are far from it.  "exact" gives every class floor or ceil of
-        ``N * b_k`` samples and the largest sum of logits there is, by `balanced_labels`; of the
-        other parameters it takes `b`, `g_init`, `memory_limit` and `backend`.
+        ``N * b_k`` samples and the largest sum of logits there is, by `balanced_labels`.  It uses
+        `b`, `g_init`, `memory_limit` and `backend`; `epsilon`, `tol`, `max_iter` and `method` are
+        checked, but change nothing; a `callback` or a `process_group` is an error.
     b, epsilon, tol, max_iter, g_init, method, memory_limit, backend, process_group, callback
         As in `sinkhorn`.  In a group of processes the labels are those of the rows passed here.
 

@@ -7,15 +7,22 @@ from typing import Any, NamedTuple, Self
 
 import numpy as np
 from numpy.typing import NDArray
-from sklearn.base import BaseEstimator, ClusterMixin, TransformerMixin
+from scipy.spatial.distance import cdist
+from sklearn.base import (
+    BaseEstimator,
+    ClassNamePrefixFeaturesOutMixin,
+    ClusterMixin,
+    TransformerMixin,
+)
 from sklearn.cluster import kmeans_plusplus
 from sklearn.utils import check_random_state
 from sklearn.utils.validation import check_is_fitted, validate_data
 
 from sinkhorn_ot.arrays import row_blocks
+from sinkhorn_ot.checks import check_integer, check_number
 from sinkhorn_ot.exact.balanced import SAMPLE_ENTRIES
 from sinkhorn_ot.exact.potentials import Goal, entropic_potentials
-from sinkhorn_ot.exact.repair import BadRow, Sizes
+from sinkhorn_ot.exact.repair import BadRow, Sizes, TooLarge
 from sinkhorn_ot.exact.rows import HostRows
 from sinkhorn_ot.exact.sizes import class_sizes
 from sinkhorn_ot.exact.start import EPSILON, WIDEST, Sample, solve_from
@@ -29,7 +36,12 @@ Floats = NDArray[np.floating[Any]]
 Labels = NDArray[np.int64]
 
 
-class BalancedKMeans(TransformerMixin, ClusterMixin, BaseEstimator):  # type: ignore[misc]
+class BalancedKMeans(
+    ClassNamePrefixFeaturesOutMixin,  # type: ignore[misc]
+    TransformerMixin,  # type: ignore[misc]
+    ClusterMixin,  # type: ignore[misc]
+    BaseEstimator,  # type: ignore[misc]
+):
     """k-means whose clusters have exactly the same size, or sizes between bounds.
 
     Lloyd's alternation: samples are assigned as by `balanced_labels`, exactly, beginning with the
@@ -73,7 +85,8 @@ class BalancedKMeans(TransformerMixin, ClusterMixin, BaseEstimator):  # type: ig
     Raises
     ------
     ValueError
-        NaN or infinite samples, more clusters than samples, sizes that cannot be.
+        NaN or infinite samples, more clusters than samples, sizes that cannot be, a parameter out
+        of range.  A failed `fit` leaves the attributes of the one before.
 
     Notes
     -----
@@ -126,20 +139,27 @@ class BalancedKMeans(TransformerMixin, ClusterMixin, BaseEstimator):  # type: ig
         y : ignored
         """
         x = validate_data(self, X, dtype=[np.float64, np.float32])
-        if not 1 <= self.n_clusters <= len(x):
-            raise ValueError(
-                f"n_samples={len(x)} should be >= n_clusters={self.n_clusters}, and that at least 1"
-            )
-        for name in ("n_init", "max_iter", "memory_limit"):
+        for name in ("n_clusters", "n_init", "max_iter", "memory_limit"):
             value = getattr(self, name)
-            if value is not None and value < 1:
-                raise ValueError(f"{name} must be at least 1, got {value}")
+            if value is not None or name != "memory_limit":
+                check_integer(value, name, least=1)
+        check_number(self.tol, "tol", positive=False)
+        if self.n_clusters > len(x):
+            raise ValueError(f"n_samples={len(x)} should be >= n_clusters={self.n_clusters}")
         sizes = self._sizes(len(x))
         random = check_random_state(self.random_state)
-        self.inertia_ = math.inf
-        for _ in range(self.n_init if isinstance(self.init, str) else 1):
-            self._start(x, sizes, self._seeds(x, random))
+        n_init = self.n_init if isinstance(self.init, str) else 1
+        starts = (self._start(x, sizes, self._seeds(x, random)) for _ in range(n_init))
+        best = min(starts, key=lambda start: start.inertia)
+        self.inertia_, self.n_iter_ = best.inertia, best.n_iter
+        self.labels_, self.cluster_centers_ = best.labels, best.centres
+        self.sizes_ = np.bincount(best.labels, minlength=self.n_clusters)
         return self
+
+    @property
+    def _n_features_out(self) -> int:
+        """Columns of `transform`, for scikit-learn's `get_feature_names_out`."""
+        return len(self.cluster_centers_)
 
     def _sizes(self, n: int) -> Sizes:
         try:
@@ -165,26 +185,24 @@ class BalancedKMeans(TransformerMixin, ClusterMixin, BaseEstimator):  # type: ig
             some = x[np.sort(random.choice(len(x), SEEDING * k, replace=False))]
         return np.asarray(kmeans_plusplus(some, k, random_state=random)[0])
 
-    def _start(self, x: Floats, sizes: Sizes, centres: Floats) -> None:
-        """Alternate from these centres, and remember what is better than before."""
+    def _start(self, x: Floats, sizes: Sizes, centres: Floats) -> Clustering:
+        """Alternate from these centres."""
         limit = HELD if self.memory_limit is None else self.memory_limit
         held = max(1, limit // (self.n_clusters * x.itemsize))
         found: Assignment | None = None
         before, n_iter = math.inf, 0
-        while n_iter < self.max_iter:
+        while True:
             n_iter += 1
             with np.errstate(over="ignore", invalid="ignore"):  # an error names the row
                 last, found = found, assign(Scores(x, centres), sizes, held, found)
-            centres = _means(x, found.labels, centres)
-            inertia = _inertia(x, found.labels, centres)
+                centres = _means(x, found.labels, centres)
+                inertia = _inertia(x, found.labels, centres)
+            if not math.isfinite(inertia):
+                raise ValueError(f"the inertia overflows float64: it is {inertia}; scale X down")
             same = last is not None and np.array_equal(found.labels, last.labels)
-            if same or before - inertia < self.tol * before:
-                break
+            if same or before - inertia < self.tol * before or n_iter == self.max_iter:
+                return Clustering(inertia, n_iter, found.labels, centres)
             before = inertia
-        if found is not None and inertia < self.inertia_:
-            self.inertia_, self.n_iter_ = inertia, n_iter
-            self.labels_, self.cluster_centers_ = found.labels, centres
-            self.sizes_ = np.bincount(found.labels, minlength=self.n_clusters)
 
     def predict(self, X: Any) -> Labels:
         """Return the nearest centre of each row, (N,) int64.
@@ -202,12 +220,19 @@ class BalancedKMeans(TransformerMixin, ClusterMixin, BaseEstimator):  # type: ig
         """Return the (N, K) distances to the centres, whole and in the dtype of X."""
         check_is_fitted(self)
         x = validate_data(self, X, dtype=[np.float64, np.float32], reset=False)
-        made = Scores(x, self.cluster_centers_)
-        out = np.empty(made.shape, made.dtype)
-        for rows in row_blocks(*made.shape):
-            squared = ((x[rows] - made.middle) ** 2).sum(1)[:, None] - made[rows]
-            np.sqrt(np.maximum(squared, 0.0), out=out[rows])
+        out = np.empty((len(x), len(self.cluster_centers_)), x.dtype)
+        for rows in row_blocks(*out.shape):  # differences in float64
+            out[rows] = cdist(x[rows], self.cluster_centers_)
         return out
+
+
+class Clustering(NamedTuple):
+    """Where a start ended."""
+
+    inertia: float
+    n_iter: int
+    labels: Labels
+    centres: Floats
 
 
 class Scores:
@@ -273,6 +298,8 @@ def assign(scores: Scores, sizes: Sizes, held: int, before: Assignment | None) -
         raise ValueError(
             f"squared distances of row {error.row} overflow {scores.dtype}; scale X down"
         ) from None
+    except TooLarge:
+        raise ValueError("sums of squared distances overflow float64; scale X down") from None
     return Assignment(end.labels, end.g)
 
 

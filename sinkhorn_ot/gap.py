@@ -24,10 +24,11 @@ from sinkhorn_ot.passes import Backend, Problem, Reading
 #: Carriers begin as so many rows a cluster (and at least so many), and grow by this factor until
 #: they hold in every column twice what it has too much.
 ROWS_A_CLUSTER, LEAST_ROWS, GROWTH, ENOUGH = 4, 4096, 8, 2.0
-#: Where pairings are forbidden, at most so many sweeps of Sinkhorn's iteration share the moving
-#: mass out, until columns miss this part of it. If that fails, so many times as much mass moves
-#: besides: through further columns it gets where it could not go at once.
-SWEEPS, MISSED, DETOURS = 30, 1e-13, (0.0, 1.0, 8.0)
+#: Where pairings are forbidden, Sinkhorn's iteration shares the moving mass out, until columns miss
+#: this part of it. A sweep that leaves more than the second number of what was missed before fails.
+#: Then so many times as much mass moves besides: through further columns it gets where it could not
+#: go at once.
+MISSED, STALLED, DETOURS = 1e-13, 0.99, (0.0, 1.0, 8.0)
 #: What float64 sums and exponents are off by, in units of the potentials.
 ROUNDING = 1e-14
 
@@ -132,15 +133,16 @@ class _Carriers:
         Where nothing is forbidden this is their product at once.
         """
         xp, v = self.xp, lack
-        u = xp.zeros_like(given)
-        for _ in range(SWEEPS):
+        u, missed, before = xp.zeros_like(given), math.inf, math.inf
+        while missed == math.inf or missed <= STALLED * before:
             got = xp.zeros_like(lack)
             for rows, _, allowed in self._blocks():
                 room = xp.where(allowed, v, 0.0).sum(1)
                 u[rows] = xp.where(room > 0, given[rows] / xp.where(room > 0, room, 1.0), 0.0)
                 got = got + xp.where(allowed, u[rows, None], 0.0).sum(0)
             got = v * self.group.sum(got)
-            if float(abs(got - lack).sum()) <= MISSED * float(lack.sum()):
+            before, missed = missed, float(abs(got - lack).sum())
+            if missed <= MISSED * float(lack.sum()):
                 return u, v
             v = v * xp.where(got > 0, lack / xp.where(got > 0, got, 1.0), 0.0)
         return None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import itertools
 import os
@@ -11,6 +12,7 @@ import warnings
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any, NamedTuple
 
 from sinkhorn_ot.arrays import Array, float64, heads_of, namespace
 from sinkhorn_ot.checks import Options, check
@@ -33,7 +35,7 @@ def solve_heads(heads: Iterator[Array], options: Options) -> Iterator[SinkhornRe
 
     What a head raises names it: in the message of our own errors, in a note of others.
     """
-    each, group = _with_options(heads, options), Group(options.process_group)
+    each, group = with_options(heads, options), Group(options.process_group)
 
     def another(pair: tuple[Array, Options] | None) -> Told:
         return {"whether logits hold another head": pair is not None}, None
@@ -42,14 +44,21 @@ def solve_heads(heads: Iterator[Array], options: Options) -> Iterator[SinkhornRe
         pair, _ = group.agree(lambda: next(each, None), another)
         if pair is None:
             return
-        try:
+        with naming(number):
             result = solve_one(*pair, head=number)
-        except Exception as error:
-            if type(error) in (TypeError, ValueError) and _is_ours(error):
-                raise type(error)(f"head {number}: {error}") from error
-            error.add_note(f"This was raised while head {number} was solved.")
-            raise
         yield result
+
+
+@contextlib.contextmanager
+def naming(head: int) -> Iterator[None]:
+    """Name the head in what is raised: in the message of our own errors, in a note of others."""
+    try:
+        yield
+    except Exception as error:
+        if type(error) in (TypeError, ValueError) and _is_ours(error):
+            raise type(error)(f"head {head}: {error}") from error
+        error.add_note(f"This was raised while head {head} was solved.")
+        raise
 
 
 def _is_ours(error: BaseException) -> bool:
@@ -58,8 +67,8 @@ def _is_ours(error: BaseException) -> bool:
     return frame.f_code.co_filename.startswith(HERE)
 
 
-def _with_options(heads: Iterator[Array], options: Options) -> Iterator[tuple[Array, Options]]:
-    """Pair each head with its row of g_init; complain of a number of heads that does not fit."""
+def with_options(heads: Iterator[Array], options: Any) -> Iterator[tuple[Array, Any]]:
+    """Pair each head with its row of `options.g_init`; complain if there is not one for each."""
     g_init, count = options.g_init, 0
     for count, head in enumerate(heads, start=1):
         if g_init is not None:
@@ -89,16 +98,17 @@ def labels_of(logits: Array | Iterator[Array], options: Options) -> Array:
     heads = heads_of(logits)
     if heads is None:
         result = solve_one(logits, options)
-        _warn_if_uneven(result, options)
+        _warn_if_uneven([_unevenness(result, options)], options.tol)
         return result.labels
-    labels = []
-    for result in solve_heads(_alike(heads), options):
+    labels, uneven = [], []
+    for result in solve_heads(alike(heads), options):
         labels.append(result.labels)
-        _warn_if_uneven(result, options)
+        uneven.append(_unevenness(result, options))
+    _warn_if_uneven(uneven, options.tol)
     return namespace(labels[0]).stack(labels)
 
 
-def _alike(heads: Iterator[Array]) -> Iterator[Array]:
+def alike(heads: Iterator[Array]) -> Iterator[Array]:
     """Pass heads on; complain of one whose labels would not stack, before it is solved."""
     n = None
     for number, head in enumerate(heads):
@@ -162,20 +172,32 @@ def _advice(result: SinkhornResult, max_iter: int) -> str:
     return f"raise max_iter (now {max_iter})"
 
 
-def _warn_if_uneven(result: SinkhornResult, options: Options) -> None:
-    """Say that class sizes are far from their masses, though the plan is balanced."""
+class Unevenness(NamedTuple):
+    """How far class sizes are from their masses, though the plan is balanced."""
+
+    off: float  # sum over the classes of abs(size / N - b)
+    largest: int  # size of a class
+
+
+def _unevenness(result: SinkhornResult, options: Options) -> Unevenness:
+    """Compare sizes with masses; 0 where that says nothing of the rounding."""
     if not result.converged or options.tol == 0:
-        return
-    group = Group(options.process_group)
-    counts = group.sum(float64(result.counts, result.g))
+        return Unevenness(0.0, 0)
+    counts = Group(options.process_group).sum(float64(result.counts, result.g))
     n, (k,) = float(counts.sum()), counts.shape
-    b = float64([1 / k] * k if options.b is None else options.b, result.g)
-    off = float(abs(counts / n - b / b.sum()).sum())
-    if off > UNEVEN and n >= FEW * k:
+    off = float(abs(counts / n - result.b).sum()) if n >= FEW * k else 0.0
+    return Unevenness(off, int(counts.max()))
+
+
+def _warn_if_uneven(heads: list[Unevenness], tol: float) -> None:
+    """Say of the worst head that its class sizes are far from N * b."""
+    worst = max(heads)
+    if worst.off > UNEVEN:
+        where = f" of head {heads.index(worst)}" if len(heads) > 1 else ""
         warnings.warn(
-            f"class sizes are far from N * b, though the plan is balanced to {options.tol:g}: "
-            f"they are off by {off / 2:.0%} of all samples, the largest class has "
-            f"{int(counts.max())}. Equal rows or a large epsilon leave the argmax no choice; "
+            f"class sizes{where} are far from N * b, though the plan is balanced to {tol:g}: "
+            f"they are off by {worst.off / 2:.0%} of all samples, the largest class has "
+            f"{worst.largest}. Equal rows or a large epsilon leave the argmax no choice; "
             "rounding='exact' gives classes of exactly the wanted sizes",
             SinkhornWarning,
             stacklevel=_level_of_caller(),

@@ -7,6 +7,7 @@
 #include <chrono>
 #include <cmath>
 #include <queue>
+#include <stdexcept>
 
 #include "balanced.hpp"
 
@@ -88,6 +89,7 @@ void Balancer::raise_potentials() {
     if (excess_[c] < 0 && settled_[c]) farthest = std::max(farthest, distance_[c]);
   for (size_t c = 0; c <= size_t(k_); ++c) {
     g_[c] += std::min(distance_[c], farthest);
+    if (!(g_[c] < kFar)) throw std::overflow_error("potentials overflow");
     if (std::isfinite(g_[c])) largest_g_ = std::max(largest_g_, std::fabs(g_[c]));
   }
 }

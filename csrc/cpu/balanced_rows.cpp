@@ -4,6 +4,7 @@
 #include <algorithm>
 #include <cmath>
 #include <new>
+#include <stdexcept>
 
 #include "balanced.hpp"
 #include "widen.hpp"
@@ -141,8 +142,10 @@ void near_top(const Shifted& row, int64_t i, int64_t k, double window, int64_t w
   const auto gather = [&](int64_t most) {
     for (size_t lump = 0; lump < row.tops.size() && int64_t(columns.size()) <= most; ++lump) {
       if (!(row.tops[lump] >= bound)) continue;
-      for (int64_t j = int64_t(lump) * kLump; j < int64_t(lump + 1) * kLump; ++j)
-        if (row.values[size_t(j)] >= bound) columns.push_back(uint32_t(j));
+      const int64_t end = std::min(int64_t(lump + 1) * kLump, k);
+      for (int64_t j = int64_t(lump) * kLump; j < end; ++j)
+        if (row.values[size_t(j)] > kLow && row.values[size_t(j)] >= bound)
+          columns.push_back(uint32_t(j));
     }
   };
   gather(width);
@@ -151,7 +154,8 @@ void near_top(const Shifted& row, int64_t i, int64_t k, double window, int64_t w
   columns.clear();
   for (int64_t step = 0; step < k && int64_t(columns.size()) < width; ++step) {
     const int64_t j = begin + step < k ? begin + step : begin + step - k;
-    if (row.values[size_t(j)] >= equal) columns.push_back(uint32_t(j));
+    if (row.values[size_t(j)] > kLow && row.values[size_t(j)] >= equal)
+      columns.push_back(uint32_t(j));
   }
   if (int64_t(columns.size()) < width) {
     columns.clear();
@@ -214,7 +218,9 @@ void each_row(const Span& span, const double* g, const Work& work) {
 
 }  // namespace
 
-double Balancer::tolerance(double own) const { return kTie * (std::fabs(own) + 2 * largest_g_); }
+double Balancer::tolerance(double own) const {
+  return kTie * std::fabs(own) + 2 * kTie * largest_g_;
+}
 
 BadRow Balancer::collect(const Span& span, const double* g, double window, int64_t width) {
   struct Part {
@@ -315,6 +321,9 @@ int64_t Balancer::look_outside(const Span& span) {
   int64_t found = 0;
   for (std::vector<Noted>& part : parts)
     for (Noted& noted : part) {
+      const double own = rows_[size_t(noted.row)].own();
+      for (const Candidate& entry : noted.entries)
+        if (!(own - entry.value < INFINITY)) throw std::overflow_error("differences overflow");
       store(noted.row, noted.entries);
       ++found;
     }

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import math
-import numbers
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -14,14 +12,15 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from sinkhorn_ot.arrays import Array, check_matrix, heads_of, is_torch, namespace
-from sinkhorn_ot.checks import Options
+from sinkhorn_ot.checks import METHODS, Options, check_integer, check_number
 from sinkhorn_ot.exact.errors import explain_conflict, explain_row
 from sinkhorn_ot.exact.potentials import Goal, entropic_potentials, given_potentials
-from sinkhorn_ot.exact.repair import BadRow, FarOff, Floats, Infeasible, Optimum, Sizes
+from sinkhorn_ot.exact.repair import BadRow, FarOff, Floats, Infeasible, Optimum, Sizes, TooLarge
 from sinkhorn_ot.exact.result import BalancedProgress, BalancedResult
 from sinkhorn_ot.exact.rows import HostRows
 from sinkhorn_ot.exact.sizes import class_sizes
 from sinkhorn_ot.exact.start import EPSILON, WIDEST, Sample, solve_from
+from sinkhorn_ot.solve import alike, naming, with_options
 
 if TYPE_CHECKING:
     from torch.distributed import ProcessGroup
@@ -92,6 +91,7 @@ def balanced_labels(
     g_init : (K,), optional
         Potentials to begin with, such as `BalancedResult.g` of a similar problem.  The entropic
         problem is solved, from them, only if they leave more than 1 in 100 samples to move.
+        (T, K) for T heads.
     max_gap : float
         Stop once labels of the wanted sizes are proved to be within ``max_gap * abs(objective)`` of
         the optimum.  0, the default, goes on to the optimum.
@@ -106,7 +106,8 @@ def balanced_labels(
     backend : str
         What solves the entropic problem, as in `sinkhorn`.  The exact part runs on the CPU.
     process_group : None
-        Not possible: gather the logits in one process, or use `equipartition_labels`.
+        Not possible: gather the logits in one process, or use `equipartition_labels` with
+        ``rounding="argmax"``.
     callback : callable, optional
         Gets a `BalancedProgress` now and then.  What it returns does not matter; what it raises
         ends the call.
@@ -137,8 +138,8 @@ def balanced_labels(
     """
     if process_group is not None:
         raise ValueError(
-            "balanced_labels works in one process: gather the logits there, or use "
-            "equipartition_labels(process_group=...), whose classes are nearly balanced"
+            "exact labels are made in one process: gather the logits there; in several use "
+            "equipartition_labels with rounding='argmax', whose classes are nearly balanced"
         )
     torch = sys.modules.get("torch")
     if torch is not None and torch.compiler.is_compiling():
@@ -155,25 +156,36 @@ def balanced_labels(
     if heads is None:
         return _solve(logits, request)
     results = []
-    for number, head in enumerate(heads):
-        try:
-            results.append(_solve(head, request))
-        except (TypeError, ValueError) as error:
-            raise type(error)(f"head {number}: {error}") from error
-    if not results:
-        raise ValueError("logits hold no head: pass at least one (N, K) matrix")
+    for number, (head, wish) in enumerate(with_options(heads, request)):
+        with naming(number):
+            results.append(_solve(head, wish))
     return results
 
 
 def exact_labels(logits: Array | Iterator[Array], options: Options) -> Array:
     """``equipartition_labels(..., rounding="exact")``: labels of a matrix, or of heads stacked."""
+    if options.process_group is not None:
+        raise ValueError(
+            "rounding='exact' works in one process: gather the logits there; in several pass "
+            "rounding='argmax', whose classes are nearly balanced"
+        )
+    if options.callback is not None:
+        raise ValueError(
+            "rounding='exact' has no violation to tell a callback; balanced_labels has a callback "
+            "of its own"
+        )
+    check_number(options.epsilon, "epsilon", positive=True)
+    check_number(options.tol, "tol", positive=False)
+    check_integer(options.max_iter, "max_iter", least=1)
+    if options.method not in METHODS:
+        raise ValueError(f"method must be one of {', '.join(METHODS)}, got {options.method!r}")
+    heads = heads_of(logits)
     found = balanced_labels(
-        logits,
+        logits if heads is None else alike(heads),
         options.b,
         g_init=options.g_init,
         memory_limit=options.memory_limit,
         backend=options.backend,
-        process_group=options.process_group,
     )
     if isinstance(found, BalancedResult):
         return found.labels
@@ -182,23 +194,16 @@ def exact_labels(logits: Array | Iterator[Array], options: Options) -> Array:
 
 
 def _check(request: _Request) -> None:
-    for name, value in (("max_gap", request.max_gap), ("epsilon", request.epsilon)):
-        if value is None:
-            continue
-        if isinstance(value, bool) or not isinstance(value, numbers.Real):
-            raise TypeError(f"{name} must be a number, got {type(value).__name__}")
-        if not (math.isfinite(value) and (value > 0 or (value == 0 and name == "max_gap"))):
-            least = ">= 0" if name == "max_gap" else "> 0"
-            raise ValueError(f"{name} must be finite and {least}, got {value}")
-    limit = request.memory_limit
-    if limit is not None and (
-        isinstance(limit, bool) or not isinstance(limit, numbers.Integral) or limit < 0
-    ):
-        raise ValueError(f"memory_limit must be an integer >= 0, got {limit!r}")
+    check_number(request.max_gap, "max_gap", positive=False)
+    if request.epsilon is not None:
+        check_number(request.epsilon, "epsilon", positive=True)
+    if request.memory_limit is not None:
+        check_integer(request.memory_limit, "memory_limit", least=0)
     if request.callback is not None and not callable(request.callback):
         raise TypeError(f"callback must be callable, got {type(request.callback).__name__}")
 
 
+@np.errstate(over="ignore", invalid="ignore")  # sums that are not finite are an error in the end
 def _solve(logits: Array, request: _Request) -> BalancedResult:
     start = time.perf_counter()
     logits = check_matrix(logits)
@@ -236,6 +241,10 @@ def _solve(logits: Array, request: _Request) -> BalancedResult:
         raise explain_row(logits, error.row) from None
     except Infeasible as error:
         raise explain_conflict(error, sizes, n) from None
+    except TooLarge:
+        raise ValueError(
+            "logits are so large that sums of them overflow float64; divide them by a constant"
+        ) from None
 
 
 def _room(rows: HostRows, limit: int | None) -> int:

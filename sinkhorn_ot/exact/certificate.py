@@ -11,7 +11,7 @@ labels is at most
 from __future__ import annotations
 
 import math
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -57,10 +57,10 @@ def bounds(
     n, k = logits.shape
     at_labels: list[float] = []
     largest: list[float] = []
-    potentials = _numpy(g).astype(np.float64)
-    where = _numpy(labels)
+    potentials = as_numpy(g).astype(np.float64)
+    where = as_numpy(labels)
     for rows in row_blocks(n, k):
-        block = _numpy(float64(logits[rows], logits))
+        block = as_numpy(float64(logits[rows], logits))
         at_labels.append(math.fsum(block[np.arange(len(block)), where[rows]]))
         largest.append(math.fsum((block + potentials).max(1)))
     sizes = best_use_of_sizes(potentials, sizes_min, sizes_max, n)
@@ -79,5 +79,9 @@ def best_use_of_sizes(
     return -math.fsum((low[order] + further) * g[order])
 
 
-def _numpy(x: Array) -> NDArray[np.float64]:
-    return np.asarray(x.detach().cpu().numpy() if is_torch(x) else x)
+def as_numpy(x: Array) -> NDArray[Any]:
+    """Numbers as a NumPy array; those of a bfloat16 tensor, which NumPy lacks, in float64."""
+    if is_torch(x):
+        x = x.detach().cpu()
+        return np.asarray(x.double() if x.is_floating_point() else x)
+    return np.asarray(x)

@@ -2,30 +2,16 @@
 
 from __future__ import annotations
 
-import math
-
 import numpy as np
 from numpy.typing import NDArray
 
-from sinkhorn_ot.arrays import Array, float64, is_torch
+from sinkhorn_ot.arrays import Array, float64, what_is_bad
 from sinkhorn_ot.exact.repair import Infeasible, Sizes
 
 
 def explain_row(logits: Array, row: int) -> ValueError:
     """The error for the first row that cannot be labelled."""
-    values = float64(logits[row], logits)
-    values = np.asarray(values.cpu().numpy() if is_torch(values) else values)
-    wrong = ~(values < math.inf)
-    if wrong.any():
-        column = int(wrong.argmax())
-        return ValueError(
-            f"logits[{row}, {column}] is {values[column]} (the first bad row is {row}); logits "
-            "must be finite, or -inf to forbid a pairing"
-        )
-    return ValueError(
-        f"row {row} of logits is -inf for every class that may hold samples, so sample {row} can "
-        "go nowhere; allow at least one class or drop the sample"
-    )
+    return ValueError(what_is_bad(float64(logits[row], logits), row))
 
 
 def explain_conflict(error: Infeasible, sizes: Sizes, n: int) -> ValueError:
@@ -33,16 +19,16 @@ def explain_conflict(error: Infeasible, sizes: Sizes, n: int) -> ValueError:
     reached, pool = error.reached[:-1], bool(error.reached[-1])
     inside = int(reached[error.labels].sum())
     if pool:
-        others = np.flatnonzero(~reached)
+        others = np.flatnonzero(~reached & (sizes.high > 0))
         return ValueError(
-            f"no labels have these sizes: the {_names(others)} must hold at least "
+            f"no labels have these sizes: {_names(others)} must hold at least "
             f"{sizes.low[others].sum()} samples, but -inf forbids them to all but {n - inside}; "
             "allow more pairings or lower these sizes"
         )
     classes = np.flatnonzero(reached)
     return ValueError(
         f"no labels have these sizes: -inf leaves {inside} samples (such as sample "
-        f"{int(reached[error.labels].argmax())}) only the {_names(classes)}, which may hold at "
+        f"{int(reached[error.labels].argmax())}) only {_names(classes)}, which may hold at "
         f"most {sizes.high[classes].sum()}; allow more pairings or raise these sizes"
     )
 
@@ -51,4 +37,4 @@ def _names(classes: NDArray[np.int64]) -> str:
     shown = ", ".join(map(str, classes[:8]))
     if len(classes) == 1:
         return f"class {shown}"
-    return f"{len(classes)} classes {shown}{', ...' if len(classes) > 8 else ''}"
+    return f"the {len(classes)} classes {shown}{', ...' if len(classes) > 8 else ''}"

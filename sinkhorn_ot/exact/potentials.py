@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import math
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
 
-from sinkhorn_ot.arrays import Array, float64, is_torch, row_blocks
+from sinkhorn_ot.arrays import Array, float64, row_blocks
 from sinkhorn_ot.checks import Options
+from sinkhorn_ot.exact.certificate import as_numpy
 from sinkhorn_ot.exact.repair import Floats, Sizes
 from sinkhorn_ot.exact.start import Sample, masses_within
 from sinkhorn_ot.passes import Progress
@@ -29,6 +31,8 @@ WHOLE_TOL, WHOLE_READS = 2e-3, 4
 WARM_READS = 30
 #: More steps than so many reads allow.
 MAX_ITER = 1000
+#: The epsilons at which an entropic problem is solved: potentials are some thousand times as large.
+LEAST_EPSILON, MOST_EPSILON = sys.float_info.min, 1e300
 
 
 @dataclass(frozen=True)
@@ -70,8 +74,8 @@ def entropic_potentials(
     n, k = map(int, logits.shape)
     start = np.zeros(k) if g_init is None else g_init
     used = _columns_in_use(logits, sample) & (goal.masses > 0)
-    if epsilon == 0.0 or not math.isfinite(epsilon) or not used.any():
-        return start, 0.0  # all logits are equal, or bad
+    if not LEAST_EPSILON <= epsilon <= MOST_EPSILON or not used.any():
+        return start, 0.0  # logits are all equal, bad, or so large that potentials may overflow
     masses = np.where(used, goal.masses, 0.0)
     b = float64(masses / masses.sum(), logits)
     spent = 0.0
@@ -101,7 +105,7 @@ def entropic_potentials(
         if not np.isfinite(sample.rows[:, used]).all():
             stride = 1  # a class might have no row in a sample
         end = _cold(entropic, epsilon, stride)
-    g = np.array(end.g.cpu().numpy() if is_torch(end.g) else end.g)
+    g = np.array(as_numpy(end.g))
     free = goal.free & used
     g[goal.free | ~used] = float(np.median(g[free])) if free.any() else 0.0
     return g, spent
@@ -125,13 +129,13 @@ def _columns_in_use(logits: Array, sample: Sample) -> NDArray[np.bool_]:
         if seen.all():
             break
         some = (logits[rows] > -math.inf).any(0)
-        seen |= np.asarray(some.cpu().numpy() if is_torch(some) else some)
+        seen |= as_numpy(some)
     return seen
 
 
 def given_potentials(g_init: Array, k: int) -> Floats:
     """Potentials that the user passed; classes without one begin with the least of the others."""
-    g = np.array(g_init.detach().cpu().numpy() if is_torch(g_init) else g_init, np.float64)
+    g = as_numpy(g_init).astype(np.float64)
     if g.shape != (k,):
         raise ValueError(f"g_init must have shape ({k},), got {g.shape}")
     if not (g < math.inf).all():

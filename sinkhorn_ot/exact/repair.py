@@ -72,6 +72,10 @@ class BadRow(Exception):
         self.row = row
 
 
+class TooLarge(Exception):
+    """Potentials or sums of the logits overflow float64."""
+
+
 class FarOff(Exception):
     """More rows are to be moved than was allowed."""
 
@@ -109,6 +113,8 @@ def solve(
         for some, first, threads in rows.spans():
             core.check(some, first, threads, window, candidates.width)
         gap = _gap(core, sizes, rows.n)
+        if not math.isfinite(core.objective + gap):
+            raise TooLarge
         if gap <= max_gap * abs(core.objective) or not core.relabel():
             break
         window *= 2  # potentials still move: look further
@@ -137,21 +143,28 @@ def _repair(core: Any, rows: Rows, tell: Callable[[int], None]) -> None:
     from sinkhorn_ot._cpu import State
 
     while True:
-        state = core.repair(TURN)
+        try:
+            state = core.repair(TURN)
+            stuck = state is State.stuck
+            found = sum(core.look_outside(*span) for span in rows.spans()) if stuck else 0
+        except OverflowError:
+            raise TooLarge from None
         tell(core.to_repair)
         if state is State.done:
             return
-        if state is State.stuck:
-            found = sum(core.look_outside(*span) for span in rows.spans())
-            if not found:
-                labels = np.empty(rows.n, np.int64)
-                core.labels(labels.ctypes.data)
-                raise Infeasible(np.array(core.reached), labels)
+        if stuck and not found:
+            labels = np.empty(rows.n, np.int64)
+            core.labels(labels.ctypes.data)
+            raise Infeasible(np.array(core.reached), labels)
 
 
 def _gap(core: Any, sizes: Sizes, n: int) -> float:
     """The slack of the rows, and that of the sizes: both are sums of what is not negative."""
     g, counts = np.array(core.g[:-1]), np.array(core.counts)
     used = counts > 0
-    spent = math.fsum(counts[used] * g[used])
-    return float(core.slack + max(0.0, best_use_of_sizes(g, sizes.low, sizes.high, n) + spent))
+    try:
+        spent = math.fsum(counts[used] * g[used])
+        sizes_slack = best_use_of_sizes(g, sizes.low, sizes.high, n) + spent
+    except (OverflowError, ValueError):  # what fsum says of sums that are not finite
+        return math.nan
+    return float(core.slack + max(0.0, sizes_slack))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -40,9 +41,12 @@ class Sample:
         rows = np.where(good & (sizes.high > 0), rows, -math.inf)
         finite = np.isfinite(rows)
         count = np.maximum(finite.sum(1), 1)
-        mean = np.where(finite, rows, 0.0).sum(1) / count
-        squares = np.where(finite, rows - mean[:, None], 0.0) ** 2
-        return Sample(rows, math.sqrt(float((squares.sum(1) / count).mean())))
+        values = np.where(finite, rows, 0.0)
+        unit = 2.0 ** (math.frexp(max(values.max(), -values.min()))[1] - 1)  # squares are finite
+        values /= unit
+        mean = values.sum(1) / count
+        squares = np.where(finite, values - mean[:, None], 0.0) ** 2
+        return Sample(rows, unit * math.sqrt(float((squares.sum(1) / count).mean())))
 
 
 def masses_within(sample: Sample, sizes: Sizes, n: int) -> Floats:
@@ -95,7 +99,7 @@ def candidates(sample: Sample, n: int, g: Floats, epsilon: float, room: int) -> 
     slack = shifted.max(1) - np.partition(shifted, below, axis=1)[:, below]
     slack = slack[np.isfinite(slack)]
     usual = float(np.median(slack)) if len(slack) else 0.0
-    return Candidates(max(usual, REACH * epsilon), width)
+    return Candidates(min(max(usual, REACH * epsilon), sys.float_info.max), width)
 
 
 def on_grid(sample: Sample, sizes: Sizes, n: int, g: Floats, epsilon: float) -> Floats:
@@ -105,7 +109,7 @@ def on_grid(sample: Sample, sizes: Sizes, n: int, g: Floats, epsilon: float) -> 
     ties can be shared out.
     """
     q = _grid(sample)
-    if q <= FINE * epsilon:
+    if not FINE * epsilon < q < math.inf:
         return g
     rounded = np.where(np.isfinite(g), np.round(g / q) * q, g)
     rows = sample.rows[: max(1, TRIAL_ENTRIES // len(g))]

@@ -142,3 +142,42 @@ def test_without_scikit_learn_it_says_what_to_install(monkeypatch):
     monkeypatch.delitem(sys.modules, "sinkhorn_ot.estimators", raising=False)
     with pytest.raises(ImportError, match=r"BalancedKMeans needs scikit-learn .* pip install"):
         _ = sinkhorn_ot.BalancedKMeans
+
+
+@pytest.mark.parametrize("dtype", [np.float64, np.float32])
+def test_distances_to_near_centres_keep_their_digits(dtype):
+    """Each sample is its own centre; in float32, far from 0, squares cancelled to 5e-3."""
+    x = (100 + 30 * np.random.default_rng(0).normal(size=(12, 5))).astype(dtype)
+    model = BalancedKMeans(12, init=x).fit(x)
+    np.testing.assert_array_equal(np.diag(model.transform(x)), np.zeros(12))
+
+
+def test_a_failed_fit_leaves_the_one_before():
+    x = blobs((20, 20))
+    model = BalancedKMeans(2, init=x[[0, 20]]).fit(x)
+    before = model.inertia_
+    with pytest.raises(ValueError, match="scale X down"):
+        model.set_params(init=1e200 * x[[0, 20]]).fit(1e200 * x)
+    assert model.inertia_ == before
+
+
+@pytest.mark.parametrize(
+    ("wish", "kind", "message"),
+    [
+        ({"n_clusters": "a"}, ValueError, "n_clusters must be an integer >= 1, got 'a'"),
+        ({"n_init": "auto"}, ValueError, "n_init must be an integer >= 1, got 'auto'"),
+        ({"n_init": 2.5}, ValueError, "n_init must be an integer >= 1, got 2.5"),
+        ({"max_iter": 1.5}, ValueError, "max_iter must be an integer >= 1, got 1.5"),
+        ({"memory_limit": 0}, ValueError, "memory_limit must be an integer >= 1, got 0"),
+        ({"tol": np.nan}, ValueError, "tol must be finite and >= 0, got nan"),
+        ({"tol": None}, TypeError, "tol must be a number, got NoneType"),
+    ],
+)
+def test_parameters_out_of_range_are_named(wish, kind, message):
+    with pytest.raises(kind, match=message):
+        BalancedKMeans(**{"n_clusters": 2, **wish}).fit(blobs((20, 20)))
+
+
+def test_columns_of_transform_have_names():
+    model = BalancedKMeans(2, random_state=0).fit(blobs((20, 20)))
+    assert list(model.get_feature_names_out()) == ["balancedkmeans0", "balancedkmeans1"]

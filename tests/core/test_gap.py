@@ -151,3 +151,16 @@ def test_each_head_has_its_own(normal):
     for head, result in zip(stack, sinkhorn(stack, epsilon=0.3), strict=True):
         alone = sinkhorn(head, epsilon=0.3)
         assert (result.objective, result.gap(head)) == (alone.objective, alone.gap(head))
+
+
+@pytest.mark.parametrize("seed", [34, 37, 49, 60, 81, 339])
+def test_mass_that_is_shared_out_slowly_still_gives_a_bound(seed):
+    """Small feasible problems with forbidden pairings, where 30 sweeps were too few."""
+    rng = np.random.default_rng(seed)
+    n, k = int(rng.integers(5, 60)), int(rng.integers(3, 8))
+    logits = rng.normal(size=(n, k))
+    logits[rng.random((n, k)) < 0.3] = -np.inf
+    result = sinkhorn(logits, epsilon=0.3)
+    best = sinkhorn(logits, epsilon=0.3, tol=1e-8, max_iter=100_000)
+    assert abs(result.objective - best.objective) <= result.gap(logits) + 1e-7
+    assert result.gap(logits) < 0.1
