@@ -92,7 +92,8 @@ def solve(options: argparse.Namespace) -> int:
         print(f"{result!r}\nsizes {counts.min()} to {counts.max()}; labels in {options.out}")
     if exact or result.converged or options.tol == 0:  # --tol 0 asks for steps, not for an end
         return 0
-    print("not solved to --tol: these labels are those of the least violation", file=sys.stderr)
+    if rank == 0:
+        print("not solved to --tol: labels are those of the least violation", file=sys.stderr)
     return 1
 
 
