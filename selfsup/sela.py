@@ -1,19 +1,9 @@
 """SeLa (Asano, Rupprecht and Vedaldi, ICLR 2020): label by optimal transport, train, repeat.
 
-One cross-entropy is minimised over two unknowns, the network p and the labels q of N images::
-
-    E(p, q) = - 1/N sum_i sum_y q(y|x_i) log p(y|x_i)      all K labels equally often in q
-
-(without which one label for all reaches E = 0). The two are improved in turn::
-
-    labels = SelfLabels(n, clusters=[K] * 10, times=update_times(epochs * n, 80))
-    for images, index in batches:
-        if labels.due(images_seen):
-            labels.update(logits_of_all_images)           # q, the network fixed
-        labels.loss(heads(images), index).backward()      # p, the labels fixed
-
-The best q is a transport plan, with an entropy (epsilon = 1 / lambda) diag(a) p**lambda diag(b).
-A label is the likeliest of its row, ``argmax_k logits_ik + g_k`` with g = epsilon ln a.
+E(p, q) = - 1/N sum_i sum_y q(y|x_i) log p(y|x_i) is minimised in turn over labels q of N images, in
+which all K occur equally often (else one for all would reach 0), and the network p. The best q is
+a transport plan: with an entropy (epsilon = 1 / lambda) diag(a) p**lambda diag(b). A label is the
+likeliest of its row, ``argmax_k logits_ik + g_k`` with g = epsilon ln a. README.md has the loop.
 """
 
 from __future__ import annotations
@@ -56,28 +46,25 @@ class Shard(NamedTuple):
 
 
 class Labelling(NamedTuple):
-    """(n,) labels of a shard's rows; what the next solve starts from; how this one went."""
+    """What a labeller makes: a shard's (n,) labels, the next start, how it went (labellers.py)."""
 
     labels: Tensor
     state: Tensor | None = None
     solved: SinkhornResult | None = None
 
 
-# head, (n, K) logits, (n, D) features if known, the last state; labellers.py has more of them
 Labeller = Callable[[int, Tensor, Tensor | None, Tensor | None, Shard], Labelling]
 
 
 def equipartition(
     head: int, logits: Tensor, features: Tensor | None, g: Tensor | None, shard: Shard, *,
     epsilon: float = 0.04, tol: float = 1e-3, max_iter: int = 1000,
-    b: Callable[[int, Tensor, Shard], Tensor] | None = None,
-) -> Labelling:  # fmt: skip
+    b: Callable[[int, Tensor, Shard], Tensor] | None = None) -> Labelling:  # fmt: skip
     """Label by transport: K equally large clusters, or of the (K,) shares that `b` returns."""
     with warnings.catch_warnings(category=SinkhornWarning, action="ignore"):  # the result tells
         solved = sinkhorn(
             logits, b=b and b(head, logits, shard), epsilon=epsilon, tol=tol, max_iter=max_iter,
-            g_init=None if g is None else g.to(logits.device), process_group=shard.group,
-        )  # fmt: skip
+            g_init=g if g is None else g.to(logits.device), process_group=shard.group)  # fmt: skip
     return Labelling(solved.labels, solved.g.cpu(), solved)
 
 
@@ -93,9 +80,11 @@ class SelfLabels:
         times: Sequence[float] = (0.0,), labeller: Labeller | None = None, one_head: bool = False,
         groups: int = 1, seed: int = 0, process_group: distributed.ProcessGroup | None = None,
     ) -> None:  # fmt: skip
-        self.n, self.times, self.one_head, self.groups = n, times, one_head, groups
-        self.labeller = labeller or partial(equipartition, epsilon=epsilon)
-        self.seed, self.process_group, self.updates = seed, process_group, 0
+        if isinstance(clusters, int) or min(clusters, default=1) < 1:
+            raise ValueError(f"clusters must be a K >= 1 of each head, as in [10], got {clusters}")
+        self.n, self.clusters, self.times, self.seed = n, tuple(clusters), times, seed
+        self.one_head, self.groups, self.process_group = one_head, groups, process_group
+        self.labeller, self.updates = labeller or partial(equipartition, epsilon=epsilon), 0
         start = [self._shuffled(n, h) % k for h, k in enumerate(clusters)]  # random and balanced
         self.labels = torch.stack(start) if start else torch.empty((0, n), dtype=torch.int64)
         self.states: list[Tensor | None] = [None] * len(clusters)
@@ -115,6 +104,15 @@ class SelfLabels:
         order = heads if self.groups == 1 else self._shuffled(len(heads), self.updates).tolist()
         return [order[g :: self.groups] for g in range(self.groups)]
 
+    def _logits(self, h: int, given: Sequence[Any], rows: int, x: Any = None) -> Tensor:
+        if len(given) != len(self.clusters):
+            raise ValueError(f"there are {len(self.clusters)} heads, got {len(given)} for them")
+        z, k = given[h](x) if callable(given[h]) else given[h], self.clusters[h]
+        if not isinstance(z, Tensor) or z.shape != (rows, k):
+            got = f"{type(z).__name__} {getattr(z, 'shape', '')}"
+            raise ValueError(f"head {h} needs logits in a {rows} x {k} tensor, got {got}")
+        return z
+
     @torch.no_grad()
     def update(
         self, logits: Sequence[Tensor] = (), *, heads: Sequence[Callable[[Any], Tensor]] = (),
@@ -122,19 +120,21 @@ class SelfLabels:
     ) -> dict[int, Labelling]:  # fmt: skip
         """Label anew from (n, K) `logits` of each head, or by `heads` on (n, D) `features`."""
         new, shard = {}, Shard(self.n, rows or slice(0, self.n), self.process_group)
+        given, here = heads or logits, len(range(self.n)[shard.rows])
         for number, group in enumerate(self.heads_due()):
             x = features(number) if callable(features) else features
-            for h in group:
-                z = heads[h](x) if heads else logits[h]
-                new[h] = self.labeller(h, z, x, self.states[h], shard)
-                del z  # before the next one is made: one N x K matrix exists at a time
-                self.labels[h], self.states[h] = shard.gather(new[h].labels).cpu(), new[h].state
+            for h in group:  # one N x K matrix exists at a time
+                new[h] = self.labeller(h, self._logits(h, given, here, x), x, self.states[h], shard)
+        for h, found in new.items():  # all or, after an error, none
+            self.labels[h], self.states[h] = shard.gather(found.labels).cpu(), found.state
         self.updates += 1
         return new
 
     def loss(self, outputs: Sequence[Tensor], index: Tensor) -> Tensor:
         """Return the loss of a (B, K) output of each head on the images at `index`."""
-        return multi_head_loss(outputs, self.labels[:, index.cpu()].to(outputs[0].device))
+        y = self.labels[:, index.cpu()]
+        z = [self._logits(h, outputs, y.shape[1]) for h in range(len(y))]
+        return multi_head_loss(z, y.to(z[0].device))
 
     def predict(self, logits: Sequence[Tensor]) -> Tensor:
         """Return (heads, B) labels of any images from a (B, K) matrix of each head."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import importlib.metadata
+import math
 import os
 import platform
 import sys
@@ -19,8 +20,12 @@ from sinkhorn_ot.exact.certificate import bounds
 from sinkhorn_ot.exact.result import BalancedProgress
 from sinkhorn_ot.passes import Progress
 
-#: `verify` calls labels optimal if the gap is at most this part of the objective.
+#: `verify` calls labels optimal if the gap is at most this part of the sum of their |logits|.
 OPTIMAL = 1e-9
+LOGITS = "logits must be a .npy matrix (N x K)"
+LABELS = "labels must be a file of N integers (.npy, or a number a line)"
+SIZES = "--sizes must be a file of K integers (.npy, or a number a line)"
+G = "g must be a .npy file of K potentials"
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -33,8 +38,8 @@ def main(arguments: list[str] | None = None) -> int:
     add.add_argument("--potentials", type=Path, help="also write g (.npy), which `verify` takes")
     add.add_argument("--exact", action="store_true", help="classes of exactly equal size")
     add.add_argument("--sizes", type=Path, help="sizes of the classes (.npy, or a number a line)")
-    add.add_argument("--epsilon", type=float, default=0.04, help="default: %(default)s")
-    add.add_argument("--tol", type=float, default=1e-3, help="default: %(default)s")
+    add.add_argument("--epsilon", type=float, help="default: 0.04; not of exact sizes")
+    add.add_argument("--tol", type=float, help="default: 0.001; not of exact sizes")
     add.add_argument("--memory-limit", type=int, help="bytes that may be added to the input")
     add.set_defaults(run=solve)
     add = commands.add_parser("verify", help="prove sizes of labels, and how good they are")
@@ -54,26 +59,29 @@ def main(arguments: list[str] | None = None) -> int:
 
 def solve(options: argparse.Namespace) -> int:
     """Label a file; under torchrun each process labels its part of the rows."""
-    if options.out.suffix not in (".npy", ".csv"):
-        raise ValueError(f"labels go into a .npy or a .csv file, got -o {options.out}")
-    logits, size, rank = _load(options.logits), *_processes()
+    given = {name: getattr(options, name) for name in ("epsilon", "tol")}
+    given = {name: value for name, value in given.items() if value is not None}
+    exact = options.exact or options.sizes is not None
+    if exact and given:
+        raise ValueError(
+            f"labels of exact sizes have no {' and no '.join(given)}: leave out "
+            f"{' and '.join(f'--{name}' for name in given)}, or --exact and --sizes"
+        )
+    _check_targets(options)
+    logits, size, rank = _matrix(options.logits), *_processes()
+    sizes = None if options.sizes is None else _load(options.sizes, SIZES, text=True).ravel()
     n = len(logits)
     group: Any = None
     if size > 1:
         group = _join()
         logits = logits[n * rank // size : n * (rank + 1) // size]
     bar = _Bar(quiet=rank > 0)
-    if options.exact or options.sizes is not None:
-        sizes = None if options.sizes is None else _load(options.sizes).ravel()
-        result = balanced_labels(
-            logits, sizes=sizes, memory_limit=options.memory_limit, process_group=group,
-            callback=bar,
-        )  # fmt: skip
+    shared = {"memory_limit": options.memory_limit, "process_group": group, "callback": bar}
+    result: Any
+    if exact:
+        result = balanced_labels(logits, sizes=sizes, **shared)
     else:
-        result = sinkhorn(
-            logits, epsilon=options.epsilon, tol=options.tol, memory_limit=options.memory_limit,
-            process_group=group, callback=bar,
-        )  # fmt: skip
+        result = sinkhorn(logits, **given, **shared)
     bar.close()
     labels = result.labels if group is None else _gather(group, result.labels)
     if rank == 0:
@@ -82,13 +90,17 @@ def solve(options: argparse.Namespace) -> int:
             np.save(options.potentials, result.g)
         counts = np.bincount(labels, minlength=len(result.g))
         print(f"{result!r}\nsizes {counts.min()} to {counts.max()}; labels in {options.out}")
-    return 0
+    if exact or result.converged or options.tol == 0:  # --tol 0 asks for steps, not for an end
+        return 0
+    if rank == 0:
+        print("not solved to --tol: labels are those of the least violation", file=sys.stderr)
+    return 1
 
 
 def verify(options: argparse.Namespace) -> int:
     """Print sizes and gap; the status is 0 if the labels are optimal for their sizes."""
-    logits, labels, g = map(_load, (options.logits, options.labels, options.g))
-    labels = labels.ravel()
+    logits, g = _matrix(options.logits), _load(options.g, G)
+    labels = _load(options.labels, LABELS, text=True).ravel()
     n, k = logits.shape
     if labels.shape != (n,) or g.shape != (k,) or labels.dtype.kind not in "iu":
         raise ValueError(
@@ -99,7 +111,8 @@ def verify(options: argparse.Namespace) -> int:
         raise ValueError(f"labels must be in 0..{k - 1}, got {labels.min()} to {labels.max()}")
     counts = np.bincount(labels, minlength=k)
     found = bounds(logits, labels, g, counts, counts)
-    optimal = found.gap <= OPTIMAL * max(abs(found.objective), 1.0)
+    scale = np.abs(logits[np.arange(n), labels], dtype=np.float64).sum()
+    optimal = abs(found.gap) <= OPTIMAL * scale < math.inf
     print(f"sizes        {counts.min()} to {counts.max()} ({n} samples, {k} classes)")
     print(f"objective    {found.objective!r}")
     print(f"upper bound  {found.upper_bound!r}")
@@ -151,11 +164,56 @@ class _Bar:
             print(file=sys.stderr)
 
 
-def _load(path: Path) -> Any:
-    """An array of a file: .npy as a memory map, anything else as integers, one a line."""
-    if path.suffix == ".npy":
-        return np.load(path, mmap_mode="r")
-    return np.loadtxt(path, dtype=np.int64, ndmin=1)
+def _check_targets(options: argparse.Namespace) -> None:
+    """Refuse, before the solve, files that cannot be written and those that are its input."""
+    used = {"the logits": options.logits, "the sizes": options.sizes}
+    for flag, path, suffixes in (
+        ("-o", options.out, (".npy", ".csv")),
+        ("--potentials", options.potentials, (".npy",)),
+    ):
+        if path is None:
+            continue
+        what = "labels" if flag == "-o" else "potentials"
+        if path.suffix not in suffixes:
+            raise ValueError(f"{what} go into a {' or a '.join(suffixes)} file, got {flag} {path}")
+        for name, other in used.items():
+            if other is not None and _same(path, other):
+                raise ValueError(f"{flag} {path} would overwrite {name}; name another file")
+        used[f"the {what}"] = path
+        if not path.parent.is_dir():
+            raise ValueError(f"{flag} {path}: there is no folder {path.parent}; make it first")
+        if path.is_dir() or not os.access(path if path.exists() else path.parent, os.W_OK):
+            raise ValueError(f"{flag} {path} cannot be written here; name another file")
+
+
+def _same(path: Path, other: Path) -> bool:
+    if path.exists() and other.exists():
+        return path.samefile(other)
+    return path.resolve() == other.resolve()
+
+
+def _matrix(path: Path) -> Any:
+    logits = _load(path, LOGITS)
+    if logits.ndim != 2:
+        raise ValueError(f"{LOGITS}, got shape {logits.shape} in {path}")
+    return logits
+
+
+def _load(path: Path, wanted: str, *, text: bool = False) -> Any:
+    """An array of a file: .npy as a memory map; with `text` others as integers, one a line."""
+    if not path.exists():
+        raise FileNotFoundError(f"{wanted}, got {path}, which does not exist")
+    if not text and path.suffix != ".npy":
+        raise ValueError(f"{wanted}, got {path}")
+    try:
+        if path.suffix != ".npy":
+            return np.loadtxt(path, dtype=np.int64, ndmin=1)
+        values = np.load(path, mmap_mode="r")
+    except (ValueError, EOFError) as error:
+        raise ValueError(f"{wanted}, got {path}: {error}") from error
+    if not isinstance(values, np.ndarray):
+        raise ValueError(f"{wanted}, got an archive of arrays in {path}")
+    return values
 
 
 def _save(path: Path, labels: Any) -> None:

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 #: What other packages call our keywords.
 ELSEWHERE = {
     **dict.fromkeys(("reg", "eps", "blur"), "epsilon"),
+    **dict.fromkeys(("lam", "lamb", "lambd"), "epsilon = 1 / lambda"),
     **dict.fromkeys(("numItermax", "max_iters", "n_iter", "n_iters"), "max_iter"),
     **dict.fromkeys(("stopThr", "threshold"), "tol"),
     **dict.fromkeys(("M", "C", "cost"), "logits, which is the negative of the cost"),

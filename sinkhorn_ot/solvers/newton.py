@@ -13,8 +13,8 @@ With lam = 0 this is Newton's step, and as lam grows it becomes Sinkhorn's, d = 
 a step was good, the next read tells, by the slopes of F along d at both ends and by the violation.
 After a good step lam falls; after a bad one it rises, and another step is taken from the same g.
 Sinkhorn's own step, which is taken when lam has become large, always stays, as it always lowers F.
-So the iteration cannot stall, whatever the kept entries are worth, and where they are right it is
-Newton's.
+So a run of bad steps ends, whatever the kept entries are worth, and where they are right the steps
+are Newton's. This is no proof of convergence: docs/algorithm.md says what is missing.
 """
 
 from __future__ import annotations

@@ -83,6 +83,7 @@ CASES = [
     (np.stack([GOOD] * 2), {"g_init": np.zeros((1, 3))}, ValueError, "but there is a head 2"),
     (GOOD, {"callback": 3}, TypeError, "callback must be callable, got int"),
     (GOOD, {"reg": 0.1}, TypeError, "unexpected keyword argument 'reg'; here it is epsilon"),
+    (GOOD, {"lamb": 25}, TypeError, "argument 'lamb'; here it is epsilon = 1 / lambda"),
     (GOOD, {"numItermax": 9}, TypeError, "argument 'numItermax'; here it is max_iter"),
     (GOOD, {"stopThr": 1e-9}, TypeError, "argument 'stopThr'; here it is tol"),
     (GOOD, {"wrong": 1}, TypeError, "argument 'wrong'; help.sinkhorn_ot.sinkhorn. lists them"),

@@ -11,6 +11,7 @@ import pytest
 import torch
 from solvers import sela_original
 
+import selfsup
 from selfsup import labellers
 from selfsup.config import Config, DataConfig, LabelConfig, ModelConfig, RunConfig
 from selfsup.data import TensorImages, load_data
@@ -178,6 +179,49 @@ def test_logits_of_each_head_or_heads_on_features_give_the_same_labels():
     one.update([head(features).detach() for head in heads])
     other.update(features=features, heads=heads)
     assert torch.equal(one.labels, other.labels)
+
+
+Z = [torch.randn(60, k, generator=torch.Generator().manual_seed(k)) for k in (4, 6)]
+MISTAKES = {
+    "too few": (lambda own: own.update(Z[:1]), "there are 2 heads, got 1"),
+    "too many": (lambda own: own.update([*Z, Z[0]]), "there are 2 heads, got 3"),
+    "none": (lambda own: own.update(), "there are 2 heads, got 0"),
+    "another K": (lambda own: own.update([Z[0], Z[0]]), "head 1 needs .* 60 x 6 tensor"),
+    "another N": (lambda own: own.update([Z[0], Z[1][:59]]), "head 1 needs .* 60 x 6 tensor"),
+    "NumPy": (lambda own: own.update([Z[0], Z[1].numpy()]), "head 1 needs .* got ndarray"),
+    "a short shard": (lambda own: own.update(Z, rows=slice(0, 9)), "head 0 needs .* 9 x 4 tensor"),
+    "one head": (lambda own: own.update(features=Z[0], heads=[torch.exp]), "2 heads, got 1"),
+    "a narrow head": (
+        lambda own: own.update(features=Z[0], heads=[torch.exp] * 2),
+        "head 1 needs .* 60 x 6 tensor",
+    ),
+    "NaN": (lambda own: own.update([Z[0], Z[1] * math.nan]), "is nan"),
+    "one output": (lambda own: own.loss(Z[:1], torch.arange(60)), "there are 2 heads, got 1"),
+    "wide output": (lambda own: own.loss(Z[::-1], torch.arange(60)), "head 0 needs .* 60 x 4"),
+    "another batch": (lambda own: own.loss(Z, torch.arange(30)), "head 0 needs .* 30 x 4"),
+}
+
+
+@pytest.mark.parametrize("mistake", MISTAKES)
+def test_mistakes_of_own_loops_name_the_head_and_renew_none(mistake):
+    own = SelfLabels(60, (4, 6))
+    before = own.labels.clone()
+    wrong, message = MISTAKES[mistake]
+    with pytest.raises(ValueError, match=message):
+        wrong(own)
+    assert torch.equal(own.labels, before)
+    assert own.states == [None, None]
+    assert own.updates == 0
+
+
+@pytest.mark.parametrize("clusters", [5, [10, 0]])
+def test_clusters_are_one_number_a_head(clusters):
+    with pytest.raises(ValueError, match="clusters must be a K >= 1 of each head"):
+        SelfLabels(60, clusters)
+
+
+def test_the_public_names_are_listed():
+    assert set(selfsup.__all__) <= set(dir(selfsup))
 
 
 def test_every_labeller_has_the_same_signature():
