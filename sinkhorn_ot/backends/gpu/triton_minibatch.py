@@ -10,11 +10,12 @@ they keep are in triton_read.py.
 import triton
 import triton.language as tl
 
+from sinkhorn_ot.backends import minibatch
 from sinkhorn_ot.backends.gpu.triton_read import INFINITY, float64_of, widened
 from sinkhorn_ot.backends.gpu.triton_sums import _sum_of_slabs
 
-#: Sums of nothing are divided by as this; see backends/minibatch.py.
-TINY = tl.constexpr(1e-37)
+#: The least mass of a column, over K.
+TINY = tl.constexpr(minibatch.TINY)
 #: Sizes and strides, of which a kernel must not be compiled for each value.
 SIZES = ("rate_bits", "n", "batch_stride", "row_stride", "col_stride")
 OUT_SIZES = ("out_batch_stride", "out_row_stride", "out_col_stride", "rows_per_block", "blocks")
@@ -52,8 +53,8 @@ def _scores(
 
 
 @triton.jit
-def _inverse(x):
-    return 1.0 / tl.where(x < TINY, TINY, x)  # NaN stays
+def _inverse(mass, K: tl.constexpr):
+    return 1.0 / tl.where(mass < TINY * K, TINY * K, mass)  # NaN stays
 
 
 @triton.jit(do_not_specialize=SIZES)
@@ -98,8 +99,8 @@ def minibatch_rows(
             values = _scores(start, i, inside, columns, row_stride, col_stride, K, VECTOR, UNIT)
             mass = tl.load(masses + batch * K + columns, mask=columns < K, other=1.0)
             entry = tl.exp2((values - top[:, None]) * rate)
-            total += tl.sum(entry * _inverse(mass).to(FLOAT)[None, :], axis=1)
-        tl.store(scales + spot, _inverse(total), mask=i < n)
+            total += tl.sum(entry * _inverse(mass, K).to(FLOAT)[None, :], axis=1)
+        tl.store(scales + spot, 1.0 / total, mask=i < n)
 
 
 @triton.jit(do_not_specialize=SIZES + OUT_SIZES)
@@ -147,7 +148,7 @@ def minibatch_columns(
     input_rows = x + batch * batch_stride * VECTOR
     if masses is not None:
         mass = tl.load(masses + batch * K + columns, mask=real, other=1.0)
-        u = _inverse(mass).to(FLOAT)[None, :]
+        u = _inverse(mass, K).to(FLOAT)[None, :]
     if largest is not None:
         shift = tl.load(largest + batch)
     if sums is not None:
@@ -163,7 +164,7 @@ def minibatch_columns(
             top = tl.load(tops + batch * n + i, mask=inside, other=0.0)
             entry = tl.exp2((values - top[:, None]) * rate)
             if scales is None:
-                scale = _inverse(tl.sum(entry * u, axis=1))
+                scale = 1.0 / tl.sum(entry * u, axis=1)
             else:
                 scale = tl.load(scales + batch * n + i, mask=inside, other=0.0)
             if out is not None:
