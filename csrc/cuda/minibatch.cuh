@@ -102,7 +102,7 @@ template <class E>
 __global__ void __launch_bounds__(kColumnThreads)
     minibatch_finish_kernel(const E* sums, int64_t blocks, int64_t k, double* masses) {
   DYNAMIC_SHARED(double, shared);
-  const int64_t c = int64_t(blockIdx.x) * kColumns + threadIdx.x % kColumns, batch = blockIdx.y;
+  const int64_t c = int64_t(blockIdx.y) * kColumns + threadIdx.x % kColumns, batch = blockIdx.x;
   const int slice = int(threadIdx.x) / kColumns;
   double part = 0;
   if (c < k)

@@ -218,6 +218,7 @@ def test_one_operator_serves_all_batch_sizes():
 @pytest.mark.parametrize("of", [int, torch.tensor, np.asarray], ids=["int", "tensor", "numpy"])
 def test_numbers_may_change_between_calls_of_what_is_compiled(of):
     """A count, and the temperature of a schedule."""
+    torch.compiler.reset()
     compiled = torch.compile(sinkhorn_codes, fullgraph=True, backend="eager")
     scores = scores_of(8, 5)
     for count, epsilon in ((6, 0.05), (5, 0.06), (4, 0.07)):

@@ -113,3 +113,13 @@ def test_nan_is_not_hidden(step, make, k):
 def test_the_same_bits_every_time(step, make):
     scores = make(3, 100, 700, std=0.3, dtype=torch.float32)
     assert torch.equal(codes(step, scores), codes(step, scores))
+
+
+@pytest.mark.parametrize("k", [2000, 5001])
+def test_rows_sum_to_one_where_many_columns_have_no_mass(step, make, k):
+    """Their inverses are so small that a row of them can be added up in float32."""
+    scores = make(1, 3, k, std=0.0, dtype=torch.float32)
+    scores[0, 0, 0] = 10.0
+    found = codes(step, scores)
+    torch.testing.assert_close(found.double(), truth(scores), rtol=0, atol=1e-6)
+    torch.testing.assert_close(found.sum(2), torch.ones_like(found[..., 0]))

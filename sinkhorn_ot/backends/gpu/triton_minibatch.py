@@ -79,8 +79,9 @@ def minibatch_rows(
     """The largest score of each row, -inf where it does not count; or with masses its v."""
     FLOAT: tl.constexpr = tl.float64 if EXACT else tl.float32
     rate = float64_of(rate_bits).to(FLOAT)
-    batch = tl.program_id(1).to(tl.int64)
-    i = tl.program_id(0).to(tl.int64) * ROWS + tl.arange(0, ROWS)
+    blocks = (n + ROWS - 1) // ROWS
+    batch = tl.program_id(0).to(tl.int64) // blocks
+    i = tl.program_id(0).to(tl.int64) % blocks * ROWS + tl.arange(0, ROWS)
     inside = i < _rows_that_count(n_valid, batch, n)
     start = x + batch * batch_stride * VECTOR
     spot = batch * n + i
@@ -189,8 +190,8 @@ def minibatch_finish(
     sums, masses, blocks: tl.int64, k: tl.int64, SLABS: tl.constexpr, COLUMNS: tl.constexpr
 ):
     """Add the slabs of each batch, in float64."""
-    batch = tl.program_id(1).to(tl.int64)
-    columns = tl.program_id(0).to(tl.int64) * COLUMNS + tl.arange(0, COLUMNS)
+    batch = tl.program_id(0).to(tl.int64)
+    columns = tl.program_id(1).to(tl.int64) * COLUMNS + tl.arange(0, COLUMNS)
     c = columns[None, :]
     total = _sum_of_slabs(sums + batch * blocks * k, blocks, k, c, c < k, SLABS, COLUMNS)
     tl.store(masses + batch * k + columns, total, mask=columns < k)
