@@ -101,38 +101,43 @@ def heads_of(logits: object) -> Iterator[Array] | None:
     return iter(logits) if stack and logits.ndim == 3 else None  # type: ignore[attr-defined, call-overload]
 
 
+def check_floats(x: Array, name: str) -> None:
+    """Refuse what is no plain array of floating point numbers this package can read."""
+    if is_torch(x):
+        if x.layout != sys.modules["torch"].strided:
+            raise TypeError(f"{name} is a {x.layout} tensor; pass {name}.to_dense()")
+    elif isinstance(x, np.ma.MaskedArray):
+        raise TypeError(
+            f"{name} is a masked array; forbid pairings with -inf instead: "
+            f"{name}.filled(-numpy.inf)"
+        )
+    elif not isinstance(x, np.ndarray):
+        raise TypeError(
+            f"{name} must be a numpy.ndarray or a torch.Tensor, got {type(x).__name__}; "
+            f"wrap it with numpy.asarray"
+        )
+    elif not x.dtype.isnative:
+        raise TypeError(
+            f"{name} has byte-swapped dtype {x.dtype.str}; pass {name}.astype({x.dtype.name!r})"
+        )
+    if dtype_name(x) not in DTYPES:
+        raise TypeError(
+            f"{name} must be one of {', '.join(DTYPES)}, got {dtype_name(x)}; "
+            "convert it to a floating dtype first"
+        )
+
+
 def check_matrix(logits: Array, *, may_be_empty: bool = False) -> Array:
     """`logits` itself (a tensor detached) when it is a matrix this package can read."""
     name = "logits"
+    check_floats(logits, name)
     if is_torch(logits):
-        if logits.layout != sys.modules["torch"].strided:
-            raise TypeError(f"{name} is a {logits.layout} tensor; pass {name}.to_dense()")
         if logits.device.type not in ("cpu", "cuda"):
             raise ValueError(
                 f"{name} is on device {str(logits.device)!r}; there are backends for the CPU and "
                 f"for CUDA: pass {name}.cpu()"
             )
         logits = logits.detach().resolve_neg()
-    elif isinstance(logits, np.ma.MaskedArray):
-        raise TypeError(
-            f"{name} is a masked array; forbid pairings with -inf instead: "
-            f"{name}.filled(-numpy.inf)"
-        )
-    elif not isinstance(logits, np.ndarray):
-        raise TypeError(
-            f"{name} must be a numpy.ndarray or a torch.Tensor, got {type(logits).__name__}; "
-            f"wrap it with numpy.asarray"
-        )
-    elif not logits.dtype.isnative:
-        raise TypeError(
-            f"{name} has byte-swapped dtype {logits.dtype.str}; pass "
-            f"{name}.astype({logits.dtype.name!r})"
-        )
-    if dtype_name(logits) not in DTYPES:
-        raise TypeError(
-            f"{name} must be one of {', '.join(DTYPES)}, got {dtype_name(logits)}; "
-            "convert it to a floating dtype first"
-        )
     if logits.ndim != 2:
         raise ValueError(
             f"{name} must be a matrix (N samples, K clusters) or a (T, N, K) stack of heads, "

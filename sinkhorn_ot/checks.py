@@ -191,7 +191,7 @@ def check_number(value: float, name: str, *, positive: bool) -> float:
         raise TypeError(f"{name} must be a number, got {type(value).__name__}")
     number = float(value)
     least = sys.float_info.min if positive else 0.0  # the inverse of a denormal is infinite
-    if not math.isfinite(number) or number < least:
+    if not least <= number < math.inf:
         raise ValueError(f"{name} must be finite and {'>' if positive else '>='} 0, got {value}")
     return number
 

@@ -7,8 +7,11 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 
-from sinkhorn_ot.arrays import DTYPES, Array, dtype_name, is_torch, namespace, place_of
+from sinkhorn_ot.arrays import Array, check_floats, dtype_name, is_torch, namespace, place_of
 from sinkhorn_ot.backends import minibatch_of
+from sinkhorn_ot.backends.minibatch import TINY
+from sinkhorn_ot.checks import check_integer, check_number
+from sinkhorn_ot.group import Group
 
 if TYPE_CHECKING:
     import torch
@@ -16,6 +19,12 @@ if TYPE_CHECKING:
     from torch.distributed import ProcessGroup
 
     OneArray = TypeVar("OneArray", NDArray[Any], torch.Tensor)
+
+#: An iteration makes the masses about B / K times what they were.  After so many they are divided
+#: by the largest, which v absorbs: neither they nor their inverses leave float32.
+DRIFT = 3
+#: The least epsilon that float32 holds.
+LEAST_EPSILON = float(np.finfo(np.float32).tiny)
 
 
 def sinkhorn_codes(
@@ -50,7 +59,9 @@ def sinkhorn_codes(
         How many of the first rows count, one number or one for each batch; it may be a tensor on
         the device.  Other rows get codes of 0.
     out : array like `scores`, optional
-        Where the codes go.
+        Where the codes go, of the shape, dtype and device of `scores`, with any strides.  It is
+        `scores` itself, which is then overwritten, or an array whose range of memory does not
+        overlap with theirs.
 
     Returns
     -------
@@ -60,10 +71,14 @@ def sinkhorn_codes(
     Raises
     ------
     TypeError, ValueError
-        A dtype, shape or number that is none of these.
+        A dtype, shape or number that is none of these; an `out` that is read-only or overlaps with
+        itself or the scores; a process group this process is no member of.
 
     Notes
     -----
+    Codes have no gradient: the scores are detached.  NaN in a row, or nothing but -inf, makes all
+    codes of its batch NaN: to complain of it would be to wait for the device.
+
     Nothing waits for a device, and without a process group `torch.compile` makes one operator of
     it, for all batch sizes.  In an iteration the scores are read once on CPUs, twice on GPUs, by
     the Triton kernels once where K is at most 4096.  Where no kernels are, on other devices, these
@@ -77,7 +92,7 @@ def sinkhorn_codes(
     array([[0.17, 0.83],
            [1.  , 0.  ]])
     """
-    _check(scores, epsilon, n_iter, n_valid, out)
+    epsilon, n_iter = _check(scores, epsilon, n_iter, n_valid, out)
     return _codes(scores, epsilon, n_iter, n_valid, out, process_group)  # type: ignore[no-any-return]
 
 
@@ -107,7 +122,9 @@ def solve_codes(
     out: Array,
     process_group: ProcessGroup | None = None,
 ) -> None:
-    """Write the codes of scores that were checked."""
+    """Write the codes of scores that were checked; only here is it known where they lie."""
+    group = Group(process_group)
+    _check_memory(scores, out)
     if is_torch(scores):
         scores = scores.resolve_neg()
     if scores.ndim == 2:
@@ -116,78 +133,108 @@ def solve_codes(
         n_valid = namespace(scores).broadcast_to(n_valid, scores.shape[:1])
     step = minibatch_of(place_of(scores))(scores, epsilon, n_valid)
     masses, largest = step.first()
-    if process_group is not None:
-        _refer_to_largest(masses, largest, epsilon, process_group)
+    xp = namespace(masses)
+    if not group.alone:
+        agreed = group.max(largest)
+        with np.errstate(invalid="ignore"):  # -inf - -inf, where no process has a row
+            scale = xp.exp((largest - agreed) / epsilon)
+        masses = masses * xp.where(largest == agreed, 1.0, scale)[:, None]
     for turn in range(n_iter):
         if turn:
             masses = step.next(masses)
-        if process_group is not None:
-            _reduce(masses, "SUM", process_group)
+        masses = group.sum(masses)
+        if turn % DRIFT == DRIFT - 1:
+            masses /= xp.amax(masses, -1, keepdims=True).clip(TINY)
     step.last(masses, out)
-
-
-def _refer_to_largest(
-    masses: Array, largest: Array, epsilon: float, process_group: ProcessGroup
-) -> None:
-    """Make the first masses what they are relative to the largest score of all processes."""
-    import torch
-
-    here = torch.as_tensor(largest)
-    agreed = here.clone()
-    _reduce(agreed, "MAX", process_group)
-    scale = torch.where(here == agreed, 1.0, torch.exp((here - agreed) / epsilon))
-    torch.as_tensor(masses).mul_(scale[:, None])
-
-
-def _reduce(x: Array, how: str, process_group: ProcessGroup) -> None:
-    """Put the sum or maximum over processes in the place of x."""
-    import torch
-    from torch import distributed
-
-    of = getattr(distributed.ReduceOp, how)
-    distributed.all_reduce(torch.as_tensor(x), of, group=process_group)
 
 
 def _check(
     scores: Array, epsilon: float, n_iter: int, n_valid: Array | int | None, out: Array | None
-) -> None:
-    if not hasattr(scores, "dtype") or not hasattr(scores, "ndim"):
-        raise TypeError(
-            f"scores must be a numpy.ndarray or a torch.Tensor, got {type(scores).__name__}"
-        )
-    if is_torch(scores) and scores.is_sparse:
-        raise TypeError(f"scores is a {scores.layout} tensor; pass scores.to_dense()")
-    if dtype_name(scores) not in DTYPES:
-        raise TypeError(f"scores must be floating point numbers, got {dtype_name(scores)}")
-    if scores.ndim not in (2, 3) or 0 in tuple(scores.shape)[-1:]:
+) -> tuple[float, int]:
+    """Refuse what cannot be; return epsilon and n_iter as numbers of Python."""
+    check_floats(scores, "scores")
+    if scores.ndim not in (2, 3) or scores.shape[-1] == 0:
         raise ValueError(
             f"scores must be (B, K) or (batches, B, K), with K >= 1, got {tuple(scores.shape)}"
         )
-    if not 0 < epsilon < float("inf"):
-        raise ValueError(f"epsilon must be finite and > 0, got {epsilon}")
-    if isinstance(n_iter, bool) or not isinstance(n_iter, int) or n_iter < 1:
-        raise ValueError(f"n_iter must be an integer >= 1, got {n_iter!r}")
+    epsilon = check_number(epsilon, "epsilon", positive=True)
+    if epsilon < LEAST_EPSILON and dtype_name(scores) != "float64":
+        raise ValueError(
+            f"epsilon must be >= {LEAST_EPSILON} for {dtype_name(scores)} scores, or its inverse "
+            f"is infinite in float32, got {epsilon}; pass scores in float64"
+        )
+    n_iter = check_integer(n_iter, "n_iter", least=1)
     if n_valid is not None:
         _check_count(n_valid, scores)
-    if out is None:
-        return
-    if out.shape != scores.shape or out.dtype != scores.dtype:
-        raise ValueError(
-            f"out must be like scores, {tuple(scores.shape)} of {dtype_name(scores)}, got "
-            f"{tuple(out.shape)} of {dtype_name(out)}"
-        )
-    if is_torch(scores) and out.device != scores.device:
-        raise ValueError(f"out is on {out.device}, scores are on {scores.device}")
+    if out is not None:
+        _check_out(out, scores)
+    return epsilon, n_iter
 
 
 def _check_count(n_valid: Array | int, scores: Array) -> None:
-    shape = tuple(getattr(n_valid, "shape", ()))
-    batches = tuple(scores.shape[:-2])
+    if isinstance(n_valid, int) and not isinstance(n_valid, bool):
+        return
+    counts = namespace(scores).asarray(n_valid)
+    shape, batches = tuple(counts.shape), tuple(scores.shape[:-2])
     if shape not in ((), batches or (1,)):
         raise ValueError(
             f"n_valid must be one number, or one for each of the {math.prod(batches)} batches, got "
             f"shape {shape}"
         )
-    kind = dtype_name(n_valid) if hasattr(n_valid, "dtype") else type(n_valid).__name__
-    if not kind.startswith(("int", "uint")):
-        raise TypeError(f"n_valid must be an integer or integers, got {kind}")
+    if not dtype_name(counts).startswith(("int", "uint")):
+        raise TypeError(f"n_valid must be an integer or integers, got {dtype_name(counts)}")
+
+
+def _check_out(out: Array, scores: Array) -> None:
+    check_floats(out, "out")
+    if is_torch(out) != is_torch(scores):
+        raise TypeError(
+            f"out is a {type(out).__name__} but scores is a {type(scores).__name__}; pass both "
+            "from one library"
+        )
+    if out.shape != scores.shape or out.dtype != scores.dtype:
+        raise ValueError(
+            f"out must be like scores, {tuple(scores.shape)} of {dtype_name(scores)}, got "
+            f"{tuple(out.shape)} of {dtype_name(out)}"
+        )
+    if is_torch(out):
+        if out.device != scores.device:
+            raise ValueError(f"out is on {out.device}, scores are on {scores.device}")
+    elif not out.flags.writeable:
+        raise ValueError(
+            "out is a read-only array; pass one that can be written, such as numpy.empty_like("
+            "scores)"
+        )
+
+
+def _check_memory(scores: Array, out: Array) -> None:
+    """Refuse an `out` that lies in itself, or in the scores without being the scores."""
+    if 0 in out.shape:
+        return
+    (first, last, steps), (to_first, to_last, to_steps) = _memory(scores), _memory(out)
+    reach = 0
+    for step, size in sorted((abs(step), size) for step, size in to_steps):
+        if step < reach + out.itemsize:
+            raise ValueError(
+                f"out overlaps itself: its shape is {tuple(out.shape)}, its strides in bytes "
+                f"{tuple(step for step, _ in to_steps)}; pass an array whose entries are apart"
+            )
+        reach += step * (size - 1)
+    same = (first, last, steps) == (to_first, to_last, to_steps)
+    if not same and first < to_last and to_first < last:
+        raise ValueError(
+            "out overlaps the scores; pass the scores themselves to be overwritten, or an array of "
+            "its own memory"
+        )
+
+
+def _memory(x: Array) -> tuple[int, int, list[tuple[int, int]]]:
+    """First byte, byte after the last, and of each axis longer than 1 its step and length."""
+    if is_torch(x):
+        start, strides = x.data_ptr(), [stride * x.itemsize for stride in x.stride()]
+    else:
+        start, strides = x.ctypes.data, x.strides
+    steps = [(step, size) for step, size in zip(strides, x.shape, strict=True) if size > 1]
+    ways = [step * (size - 1) for step, size in steps]
+    first = start + sum(way for way in ways if way < 0)
+    return first, start + sum(way for way in ways if way > 0) + x.itemsize, steps

@@ -86,12 +86,16 @@ class Group:
         """Return the sum of the vectors of all processes."""
         return x if self.alone else self._reduce(x, "SUM")
 
+    def max(self, x: Array) -> Array:
+        """Return the largest of each entry of the vectors of all processes."""
+        return x if self.alone else self._reduce(x, "MAX")
+
     def log_sum(self, x: Array) -> Array:
         """Return the logarithm of the sum of the exponentials of the vectors of all processes."""
         if self.alone:
             return x
         xp = namespace(x)
-        top = self._reduce(x, "MAX")
+        top = self.max(x)
         shift = xp.where(xp.isfinite(top), top, 0.0)
         total = self.sum(xp.exp(x - shift))
         none = total == 0

@@ -68,10 +68,11 @@ struct Pass {
 
 // u of each batch: the inverses of the masses.
 void invert(const Pass& pass, const double* masses, Buffer<char>& u) {
+  const double least = kTiny * double(pass.k);
   for (int64_t batch = 0; batch < pass.of.batches; ++batch) {
     const double* mass = masses + batch * pass.k;
     auto fill = [&](auto* line) {
-      for (int64_t j = 0; j < pass.k; ++j) line[j] = 1 / (mass[j] < kTiny ? kTiny : mass[j]);
+      for (int64_t j = 0; j < pass.k; ++j) line[j] = 1 / (mass[j] < least ? least : mass[j]);
       std::fill(line + pass.k, line + pass.padded, 0);
     };
     if (pass.size == 8)

@@ -19,7 +19,8 @@ struct Minibatch {
   double epsilon;
 };
 
-// Sums of nothing are divided by as this: what is multiplied by the inverse is 0.
+// A column's mass is taken to be K times this at least: it may be 0 in float32, and then u is so
+// small that the sum of K of them in a row does not overflow.
 constexpr double kTiny = 1e-37;
 
 // The masses (batches, k) with v_i = exp((top_i - largest) / epsilon), the tops (batches, n) and

@@ -193,7 +193,7 @@ inline __attribute__((always_inline)) void weigh_rows(const Rows& x, const Codes
                       });
       for (int64_t l = 0; l < kWidth<Of>; ++l) total += part[l];
     }
-    v = every<Of>(Number(1 / (total < kTiny ? kTiny : total)));
+    v = every<Of>(Number(1 / total));
   }
 }
 

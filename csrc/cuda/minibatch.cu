@@ -43,7 +43,7 @@ void minibatch_finish(const void* sums, Dtype dtype, int64_t batches, int64_t bl
                       double* masses, void* stream) {
   auto run = [&](auto number) {
     using E = decltype(number);
-    launch(minibatch_finish_kernel<E>, dim3(blocks_for(k, kColumns), unsigned(batches)),
+    launch(minibatch_finish_kernel<E>, dim3(unsigned(batches), blocks_for(k, kColumns)),
            dim3(kColumnThreads), kColumnThreads * sizeof(double), static_cast<cudaStream_t>(stream),
            static_cast<const E*>(sums), blocks, k, masses);
   };

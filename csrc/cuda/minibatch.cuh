@@ -8,15 +8,17 @@
 namespace sinkhorn::cuda {
 
 constexpr int kMinibatchThreads = 256;
-// Sums of nothing are divided by as this: what is multiplied by the inverse is 0.
+// A column's mass is taken to be K times this at least: it may be 0 in float32, and then u is so
+// small that the sum of K of them in a row does not overflow.
 constexpr double kTiny = 1e-37;
 
 __device__ inline float power_of_two(float x) { return exp2_approx(x); }
 __device__ inline double power_of_two(double x) { return exp2(x); }
 
+// u of a column, given kTiny * K.
 template <class E>
-__device__ E inverse(E x) {
-  return E(1) / (x < E(kTiny) ? E(kTiny) : x);  // NaN stays
+__device__ E inverse(E mass, E least) {
+  return E(1) / (mass < least ? least : mass);  // NaN stays
 }
 
 __device__ inline void narrow(float x, float& to) { to = x; }
@@ -54,14 +56,14 @@ __global__ void __launch_bounds__(kMinibatchThreads)
     return;
   }
   const double* masses = of.masses + batch * of.k;
-  const E top = static_cast<const E*>(of.tops)[spot];
+  const E top = static_cast<const E*>(of.tops)[spot], least = E(kTiny * double(of.k));
   E total = 0;
   for (int64_t c = threadIdx.x; c < k; c += kMinibatchThreads) {
     const E d = (E(widen(row[c * of.col_stride])) - top) * rate;
-    total += power_of_two(d) * inverse(E(masses[c]));
+    total += power_of_two(d) * inverse(E(masses[c]), least);
   }
   total = reduce<kWarp>(total, kMinibatchThreads, boards, Sum());
-  if (threadIdx.x == 0) static_cast<E*>(of.scales)[spot] = inverse(total);
+  if (threadIdx.x == 0) static_cast<E*>(of.scales)[spot] = E(1) / total;
 }
 
 // A block for each block of rows and stretch of columns.
@@ -75,7 +77,8 @@ __global__ void __launch_bounds__(kMinibatchThreads)
   const int64_t end = first + of.rows_per_block < of.n ? first + of.rows_per_block : of.n;
   const int64_t last = end < count ? end : count;
   const E rate = E(of.rate);
-  const E u = of.masses ? inverse(E(of.masses[batch * of.k + c])) : E(1);
+  const E least = E(kTiny * double(of.k));
+  const E u = of.masses ? inverse(E(of.masses[batch * of.k + c]), least) : E(1);
   const E* tops = static_cast<const E*>(of.tops) + batch * of.n;
   const E* scales = static_cast<const E*>(of.scales) + batch * of.n;
   const E largest = of.largest ? static_cast<const E*>(of.largest)[batch] : E(0);
@@ -99,7 +102,7 @@ template <class E>
 __global__ void __launch_bounds__(kColumnThreads)
     minibatch_finish_kernel(const E* sums, int64_t blocks, int64_t k, double* masses) {
   DYNAMIC_SHARED(double, shared);
-  const int64_t c = int64_t(blockIdx.x) * kColumns + threadIdx.x % kColumns, batch = blockIdx.y;
+  const int64_t c = int64_t(blockIdx.y) * kColumns + threadIdx.x % kColumns, batch = blockIdx.x;
   const int slice = int(threadIdx.x) / kColumns;
   double part = 0;
   if (c < k)

@@ -11,8 +11,8 @@ from typing import Any
 
 from sinkhorn_ot.arrays import Array, cast_like, dtype_name, is_torch, namespace
 
-#: Sums of nothing (clusters no row belongs to, rows that do not count) are divided by as this: what
-#: is multiplied by the inverse is 0.
+#: A column's mass is taken to be K times this at least: it may be 0 in float32, and then u is so
+#: small that the sum of K of them in a row does not overflow.
 TINY = 1e-37
 
 
@@ -43,7 +43,9 @@ class ArrayMinibatch:
             nothing = self.kernel.sum(axis=1)
             return nothing, nothing[:, 0] - self.xp.inf
         largest = self.xp.amax(self.top, axis=(-2, -1), keepdims=True)
-        v = self.xp.exp((self.top - largest) / self.epsilon)
+        # -inf where no row counts
+        shift = self.xp.where(largest == -self.xp.inf, 0.0, largest)
+        v = self.xp.exp((self.top - shift) / self.epsilon)
         return self._masses(v), largest[:, 0, 0]
 
     def next(self, masses: Array) -> Array:
@@ -59,7 +61,9 @@ class ArrayMinibatch:
         return self.xp.matmul(self.kernel.swapaxes(-1, -2), v)[..., 0]
 
     def _scalings(self, masses: Array) -> tuple[Array, Array]:
-        u = 1.0 / masses[..., None].clip(TINY)  # (batches, k, 1)
+        k = masses.shape[-1]
+        u = 1.0 / masses[..., None].clip(k * TINY)  # (batches, k, 1)
+        # rows that do not count have sums of 0
         return u, 1.0 / self.xp.matmul(self.kernel, u).clip(TINY)
 
     def _counts(self, n_valid: Array, scores: Array) -> Any:

@@ -30,24 +30,30 @@ class CpuMinibatch:
         self.scores = scores if is_torch(scores) or is_aligned(scores) else scores.copy()
         self.core = self._core(self.scores)
         self.tops = np.empty(self.batches * self.n)
-        self.masses, self.largest = np.empty((self.batches, self.k)), np.empty(self.batches)
-        self.held = self.tops.ctypes.data, self.masses.ctypes.data
 
     def first(self) -> tuple[Array, Array]:
         """Return masses and largest scores; see `Minibatch`."""
-        largest = self.largest.ctypes.data
-        _cpu.codes_first(self.core, *self.held, largest, self.simd, self.threads)
-        return self.masses, self.largest
+        masses, largest = np.empty((self.batches, self.k)), np.empty(self.batches)
+        _cpu.codes_first(
+            self.core, self.tops.ctypes.data, masses.ctypes.data, largest.ctypes.data, self.simd,
+            self.threads,
+        )  # fmt: skip
+        return masses, largest
 
     def next(self, masses: Array) -> Array:
-        """Return the next masses, in the place of those: `masses` is what was returned before."""
-        _cpu.codes_next(self.core, *self.held, self.simd, self.threads)
+        """Return the next masses, in the place of those."""
+        _cpu.codes_next(
+            self.core, self.tops.ctypes.data, masses.ctypes.data, self.simd, self.threads
+        )
         return masses
 
     def last(self, masses: Array, out: Array) -> None:
         """Write the codes; see `Minibatch`."""
         to = out if is_torch(out) or is_aligned(out) else np.empty(out.shape, out.dtype)
-        _cpu.codes_last(self.core, *self.held, self._core(to), self.simd, self.threads)
+        _cpu.codes_last(
+            self.core, self.tops.ctypes.data, masses.ctypes.data, self._core(to), self.simd,
+            self.threads,
+        )  # fmt: skip
         if to is not out:
             out[...] = to
 

@@ -125,6 +125,28 @@ def test_large_scores_neither_overflow_nor_vanish():
     assert sinkhorn_codes(far).sum(1).tolist() == pytest.approx([1, 1, 1])
 
 
+@pytest.mark.parametrize("step", [None, ArrayMinibatch])
+def test_rows_sum_to_one_where_many_columns_have_no_mass(step, monkeypatch):
+    """In float32: exp(-200) is 0 there, and 2000 times the inverse of next to nothing is large."""
+    if step is not None:
+        monkeypatch.setattr(sinkhorn_ot.codes, "minibatch_of", lambda place: step)
+    scores = np.zeros((3, 2000), np.float32)
+    scores[0, 0] = 10
+    codes = sinkhorn_codes(scores)
+    np.testing.assert_allclose(codes.sum(1), 1, rtol=1e-5)
+    np.testing.assert_allclose(codes, sinkhorn_codes(scores.astype(float)), atol=1e-6)
+
+
+@pytest.mark.parametrize("size", [(4, 4000), (4096, 4)], ids=str)
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32], ids=str)
+def test_many_iterations_neither_overflow_nor_underflow(size, dtype):
+    """An iteration of ``diag(v) Q diag(u)`` makes its parts about B / K times as large."""
+    scores = scores_of(*size, dtype=dtype)
+    codes = sinkhorn_codes(scores, n_iter=20).double()
+    truth = swav(scores.double(), 0.05, 20)
+    torch.testing.assert_close(codes, truth, rtol=0, atol=TOLERANCES[dtype])
+
+
 @pytest.mark.parametrize("of", [int, torch.tensor], ids=["int", "tensor"])
 def test_only_valid_rows_count(of):
     scores = scores_of()
@@ -149,6 +171,17 @@ def test_rows_that_do_not_count_may_hold_anything(what, of):
     step.last(step.next(step.next(step.first()[0])), out)
     np.testing.assert_allclose(out[0, :60], truth, atol=1e-13)
     assert not out[0, 60:].any()
+
+
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("of", [torch.asarray, np.asarray])
+def test_a_batch_may_have_no_row_that_counts(of):
+    scores, n_valid = of(scores_of(6, 4).reshape(2, 3, 4)), of(torch.tensor([0, 2]))
+    out = of(torch.empty(2, 3, 4, dtype=torch.float64))
+    step = ArrayMinibatch(scores, 0.05, n_valid)
+    step.last(step.next(step.first()[0]), out)
+    assert not out[0].any()
+    np.testing.assert_allclose(out, sinkhorn_codes(scores, 0.05, 2, n_valid=n_valid), atol=1e-13)
 
 
 def test_a_view_of_the_negative_is_read_as_such():
@@ -182,6 +215,18 @@ def test_one_operator_serves_all_batch_sizes():
     assert [node.target for node in ours] == [sinkhorn_ot.torch_ops.sinkhorn_codes]
 
 
+@pytest.mark.parametrize("of", [int, torch.tensor, np.asarray], ids=["int", "tensor", "numpy"])
+def test_numbers_may_change_between_calls_of_what_is_compiled(of):
+    """A count, and the temperature of a schedule."""
+    torch.compiler.reset()
+    compiled = torch.compile(sinkhorn_codes, fullgraph=True, backend="eager")
+    scores = scores_of(8, 5)
+    for count, epsilon in ((6, 0.05), (5, 0.06), (4, 0.07)):
+        out = torch.empty_like(scores)
+        found = compiled(scores, epsilon, n_valid=of(count), out=out)
+        torch.testing.assert_close(found, sinkhorn_codes(scores, epsilon, n_valid=count))
+
+
 def test_the_operator_keeps_the_rules_of_torch():
     """Schema, fake tensors, autograd and symbolic shapes: torch's own check."""
     scores = scores_of(8, 5, dtype=torch.float32)
@@ -202,9 +247,42 @@ def test_codes_are_constants_and_writing_them_is_noticed():
         product.backward()
 
 
+def test_out_that_cannot_be_written_is_refused(tmp_path):
+    """It was written through its address: a crash where a file is mapped."""
+    scores = scores_of(6, 4).numpy()
+    np.save(tmp_path / "codes.npy", scores)
+    fixed = scores.copy()
+    fixed.setflags(write=False)
+    for out in (np.load(tmp_path / "codes.npy", mmap_mode="r"), fixed):
+        with pytest.raises(ValueError, match="out is a read-only array"):
+            sinkhorn_codes(scores, out=out)
+        np.testing.assert_array_equal(out, scores)
+
+
+@pytest.mark.parametrize("of", [torch.asarray, np.asarray])
+def test_out_that_overlaps_is_refused(of):
+    """Codes would be written over scores still to be read, or over codes."""
+    wide = scores_of(9, 8)
+    for scores, out in ((wide[:-1], wide[1:]), (wide[1:].T, wide[1:])):
+        with pytest.raises(ValueError, match="out overlaps the scores"):
+            sinkhorn_codes(of(scores), out=of(out))
+    for out in (wide[0].expand(9, 8), torch.empty(100).double().as_strided((9, 8), (7, 1))):
+        with pytest.raises(ValueError, match=r"out overlaps itself: .*\(9, 8\), its strides"):
+            sinkhorn_codes(of(scores_of(9, 8)), out=of(out))
+    truth = sinkhorn_codes(wide[:4])
+    np.testing.assert_array_equal(sinkhorn_codes(of(wide[:4]), out=of(wide[4:8])), truth)
+    one = of(wide[4:5])
+    sinkhorn_codes(one, out=one[:, :])
+    np.testing.assert_allclose(one.sum(1), 1)
+
+
 def in_parts(rank, size, group):
     scores = scores_of()
     parts = (scores[:30], scores[30:], scores[:0])
+    first_alone = torch.distributed.new_group([0])
+    if rank:
+        with pytest.raises(TypeError, match="ProcessGroup that this process is a member of"):
+            sinkhorn_codes(scores, process_group=first_alone)
     if rank == 1:
         return torch.asarray(sinkhorn_codes(parts[1].numpy(), process_group=group))
     return sinkhorn_codes(parts[rank], process_group=group)
@@ -221,6 +299,11 @@ def test_processes_give_the_codes_of_one(tmp_path):
     [
         (([[1.0]],), TypeError, "got list"),
         ((np.ones((2, 2), int),), TypeError, "got int64"),
+        ((np.ma.ones((2, 2)),), TypeError, "scores is a masked array"),
+        ((np.ones((2, 2), ">f4"),), TypeError, "scores has byte-swapped dtype >f4"),
+        ((np.ones((2, 2)), "a"), TypeError, "epsilon must be a number, got str"),
+        ((np.ones((2, 2)), True), TypeError, "epsilon must be a number, got bool"),
+        ((np.ones((2, 2), "f4"), 1e-40), ValueError, "pass scores in float64"),
         ((np.ones(3),), ValueError, r"got \(3,\)"),
         ((np.ones((2, 2)), 0.0), ValueError, "epsilon must be finite and > 0, got 0.0"),
         ((np.ones((2, 2)), 0.1, 0), ValueError, "n_iter must be an integer >= 1, got 0"),
@@ -235,10 +318,13 @@ def test_what_cannot_be_is_refused(arguments, error, message):
 @pytest.mark.parametrize(
     ("options", "error", "message"),
     [
-        ({"n_valid": 1.0}, TypeError, "n_valid must be an integer or integers, got float"),
+        ({"n_valid": 1.0}, TypeError, "n_valid must be an integer or integers, got float64"),
+        ({"n_valid": True}, TypeError, "n_valid must be an integer or integers, got bool"),
         ({"n_valid": np.array([1, 2, 3])}, ValueError, r"of the 2 batches, got shape \(3,\)"),
         ({"out": np.ones((2, 3, 4), np.float32)}, ValueError, "out must be like scores"),
-        ({"out": torch.ones(2, 3, 4, device="meta")}, ValueError, "out must be like scores"),
+        ({"out": torch.ones(2, 3, 4)}, TypeError, "out is a Tensor but scores is a ndarray"),
+        ({"out": [[[0.0]]]}, TypeError, "out must be a numpy.ndarray or a torch.Tensor, got list"),
+        ({"process_group": "x"}, TypeError, "process_group must be a .*ProcessGroup that this"),
     ],
 )
 def test_what_does_not_fit_the_scores_is_refused(options, error, message):

@@ -6,7 +6,8 @@ The same file runs on stand-ins (see machines.py) and on a GPU (``make test-gpu`
 import pytest
 import torch
 
-from sinkhorn_ot.backends.gpu.triton import interpreted
+from sinkhorn_ot.backends.gpu.minibatch import DeviceMinibatch
+from sinkhorn_ot.backends.gpu.triton import TritonKernels, interpreted
 from sinkhorn_ot.backends.minibatch import ArrayMinibatch
 
 TOLERANCES = {
@@ -113,3 +114,29 @@ def test_nan_is_not_hidden(step, make, k):
 def test_the_same_bits_every_time(step, make):
     scores = make(3, 100, 700, std=0.3, dtype=torch.float32)
     assert torch.equal(codes(step, scores), codes(step, scores))
+
+
+@pytest.mark.parametrize("k", [2000, 5001])
+def test_rows_sum_to_one_where_many_columns_have_no_mass(step, make, k):
+    """Their inverses are so small that a row of them can be added up in float32."""
+    scores = make(1, 3, k, std=0.0, dtype=torch.float32)
+    scores[0, 0, 0] = 10.0
+    found = codes(step, scores)
+    torch.testing.assert_close(found.double(), truth(scores), rtol=0, atol=1e-6)
+    torch.testing.assert_close(found.sum(2), torch.ones_like(found[..., 0]))
+
+
+def test_grids_have_room_for_many_batches():
+    """CUDA starts no grid of more than 65,535 programs along its second axis."""
+    grids = []
+
+    class Recorder(TritonKernels):
+        def _queue(self, name, grid, *_, **__):
+            grids.append(grid)
+
+    for k in (40, 5001):
+        scores = torch.empty(70_000, 2, k, device="meta")
+        step = DeviceMinibatch(scores, 0.05, None, Recorder())
+        step.last(step.next(step.first()[0]), scores)
+    assert len(grids) == 6 + 8
+    assert max(max(grid[1:], default=1) for grid in grids) <= 65_535

@@ -139,6 +139,17 @@ def test_codes_of_a_minibatch_equal_the_array_operations(kernels, dtype, k):
     torch.testing.assert_close(found.double(), expected, rtol=0, atol=tolerance)
 
 
+def test_many_batches_lie_along_the_first_axis_of_a_grid(kernels, monkeypatch):
+    """CUDA starts no grid of more than 65,535 blocks along its second axis."""
+    grids = []
+    monkeypatch.setattr(
+        type(kernels.interpreter), "launch", lambda self, kernel, grid, *rest: grids.append(grid)
+    )
+    kernels.minibatch_finish(torch.empty(70_000, 1, 40), torch.empty(70_000, 40))
+    assert [grid[0] for grid in grids] == [70_000]
+    assert max(grids[0][1:]) <= 65_535
+
+
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 def test_the_matrix_is_read_once(kernels, dtype):
     """And, where rows are aligned, 16 bytes at a time: every sector is asked for once."""

@@ -255,7 +255,7 @@ class TritonKernels:
         """Find the largest score of each row, or with masses its scale."""
         batches, n, _ = read.x.shape
         self._queue(
-            "minibatch_rows", (-(-n // read.tile.rows), batches), read.x, read.tile.launch.warps,
+            "minibatch_rows", (batches * -(-n // read.tile.rows),), read.x, read.tile.launch.warps,
             masses=read.masses, tops=read.tops, scales=read.scales, **self._minibatch(read),
         )  # fmt: skip
 
@@ -276,7 +276,7 @@ class TritonKernels:
         cut = self._cut(sums)
         batches, blocks, k = sums.shape
         self._queue(
-            "minibatch_finish", (-(-k // cut.columns), batches), sums, sums=sums, masses=masses,
+            "minibatch_finish", (batches, -(-k // cut.columns)), sums, sums=sums, masses=masses,
             blocks=blocks, k=k, SLABS=cut.slabs, COLUMNS=cut.columns,
         )  # fmt: skip
 

@@ -10,11 +10,12 @@ they keep are in triton_read.py.
 import triton
 import triton.language as tl
 
+from sinkhorn_ot.backends import minibatch
 from sinkhorn_ot.backends.gpu.triton_read import INFINITY, float64_of, widened
 from sinkhorn_ot.backends.gpu.triton_sums import _sum_of_slabs
 
-#: Sums of nothing are divided by as this; see backends/minibatch.py.
-TINY = tl.constexpr(1e-37)
+#: The least mass of a column, over K.
+TINY = tl.constexpr(minibatch.TINY)
 #: Sizes and strides, of which a kernel must not be compiled for each value.
 SIZES = ("rate_bits", "n", "batch_stride", "row_stride", "col_stride")
 OUT_SIZES = ("out_batch_stride", "out_row_stride", "out_col_stride", "rows_per_block", "blocks")
@@ -52,8 +53,8 @@ def _scores(
 
 
 @triton.jit
-def _inverse(x):
-    return 1.0 / tl.where(x < TINY, TINY, x)  # NaN stays
+def _inverse(mass, K: tl.constexpr):
+    return 1.0 / tl.where(mass < TINY * K, TINY * K, mass)  # NaN stays
 
 
 @triton.jit(do_not_specialize=SIZES)
@@ -78,8 +79,9 @@ def minibatch_rows(
     """The largest score of each row, -inf where it does not count; or with masses its v."""
     FLOAT: tl.constexpr = tl.float64 if EXACT else tl.float32
     rate = float64_of(rate_bits).to(FLOAT)
-    batch = tl.program_id(1).to(tl.int64)
-    i = tl.program_id(0).to(tl.int64) * ROWS + tl.arange(0, ROWS)
+    blocks = (n + ROWS - 1) // ROWS
+    batch = tl.program_id(0).to(tl.int64) // blocks
+    i = tl.program_id(0).to(tl.int64) % blocks * ROWS + tl.arange(0, ROWS)
     inside = i < _rows_that_count(n_valid, batch, n)
     start = x + batch * batch_stride * VECTOR
     spot = batch * n + i
@@ -98,8 +100,8 @@ def minibatch_rows(
             values = _scores(start, i, inside, columns, row_stride, col_stride, K, VECTOR, UNIT)
             mass = tl.load(masses + batch * K + columns, mask=columns < K, other=1.0)
             entry = tl.exp2((values - top[:, None]) * rate)
-            total += tl.sum(entry * _inverse(mass).to(FLOAT)[None, :], axis=1)
-        tl.store(scales + spot, _inverse(total), mask=i < n)
+            total += tl.sum(entry * _inverse(mass, K).to(FLOAT)[None, :], axis=1)
+        tl.store(scales + spot, 1.0 / total, mask=i < n)
 
 
 @triton.jit(do_not_specialize=SIZES + OUT_SIZES)
@@ -147,7 +149,7 @@ def minibatch_columns(
     input_rows = x + batch * batch_stride * VECTOR
     if masses is not None:
         mass = tl.load(masses + batch * K + columns, mask=real, other=1.0)
-        u = _inverse(mass).to(FLOAT)[None, :]
+        u = _inverse(mass, K).to(FLOAT)[None, :]
     if largest is not None:
         shift = tl.load(largest + batch)
     if sums is not None:
@@ -163,7 +165,7 @@ def minibatch_columns(
             top = tl.load(tops + batch * n + i, mask=inside, other=0.0)
             entry = tl.exp2((values - top[:, None]) * rate)
             if scales is None:
-                scale = _inverse(tl.sum(entry * u, axis=1))
+                scale = 1.0 / tl.sum(entry * u, axis=1)
             else:
                 scale = tl.load(scales + batch * n + i, mask=inside, other=0.0)
             if out is not None:
@@ -188,8 +190,8 @@ def minibatch_finish(
     sums, masses, blocks: tl.int64, k: tl.int64, SLABS: tl.constexpr, COLUMNS: tl.constexpr
 ):
     """Add the slabs of each batch, in float64."""
-    batch = tl.program_id(1).to(tl.int64)
-    columns = tl.program_id(0).to(tl.int64) * COLUMNS + tl.arange(0, COLUMNS)
+    batch = tl.program_id(0).to(tl.int64)
+    columns = tl.program_id(1).to(tl.int64) * COLUMNS + tl.arange(0, COLUMNS)
     c = columns[None, :]
     total = _sum_of_slabs(sums + batch * blocks * k, blocks, k, c, c < k, SLABS, COLUMNS)
     tl.store(masses + batch * k + columns, total, mask=columns < k)

@@ -234,9 +234,9 @@ void make_codes(const Problem& problem) {
            nullptr, of);
   };
   auto finish = [&] {
-    launch(minibatch_finish_kernel<float>, dim3(unsigned(k / kColumns + 1)), dim3(kColumnThreads),
-           kColumnThreads * sizeof(double), nullptr, static_cast<const float*>(sums.get()), blocks,
-           k, masses.get());
+    launch(minibatch_finish_kernel<float>, dim3(1, unsigned(k / kColumns + 1)),
+           dim3(kColumnThreads), kColumnThreads * sizeof(double), nullptr,
+           static_cast<const float*>(sums.get()), blocks, k, masses.get());
   };
   rows();
   for (int64_t i = 0; i < n; ++i)
