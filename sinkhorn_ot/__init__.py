@@ -7,8 +7,12 @@ mass; ``sinkhorn(logits)`` also returns the potentials, the soft plan and what t
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from sinkhorn_ot.api import available_backends, equipartition_labels, sinkhorn
-from sinkhorn_ot.codes import sinkhorn_codes
+from sinkhorn_ot.api import (
+    available_backends,
+    equipartition_labels,
+    sinkhorn,
+    sinkhorn_codes,
+)
 from sinkhorn_ot.exact.balanced import balanced_labels
 from sinkhorn_ot.exact.result import BalancedProgress, BalancedResult
 from sinkhorn_ot.result import Progress, SinkhornResult, SinkhornWarning

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -14,104 +14,13 @@ from sinkhorn_ot.checks import check_integer, check_number
 from sinkhorn_ot.group import Group
 
 if TYPE_CHECKING:
-    import torch
-    from numpy.typing import NDArray
     from torch.distributed import ProcessGroup
-
-    OneArray = TypeVar("OneArray", NDArray[Any], torch.Tensor)
 
 #: An iteration makes the masses about B / K times what they were.  After so many they are divided
 #: by the largest, which v absorbs: neither they nor their inverses leave float32.
 DRIFT = 3
 #: The least epsilon that float32 holds.
 LEAST_EPSILON = float(np.finfo(np.float32).tiny)
-
-
-def sinkhorn_codes(
-    scores: OneArray,
-    epsilon: float = 0.05,
-    n_iter: int = 3,
-    *,
-    process_group: ProcessGroup | None = None,
-    n_valid: Array | int | None = None,
-    out: OneArray | None = None,
-) -> OneArray:
-    """Soft codes of a minibatch after `n_iter` iterations, iterate for iterate as published.
-
-    The loop of SwAV (Caron et al., NeurIPS 2020, appendix A), DINOv2 and iBOT normalises
-    ``Q = exp(scores / epsilon)`` by columns and rows in turn.  All its iterates are of the form
-    ``diag(v) Q diag(u)``, so only u and v are renewed here: an iteration reads the scores and
-    writes nothing.  A shift of all scores by a constant changes nothing, and none is too large;
-    a shift of one row does, as in the published loops.
-
-    Parameters
-    ----------
-    scores : (B, K) or (batches, B, K) numpy.ndarray or torch.Tensor
-        float64, float32, float16 or bfloat16; 16 bits are computed in float32.
-    epsilon : float
-        Temperature, above 0.
-    n_iter : int
-        Iterations, 1 at least.
-    process_group : torch.distributed.ProcessGroup, optional
-        The minibatch is spread over its processes, in parts of any size.  K numbers (of each batch)
-        are summed in each iteration, and one largest score is agreed upon before.
-    n_valid : int or integer array, optional
-        How many of the first rows count, one number or one for each batch; it may be a tensor on
-        the device.  Other rows get codes of 0.
-    out : array like `scores`, optional
-        Where the codes go, of the shape, dtype and device of `scores`, with any strides.  It is
-        `scores` itself, which is then overwritten, or an array whose range of memory does not
-        overlap with theirs.
-
-    Returns
-    -------
-    array of the shape and dtype of `scores`
-        Rows sum to 1.
-
-    Raises
-    ------
-    TypeError, ValueError
-        A dtype, shape or number that is none of these; an `out` that is read-only or overlaps with
-        itself or the scores; a process group this process is no member of.
-
-    Notes
-    -----
-    Codes have no gradient: the scores are detached.  NaN in a row, or nothing but -inf, makes all
-    codes of its batch NaN: to complain of it would be to wait for the device.
-
-    Nothing waits for a device, and without a process group `torch.compile` makes one operator of
-    it, for all batch sizes.  In an iteration the scores are read once on CPUs, twice on GPUs, by
-    the Triton kernels once where K is at most 4096.  Where no kernels are, on other devices, these
-    are operations of torch that keep a matrix like the scores.  docs/same_numbers.md shows the
-    published loops beside this.
-
-    Examples
-    --------
-    >>> import numpy as np
-    >>> sinkhorn_codes(np.array([[1.0, 0.9], [0.8, 0.1]])).round(2)
-    array([[0.17, 0.83],
-           [1.  , 0.  ]])
-    """
-    epsilon, n_iter = _check(scores, epsilon, n_iter, n_valid, out)
-    return _codes(scores, epsilon, n_iter, n_valid, out, process_group)  # type: ignore[no-any-return]
-
-
-def _codes(
-    scores: Array,
-    epsilon: float,
-    n_iter: int,
-    n_valid: Array | int | None,
-    out: Array | None,
-    process_group: ProcessGroup | None,
-) -> Array:
-    """The same for either library."""
-    if is_torch(scores):
-        from sinkhorn_ot.torch_ops import codes_of
-
-        return codes_of(scores, epsilon, n_iter, n_valid, out, process_group)
-    codes = np.empty(scores.shape, scores.dtype) if out is None else out
-    solve_codes(scores, epsilon, n_iter, n_valid, codes, process_group)
-    return codes
 
 
 def solve_codes(
@@ -148,7 +57,7 @@ def solve_codes(
     step.last(masses, out)
 
 
-def _check(
+def check_codes(
     scores: Array, epsilon: float, n_iter: int, n_valid: Array | int | None, out: Array | None
 ) -> tuple[float, int]:
     """Refuse what cannot be; return epsilon and n_iter as numbers of Python."""

@@ -73,7 +73,7 @@ def codes_of(
     out: torch.Tensor | None,
     process_group: ProcessGroup | None,
 ) -> torch.Tensor:
-    """Soft codes of a minibatch; see `codes.sinkhorn_codes`."""
+    """Soft codes of a minibatch; see `api.sinkhorn_codes`."""
     scores = scores.detach()
     codes = torch.empty_like(scores, memory_format=torch.contiguous_format) if out is None else out
     if n_valid is not None:
