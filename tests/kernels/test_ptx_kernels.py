@@ -11,7 +11,7 @@ import pytest
 import torch
 from cuda_compiler import compile_ptx
 from machines import SOURCES
-from ptx import PtxError
+from ptx import Machine, PtxError
 from ptx_machine import PtxKernels, TritonPtxKernels
 
 from sinkhorn_ot.backends.gpu.kept import WORDS_PER_ENTRY
@@ -142,9 +142,7 @@ def test_codes_of_a_minibatch_equal_the_array_operations(kernels, dtype, k):
 def test_many_batches_lie_along_the_first_axis_of_a_grid(kernels, monkeypatch):
     """CUDA starts no grid of more than 65,535 blocks along its second axis."""
     grids = []
-    monkeypatch.setattr(
-        type(kernels.interpreter), "launch", lambda self, kernel, grid, *rest: grids.append(grid)
-    )
+    monkeypatch.setattr(Machine, "launch", lambda self, kernel, grid, *rest: grids.append(grid))
     kernels.minibatch_finish(torch.empty(70_000, 1, 40), torch.empty(70_000, 40))
     assert [grid[0] for grid in grids] == [70_000]
     assert max(grids[0][1:]) <= 65_535
