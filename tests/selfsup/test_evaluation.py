@@ -182,7 +182,7 @@ def test_results_are_kept_until_the_run_changes(subject, monkeypatch):
     monkeypatch.setattr(run_module, "PROTOCOLS", (protocol("one"), protocol("two", fail=True)))
     with pytest.raises(KeyboardInterrupt):
         list(evaluate(evaluation))
-    assert [result.rows for result in read_results(evaluation.run)] == [
+    assert [result.rows for result in read_results(evaluation.run, evaluation.state)] == [
         ({"method": "SeLa", "value": 1},)
     ]
     monkeypatch.setattr(run_module, "PROTOCOLS", (protocol("one"), protocol("two")))
@@ -194,7 +194,7 @@ def test_results_are_kept_until_the_run_changes(subject, monkeypatch):
     with torch.no_grad():
         next(evaluation.network.trunk.parameters()).mul_(2)
     assert [r.kept for r in evaluate(evaluation)] == [False, False]
-    assert len(read_results(evaluation.run)) == 2
+    assert len(read_results(evaluation.run, evaluation.state)) == 2
     with pytest.raises(RunError, match="no protocol 'three'; there are one, two"):
         list(evaluate(evaluation, ["three"]))
     with pytest.raises(RunError, match="no baseline 'rotnet'; there are untrained"):
