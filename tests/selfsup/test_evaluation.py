@@ -312,6 +312,7 @@ def test_other_images_than_the_runs(tmp_path, folders, run, capsys):
     assert main(["train", "folder", "--data", str(folders / "one" / "red"), "--out", str(own),
                  *SHORT]) == 0  # fmt: skip
     printed = evaluated(capsys, own, "--data", folders / "both", "--classes", "folders")
+    assert "no page is written" in printed
     assert "report:" not in printed  # which is about the run's own images
     assert results_of(own)["knn", "SeLa"][0]["top1"] > 0.5
     loaded = load_subject(own, Images(data=str(folders / "both"), classes="folders"), "cpu")
