@@ -9,7 +9,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from selfsup.config import DatasetName
+from selfsup.config import Config, DataConfig, DatasetName
 from selfsup.data import ImageSet, Splits, load_data
 from selfsup.errors import RunError
 from selfsup.evaluation.features import View, state_digest
@@ -82,14 +82,7 @@ def load_subject(
     """
     images = images or Images()
     trained = Trained.load(run, images.data, device, trunk)
-    changes = {
-        name: value
-        for name in ("dataset", "classes", "imbalance", "in_memory", "workers")
-        if (value := getattr(images, name)) is not None
-    }
-    if images.dataset not in (None, trained.config.data.dataset):
-        changes["data"] = images.data
-    config = trained.config.but(**changes)
+    config = _config(trained.config, images)
     splits = splits or load_data(config.data)
     train, test, found = splits.train, splits.test, splits.found
     channels = trained.network.mean.shape[1]
@@ -101,8 +94,7 @@ def load_subject(
         )
     own = train if fingerprint(train.paths) == trained.images else None
     rows: dict[Part, Tensor] = {"train": torch.arange(len(train))} if own is not None else {}
-    place = config.data.dataset + (f" in {config.data.data}" if config.data.data else "")
-    place += f", {config.data.imbalance}" if config.data.imbalance != "full" else ""
+    place = _place(config.data)
     if images.hold_out and test is not None:
         found += "; --hold-out is ignored, as there is a test part"
     elif images.hold_out:
@@ -128,6 +120,24 @@ def load_subject(
     if evaluation.clusters:
         evaluation = evaluation.but(find_labels=find)
     return Subject(evaluation, trained, own, found)
+
+
+def _config(config: Config, images: Images) -> Config:
+    """Return a run's settings with other images."""
+    changes = {
+        name: value
+        for name in ("dataset", "classes", "imbalance", "in_memory", "workers")
+        if (value := getattr(images, name)) is not None
+    }
+    if images.dataset not in (None, config.data.dataset):
+        changes["data"] = images.data
+    return config.but(**changes)
+
+
+def _place(data: DataConfig) -> str:
+    """Return which images these are, for a person."""
+    folder = f" in {data.data}" if data.data else ""
+    return data.dataset + folder + (f", {data.imbalance}" if data.imbalance != "full" else "")
 
 
 def _held_out(train: ImageSet, share: float, seed: int) -> tuple[Tensor, Tensor]:
