@@ -196,7 +196,9 @@ def evaluate(command: Evaluate) -> None:
         if names:
             print(f"\nalso: {option} {' '.join(names)}", end="")
     print()
-    if subject.own is not None and subject.trained.config.labels.clusters:
+    if subject.own is None:
+        print("no page is written: it is about the images that the run was trained on")
+    elif subject.trained.config.labels.clusters:
         print(f"report: {write_report(command.run, subject.trained, subject.own)}")
 
 

@@ -56,7 +56,10 @@ class Run:
 
 @dataclass(frozen=True)
 class Evaluate:
-    """Say how good a run is; writes RUN/evaluation.json and RUN/report.html."""
+    """Say how good a run is; writes RUN/evaluation.json.
+
+    RUN/report.html is written anew where the images are those that the run was trained on.
+    """
 
     run: tyro.conf.Positional[Path]
     protocol: tuple[str, ...] = ()
@@ -66,7 +69,7 @@ class Evaluate:
     images: Annotated[Images, FLAT] = field(default_factory=Images)
     device: str = "auto"
     fresh: bool = False
-    """Compute anew what RUN/evaluation.json has already."""
+    """Compute anew what RUN/evaluation.json has already; trainings of protocols begin anew."""
     settings: Annotated[Settings, FLAT] = field(default_factory=Settings)
 
 

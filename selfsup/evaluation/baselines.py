@@ -13,8 +13,9 @@ from threadpoolctl import threadpool_limits
 from torch import Tensor, nn
 from tqdm import tqdm
 
+from selfsup.errors import RunError
 from selfsup.evaluation.features import View, digest, images_digest
-from selfsup.evaluation.frame import Evaluation, Part
+from selfsup.evaluation.frame import Evaluation, Part, classes
 from selfsup.labellers import equipartition, nearest
 from selfsup.models import Network
 from selfsup.seeds import Stream, seed_of
@@ -34,15 +35,15 @@ PIXELS = 32
 class Baseline:
     """Something to compare with."""
 
-    help: str
     make: Callable[[Evaluation], Iterator[Evaluation]]
-    """Gives one method or more, from the run's evaluation."""
+    """Gives one method or more, from the run's evaluation; a SelfsupError says why it cannot."""
     only: tuple[str, ...] = ()
     """Protocols that say something of it; all that are run, without."""
 
 
 def untrained(run: Evaluation) -> Iterator[Evaluation]:
     """The run's network before training, and the labels that it begins with."""
+    _buildable(run)
     network = new_network(run.config.but(init=None), run.train, run.device).eval()
     evaluation = run.but(method="untrained network", network=network, find_labels=None)
     labels = run.config.labels
@@ -84,6 +85,9 @@ def _pixels(run: Evaluation) -> Evaluation:
 def kmeans(run: Evaluation) -> Iterator[Evaluation]:
     """K-means on the run's features and on pixels: each K of the run, and the number of classes."""
     clusters = sorted({*run.clusters, *([run.classes] if run.train.labelled else [])})
+    if max(clusters, default=0) > (n := min(len(run.train), FITTED)):
+        raise RunError(f"k-means finds at most {n} clusters in {n} images, and a head has "
+                       f"{max(clusters)}")  # fmt: skip
     for name, space in (("features", run), ("pixels", _pixels(run))):
         if clusters:
             find = _kmeans_labels(space, tuple(clusters))
@@ -104,9 +108,7 @@ def _kmeans_labels(space: Evaluation, clusters: tuple[int, ...]) -> Callable[[Pa
 
 def _centroids(space: Evaluation, k: int) -> Tensor:
     """Return (K, D) centroids, from their file if there is one."""
-    file = (
-        space.scratch("kmeans", (k, space.view, images_digest(space.train, ""))) / "centroids.npy"
-    )
+    file = space.scratch("kmeans", (k, space.view)) / "centroids.npy"
     if not file.exists():
         features = space.features("train")
         some = torch.linspace(0, len(features) - 1, min(len(features), FITTED)).long()
@@ -119,8 +121,9 @@ def _centroids(space: Evaluation, k: int) -> Tensor:
 
 def supervised(run: Evaluation) -> Iterator[Evaluation]:
     """The run's network trained on the true classes, by the same loop with the same views."""
-    if not run.train.labelled:
-        return
+    if (reason := classes(run)) is not None:
+        raise RunError(reason)
+    _buildable(run)
     config = run.config.but(
         clusters=(run.classes,), labelling="fixed", labels_file="classes", head_groups=1,
         heads_per_update="all", accumulate=1, rotation=False, lr_schedule="cosine", init=None,
@@ -141,13 +144,19 @@ def supervised(run: Evaluation) -> Iterator[Evaluation]:
     epochs = config.optimiser.epochs
     yield run.but(
         method=f"trained with classes, {epochs} epochs", network=trainer.network,
-        find_labels=None, clusters=(),
+        find_labels=None, clusters=(), taught=True,
     )  # fmt: skip
 
 
+def _buildable(run: Evaluation) -> None:
+    """Refuse a network that was passed from Python: only its trained weights are known."""
+    if run.config.model.arch == "own":
+        raise RunError("the network was passed from Python: it cannot be built anew, untrained")
+
+
 BASELINES: dict[str, Baseline] = {
-    "untrained": Baseline("the network before training", untrained),
-    "pixels": Baseline("neighbours by pixels", pixels, ("knn",)),
-    "kmeans": Baseline("k-means on features and on pixels", kmeans, ("clusters", "unlabelled")),
-    "supervised": Baseline("the same network trained with the classes", supervised),
+    "untrained": Baseline(untrained),
+    "pixels": Baseline(pixels, ("knn",)),
+    "kmeans": Baseline(kmeans, ("clusters", "unlabelled")),
+    "supervised": Baseline(supervised),
 }

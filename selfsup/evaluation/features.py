@@ -11,7 +11,7 @@ import hashlib
 import json
 import os
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -25,7 +25,8 @@ from selfsup.config import AugmentConfig, Config
 from selfsup.data import ImageSet
 from selfsup.errors import ConfigError, RunError
 from selfsup.models import AlexNet, Network, ResNet
-from selfsup.training.label_pass import BATCH_IMAGES, BATCH_NUMBERS
+from selfsup.sela import SelfLabels
+from selfsup.training.label_pass import FeaturePass
 from selfsup.training.step import autocast
 
 #: The layer that heads see.
@@ -63,7 +64,7 @@ class View:
     @property
     def batch(self) -> int:
         """How many images go through the network at once."""
-        return max(1, min(BATCH_IMAGES, BATCH_NUMBERS // (3 * self.size**2)))
+        return FeaturePass(self.augment, self.size, seed=0).batch
 
 
 def layer_module(network: Network, layer: str) -> nn.Module:
@@ -176,8 +177,17 @@ def digest(*parts: object) -> str:
 
 def weights_digest(network: Network) -> str:
     """Return a digest of the trunk's weights and of what images are standardised by."""
+    return _tensors_digest({"mean": network.mean, "std": network.std, **network.trunk.state_dict()})
+
+
+def state_digest(network: Network, labels: SelfLabels) -> str:
+    """Return a digest of all that a run has learned: trunk, heads, labels, potentials."""
+    states = {f"state {h}": x for h, x in enumerate(labels.states) if x is not None}
+    return _tensors_digest({**network.state_dict(), "labels": labels.labels, **states})
+
+
+def _tensors_digest(named: Mapping[str, Tensor]) -> str:
     whole = hashlib.sha256()
-    named = {"mean": network.mean, "std": network.std, **network.trunk.state_dict()}
     for name, value in named.items():
         whole.update(name.encode())
         whole.update(value.detach().cpu().contiguous().numpy().tobytes())
@@ -190,7 +200,14 @@ def images_digest(images: ImageSet, place: str) -> str:
     whole.update("\n".join(images.paths).encode(errors="surrogateescape"))
     whole.update(images.targets.numpy().tobytes())
     some = torch.arange(0, len(images), max(1, len(images) // LOOKED_AT))
-    for picture in images.thumbnails(some, DIGEST_SIDE):
+    whole.update(shown_digest(images, some).encode())
+    return whole.hexdigest()[:16]
+
+
+def shown_digest(images: ImageSet, index: Tensor) -> str:
+    """Return a digest of what some images show."""
+    whole = hashlib.sha256()
+    for picture in images.thumbnails(index, DIGEST_SIDE):
         whole.update(np.ascontiguousarray(picture).tobytes())
     return whole.hexdigest()[:16]
 

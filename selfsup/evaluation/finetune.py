@@ -89,7 +89,7 @@ def finetune(evaluation: Evaluation, settings: FinetuneSettings) -> list[Row]:
         train(evaluation, repeated, network, ClassLabels(repeated), optimiser, folder)
         (logits,) = one_crop_logits(evaluation, network, test)
         scores = accuracies(logits, test.targets)
-        rows.append({"labels": f"{share:.0%}", "images": len(some), **scores})
+        rows.append({"labels": f"{100 * share:g}%", "images": len(some), **scores})
     return rows
 
 

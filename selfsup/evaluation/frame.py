@@ -7,6 +7,7 @@ protocol cannot be run; that reason is told, and the next protocol has its turn.
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -17,7 +18,14 @@ from torch import Tensor
 
 from selfsup.config import Config
 from selfsup.data import ImageSet
-from selfsup.evaluation.features import TRUNK, FeatureStore, View, digest, weights_digest
+from selfsup.evaluation.features import (
+    TRUNK,
+    FeatureStore,
+    View,
+    digest,
+    images_digest,
+    weights_digest,
+)
 from selfsup.models import Network
 
 Part = Literal["train", "test"]
@@ -40,13 +48,19 @@ class Evaluation:
     train: ImageSet
     test: ImageSet | None
     place: str
-    """What tells these images from others of the same names."""
+    """Which images these are, for a person; others of the same names are in another place."""
     view: View
     """How images are shown."""
     find_labels: Callable[[Part], Tensor] | None = None
     """Cluster labels, (heads, n) int64, of a part; None where there are no clusters."""
     clusters: tuple[int, ...] = ()
     """K of each head."""
+    state: str = ""
+    """A digest of all that the run has learned, see :func:`state_digest`."""
+    taught: bool = False
+    """Whether the network learned the classes of the training images: they choose no settings."""
+    fresh: bool = False
+    """Whether trainings begin anew instead of going on."""
 
     @property
     def device(self) -> torch.device:
@@ -95,8 +109,11 @@ class Evaluation:
 
     def scratch(self, protocol: str, settings: object) -> Path:
         """Return a folder where a long protocol keeps what it needs to go on after a stop."""
-        key = digest(weights_digest(self.network), self.place, repr(settings))
+        shown = images_digest(self.train, self.place)
+        key = digest(weights_digest(self.network), shown, repr(settings))
         folder = self.run / "evaluation" / f"{protocol}-{key}"
+        if self.fresh:
+            shutil.rmtree(folder, ignore_errors=True)
         folder.mkdir(parents=True, exist_ok=True)
         return folder
 
@@ -110,15 +127,17 @@ Need = Callable[[Evaluation], str | None]
 
 def classes(evaluation: Evaluation) -> str | None:
     """Two classes or more are known."""
-    if not evaluation.train.labelled:
+    train = evaluation.train
+    if not train.labelled and evaluation.config.data.classes == "folders":
+        return "no classes are known: the images are not in two or more folders"
+    if not train.labelled:
         return (
             "no classes are known; --classes folders takes folders as classes, where the images "
             "are in two or more"
         )
-    if len(torch.bincount(evaluation.train.targets).nonzero()) < 2:
-        return (
-            f"all images are of one class, {evaluation.train.classes[0]!r}: nothing to tell apart"
-        )
+    found = torch.bincount(train.targets).nonzero()[:, 0].tolist()
+    if len(found) < 2:
+        return f"all images are of one class, {train.classes[found[0]]!r}: nothing to tell apart"
     return None
 
 

@@ -30,7 +30,7 @@ class KnnSettings:
     sigma: tuple[float, ...] = (0.05, 0.1, 0.5)
     layers: tuple[str, ...] = (TRUNK,)
     pca: tuple[int, ...] = (0, 128)
-    """Principal components that are compared; 0: the features themselves."""
+    """Principal components, of features of length 1, that are compared; 0: features as they are."""
 
 
 @dataclass(frozen=True)
@@ -48,11 +48,11 @@ def spaces(evaluation: Evaluation, settings: KnnSettings) -> Iterator[Space]:
     """Give all layers, each with all numbers of components that it has."""
     both = [evaluation.layers(part, settings.layers) for part in ("train", "test")]
     for layer, train, test in zip(settings.layers, *both, strict=True):
-        for dim in sorted({dim if dim < train.shape[1] else 0 for dim in settings.pca}):
+        for dim in sorted({dim if dim < min(train.shape) else 0 for dim in settings.pca}):
             if dim == 0:
                 yield Space(layer, 0, train, test)
                 continue
-            axes = principal_components(train, dim, evaluation.device)
+            axes = principal_components(train, dim, evaluation.device, evaluation.seed)
             yield Space(layer, dim, projected(train, axes), projected(test, axes))
 
 
@@ -60,7 +60,8 @@ def knn(evaluation: Evaluation, settings: KnnSettings) -> list[Row]:
     """Return the accuracy of the paper's setting, and of the one that validation images choose.
 
     The validation images are a tenth of the training images, and take part as neighbours of test
-    images. The paper's setting is on the first layer.
+    images. The paper's setting is on the first layer, and is the only one of a network that learned
+    the classes of the validation images.
     """
     train, test = evaluation.train.targets, evaluation.images("test").targets
     fit, held = validation_split(train, evaluation.seed)
@@ -79,15 +80,18 @@ def knn(evaluation: Evaluation, settings: KnnSettings) -> list[Row]:
         found += [(score, space, one) for one, score in accuracies(near, train[held]).items()]
     published = next((space for space in first if space.pca == PAPER_DIM), first[0])
     paper = next(one for one in found if one[1] is published and one[2] == PAPER)
-    chosen = max(found, key=lambda one: one[0])
+    settled = {"paper": paper}
+    if not evaluation.taught:
+        settled["chosen"] = max(found, key=lambda one: one[0])
     tested = {
         id(space): accuracies(most_similar(space.test, space.train, most, device=device), test)
-        for space in (paper[1], chosen[1])
+        for _, space, _ in settled.values()
     }
     return [
         {"setting": setting, "layer": space.layer, "pca": space.pca, "k": k, "sigma": sigma,
-         "validation": score, "top1": tested[id(space)][k, sigma]}
-        for setting, (score, space, (k, sigma)) in (("paper", paper), ("chosen", chosen))
+         "validation": None if evaluation.taught else score,
+         "top1": tested[id(space)][k, sigma]}
+        for setting, (score, space, (k, sigma)) in settled.items()
     ]  # fmt: skip
 
 

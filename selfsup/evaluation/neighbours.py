@@ -2,14 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from selfsup.seeds import Stream, generator_of
+
 #: Rows of queries and of the bank that are compared at once: 64 MB of similarities.
 QUERIES, BANK = 512, 1 << 15
+#: Numbers of a block of rows at most: 512 MB in float64.
+NUMBERS = 1 << 26
+#: Eigenvectors are found exactly of matrices that are at most so wide; otherwise by iteration.
+EXACT, ITERATIONS, SPARE = 4096, 8, 16
+
+
+def row_blocks(rows: Tensor, dim: int) -> tuple[Tensor, ...]:
+    """Split rows of `dim` numbers so that a block fits into memory."""
+    return torch.split(rows, max(1, min(BANK, NUMBERS // dim)))
 
 
 @torch.no_grad()
@@ -46,7 +57,7 @@ def most_similar(
     asked = F.normalize(queries.to(device).float())
     similarities = torch.full((len(asked), k), -torch.inf, device=device)
     indices = torch.zeros((len(asked), k), dtype=torch.int64, device=device)
-    for block in torch.split(rows, BANK):
+    for block in row_blocks(rows, bank.shape[1]):
         known = F.normalize(bank[block].to(device).float())
         here = block.to(device)
         for some in torch.split(torch.arange(len(asked)), QUERIES):
@@ -83,31 +94,79 @@ def votes(similarity: Tensor, targets: Tensor, classes: int, k: int, sigma: floa
     return total.scatter_add_(1, targets[:, :k], weights).argmax(1)
 
 
-def principal_components(features: Tensor, dim: int, device: torch.device | str) -> Tensor:
-    """Return the (D + 1, dim) float32 map onto principal components; its last row is the shift.
+def unit_rows(features: Tensor, device: torch.device | str) -> Iterator[Tensor]:
+    """Give (B, D) float32 blocks of features whose rows have length 1."""
+    for block in row_blocks(features, features.shape[1]):
+        yield F.normalize(block.to(device).float())
 
-    ``features @ map[:-1] + map[-1]`` are the centred coordinates; sums are taken in float64.
+
+def principal_components(
+    features: Tensor, dim: int, device: torch.device | str, seed: int = 0
+) -> Tensor:
+    """Return the map of features of length 1 onto their principal components.
+
+    They are found exactly, of the (D, D) matrix of products of columns or the (n, n) matrix of
+    products of rows. Where both are wider than 4096, or there are over 4 GB of features, they are
+    found by subspace iteration (Halko, Martinsson and Tropp 2011, algorithm 4.4) in 9 reads.
+
+    Parameters
+    ----------
+    features : Tensor
+        (n, D) floats on any device; they are normalised here, block after block.
+    dim : int
+        Less than n and D.
+    device : torch.device or str
+        Where to compute.
+    seed : int
+        Where the iteration begins.
+
+    Returns
+    -------
+    Tensor
+        (D + 1, dim) float32: with features x of length 1, ``x @ map[:-1] + map[-1]`` are the
+        centred coordinates. Sums are taken in float64.
     """
-    total = torch.zeros(features.shape[1], dtype=torch.float64, device=device)
-    products = torch.zeros((len(total), len(total)), dtype=torch.float64, device=device)
-    for block in torch.split(features, BANK):
-        x = block.to(device).double()
-        total += x.sum(0)
-        products += x.T @ x
-    mean = total / len(features)
-    _, vectors = torch.linalg.eigh(products / len(features) - torch.outer(mean, mean))
-    axes = vectors.flip(1)[:, :dim]
+    n, width = features.shape
+    total = torch.zeros(width, dtype=torch.float64, device=device)
+    for x in unit_rows(features, device):
+        total += x.sum(0, dtype=torch.float64)
+    mean = total / n
+
+    def products(right: Tensor) -> Tensor:
+        sums = torch.zeros_like(right)
+        for x in unit_rows(features, device):
+            centred = x.double() - mean
+            sums += centred.T @ (centred @ right)
+        return sums
+
+    if width <= min(n, EXACT):
+        whole = torch.zeros((width, width), dtype=torch.float64, device=device)
+        for x in unit_rows(features, device):
+            centred = x.double() - mean
+            whole += centred.T @ centred
+        axes = torch.linalg.eigh(whole)[1].flip(1)[:, :dim]
+    elif n <= EXACT and n * width <= 8 * NUMBERS:
+        centred = torch.cat([x.double() for x in unit_rows(features, device)]) - mean
+        left = torch.linalg.eigh(centred @ centred.T)[1].flip(1)[:, :dim]
+        axes = F.normalize(centred.T @ left, dim=0)
+    else:
+        generator = generator_of(seed, Stream.SPLITS)
+        start = torch.randn((width, min(dim + SPARE, n)), dtype=torch.float64, generator=generator)
+        basis = torch.linalg.qr(start.to(device))[0]
+        for _ in range(ITERATIONS):
+            basis = torch.linalg.qr(products(basis))[0]
+        inner = torch.linalg.eigh(basis.T @ products(basis))[1]
+        axes = basis @ inner.flip(1)[:, :dim]
     return torch.cat([axes, -(mean @ axes)[None]]).float()
 
 
 def projected(features: Tensor, components: Tensor) -> Tensor:
-    """Return the coordinates of (n, D) features on principal components, on the CPU."""
-    device = components.device
-    blocks = [
-        torch.addmm(components[-1], block.to(device).float(), components[:-1]).cpu()
-        for block in torch.split(features, BANK)
-    ]
-    return torch.cat(blocks)
+    """Return the coordinates of (n, D) features on principal components, on the CPU.
+
+    The features get length 1 first, as in :func:`principal_components`.
+    """
+    blocks = unit_rows(features, components.device)
+    return torch.cat([torch.addmm(components[-1], x, components[:-1]).cpu() for x in blocks])
 
 
 def leave_one_out(features: Tensor, targets: Tensor, classes: int, k: int, sigma: float) -> float:

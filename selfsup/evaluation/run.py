@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import json
+import math
 import time
+import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from selfsup.errors import RunError
+from selfsup.errors import RunError, SelfsupError
 from selfsup.evaluation.baselines import BASELINES
 from selfsup.evaluation.features import digest, images_digest, weights_digest
 from selfsup.evaluation.frame import Evaluation, Protocol, Row
@@ -26,7 +28,7 @@ class Result:
     protocol: str
     method: str
     images: str
-    """Where the images are."""
+    """Which images, see `Evaluation.place`."""
     rows: tuple[Row, ...] = ()
     reason: str | None = None
     """Why it was not run."""
@@ -38,22 +40,48 @@ class Result:
     """Whether it was found in evaluation.json."""
 
 
-def read_results(run: Path, weights: str | None = None) -> list[Result]:
-    """Return what RUN/evaluation.json holds, unless of other `weights` or in another form."""
+def read_results(run: Path, state: str) -> list[Result]:
+    """Return what RUN/evaluation.json holds of a run's `state`.
+
+    Raises
+    ------
+    ValueError
+        Another version wrote it, or a person.
+    """
     path = run / FILE
     try:
-        content = json.loads(path.read_text()) if path.exists() else {"results": []}
-        if weights is not None and content.get("weights") != weights:
+        if not path.exists():
             return []
-        return [Result(**{**one, "rows": tuple(one["rows"])}) for one in content["results"]]
-    except (ValueError, TypeError, KeyError, AttributeError):
-        return []  # an older version wrote it, or a person
+        content = json.loads(path.read_text())
+        found = [Result(**{**one, "rows": tuple(one["rows"])}) for one in content["results"]]
+        return found if content["state"] == state else []
+    except (ValueError, TypeError, KeyError, AttributeError) as error:
+        raise ValueError(f"{path} is not in the form of this version") from error
 
 
-def write_results(run: Path, weights: str, results: Sequence[Result]) -> None:
+def write_results(run: Path, state: str, results: Sequence[Result]) -> None:
     """Write RUN/evaluation.json."""
-    content = {"weights": weights, "results": [asdict(result) for result in results]}
-    write_whole(run / FILE, (json.dumps(content, indent=1) + "\n").encode())
+    content = {"state": state, "results": [asdict(result) for result in results]}
+    text = json.dumps(content, indent=1, allow_nan=False)
+    write_whole(run / FILE, (text + "\n").encode())
+
+
+def _set_aside(run: Path, state: str) -> None:
+    """Rename an evaluation.json of another form, so that it is not lost."""
+    try:
+        read_results(run, state)
+    except ValueError as error:
+        (run / FILE).replace(run / f"{FILE}.old")
+        warnings.warn(f"{error}: it is now {FILE}.old", stacklevel=3)
+
+
+def _finite(value: Any) -> Any:
+    """Return a value of a row as JSON can hold it: None for what is no number."""
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, dict):
+        return {name: _finite(one) for name, one in value.items()}
+    return [_finite(one) for one in value] if isinstance(value, list) else value
 
 
 def chosen(names: Sequence[str]) -> list[Protocol]:
@@ -81,7 +109,7 @@ def evaluate(
     """Run protocols on a run, then on baselines; give each result when it is there.
 
     RUN/evaluation.json is written after each. What it has already is given as it is: an evaluation
-    that was stopped goes on. Results for weights that the run has no more are dropped.
+    that was stopped goes on. Results of a run that has learned something else since are dropped.
 
     Parameters
     ----------
@@ -99,49 +127,62 @@ def evaluate(
     Yields
     ------
     Result
-        Rows, or for the run itself the reason why there are none.
+        Rows, or the reason why there are none.
 
     Raises
     ------
     RunError
         There is no protocol or baseline of a name.
+
+    Warns
+    -----
+    UserWarning
+        RUN/evaluation.json was in another form and has been renamed.
     """
     wanted, settings = chosen(protocols), settings or Settings()
     if unknown := [name for name in baselines if name not in BASELINES]:
         raise RunError(f"no baseline {unknown[0]!r}; there are {', '.join(BASELINES)}")
-    weights = weights_digest(evaluation.network)
+    evaluation = evaluation.but(fresh=fresh)
+    _set_aside(evaluation.run, evaluation.state)
     for protocol in wanted:
-        yield _result(evaluation, protocol, settings.of(protocol), weights, fresh)
+        yield _result(evaluation, protocol, settings.of(protocol))
     for name in baselines:
         of_use = [p for p in wanted if p.name in BASELINES[name].only or not BASELINES[name].only]
-        for other in BASELINES[name].make(evaluation) if of_use else ():
+        try:
+            others = list(BASELINES[name].make(evaluation.but(fresh=False))) if of_use else []
+        except SelfsupError as error:
+            yield Result("baseline", name, evaluation.place, reason=str(error))
+            continue
+        for other in others:
             for protocol in of_use:
                 if protocol.why_not(other) is None:
-                    yield _result(other, protocol, settings.of(protocol), weights, fresh)
+                    yield _result(other.but(fresh=fresh), protocol, settings.of(protocol))
 
 
-def _result(
-    evaluation: Evaluation, protocol: Protocol, settings: Any, weights: str, fresh: bool
-) -> Result:
+def _result(evaluation: Evaluation, protocol: Protocol, settings: Any) -> Result:
     """Find a result in evaluation.json, or compute it and write it there."""
-    run, method = evaluation.run, evaluation.method
+    run, method, place = evaluation.run, evaluation.method, evaluation.place
     values = None if settings is None else asdict(settings)
-    place = evaluation.config.data.data or evaluation.config.data.dataset
+    parts = [part for part in (evaluation.train, evaluation.test) if part is not None]
     key = digest(
-        protocol.name, method, weights_digest(evaluation.network), evaluation.place,
-        images_digest(evaluation.train, ""), evaluation.clusters, values,
+        protocol.name, method, evaluation.state, weights_digest(evaluation.network),
+        [images_digest(part, place) for part in parts], evaluation.clusters, values,
     )  # fmt: skip
-    results = read_results(run, weights)
+    results = read_results(run, evaluation.state)
     for one in results:
-        if one.key == key and one.reason is None and not fresh:
+        if one.key == key and one.reason is None and not evaluation.fresh:
             return replace(one, kept=True)
     began, rows = time.perf_counter(), []
     reason = protocol.why_not(evaluation)
     if reason is None:
-        rows = [{"method": method, **row} for row in protocol.run(evaluation, settings)]
+        try:
+            found = protocol.run(evaluation, settings)
+            rows = [_finite({"method": method, **row}) for row in found]
+        except SelfsupError as error:
+            reason = str(error)
     seconds = round(time.perf_counter() - began, 2)
     result = Result(protocol.name, method, place, tuple(rows), reason, seconds, values, key)
     same = (result.protocol, result.method, result.images)
     others = [one for one in results if (one.protocol, one.method, one.images) != same]
-    write_results(run, weights, [*others, result])
+    write_results(run, evaluation.state, [*others, result])
     return result

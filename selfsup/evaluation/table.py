@@ -52,6 +52,12 @@ def text_table(rows: Sequence[dict[str, Any]]) -> str:
     return "\n".join(line.rstrip() for line in lines)
 
 
+def left_out(result: Result) -> str:
+    """Return what a person is told of a protocol or baseline that was not run."""
+    name = f"baseline {result.method}" if result.protocol == "baseline" else result.protocol
+    return f"{name}: not run, as {result.reason}"
+
+
 def report_text(results: Sequence[Result]) -> str:
     """Return a table for each protocol that was run, and a line for each that was not."""
     parts = []
@@ -59,7 +65,5 @@ def report_text(results: Sequence[Result]) -> str:
         rows = [row for result in results if result.protocol == name for row in result.rows]
         if rows:
             parts.append(f"{name}\n{text_table(rows)}")
-    parts += [
-        f"{result.protocol}: not run, as {result.reason}" for result in results if result.reason
-    ]
+    parts += [left_out(result) for result in results if result.reason]
     return "\n\n".join(parts)

@@ -44,8 +44,8 @@ def training_views(evaluation: Evaluation) -> AugmentConfig:
 
 
 def drops(epochs: int, *shares: float) -> tuple[int, ...]:
-    """Return the epochs before which a rate falls, given as shares of all."""
-    return tuple(round(share * epochs) for share in shares)
+    """Return the epochs before which a rate falls, as shares of all, but the first."""
+    return tuple(max(1, round(share * epochs)) for share in shares)
 
 
 class ClassLabels(SelfLabels):
@@ -95,6 +95,7 @@ def train(
         heads_per_update="all",
         rotation=False,
         keep=1,
+        keep_every=optimiser.epochs + 1,
     )
     optimiser = replace(
         optimiser, precision=config.optimiser.precision, lr_schedule="step", nesterov=False

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from selfsup.config import Config
+from selfsup.evaluation.training import drops
 from selfsup.presets import PRESETS
 from selfsup.training.checkpoints import load_config
 from selfsup.training.label_files import read_labels
@@ -59,7 +60,7 @@ def transfer_config(
     return config.but(
         **{name: getattr(optimiser, name) for name in vars(optimiser)}
         | {"epochs": epochs}
-        | {"lr_drops": tuple(round(x * epochs / optimiser.epochs) for x in optimiser.lr_drops)},
+        | {"lr_drops": drops(epochs, *(x / optimiser.epochs for x in optimiser.lr_drops))},
         preset=f"{config.run.preset}-transfer",
         arch=arch,
         init=None,

@@ -11,6 +11,7 @@ from sklearn.metrics import silhouette_score
 from torch import Tensor
 from tqdm import tqdm
 
+from selfsup.evaluation.features import shown_digest
 from selfsup.evaluation.frame import Evaluation, Protocol, Row, labels
 from selfsup.evaluation.neighbours import most_similar
 from selfsup.evaluation.scores import nmi
@@ -59,8 +60,17 @@ def unlabelled(evaluation: Evaluation, settings: UnlabelledSettings) -> list[Row
             "neighbours_agree": float(np.mean(agree)),
             "heads_agree": float(np.mean(pairs)) if pairs else None,
         })  # fmt: skip
-    rows[0]["neighbours"] = shown.tolist()
+    images = evaluation.train
+    rows[0]["neighbours"] = {
+        "paths": [[images.paths[i] for i in line] for line in shown.tolist()],
+        "shown": shown_digest(images, shown.flatten()),
+    }
     return rows
+
+
+def two_images(evaluation: Evaluation) -> str | None:
+    """An image has a neighbour."""
+    return None if len(evaluation.train) > 1 else "one image has no neighbours"
 
 
 def _spread(n: int, most: int) -> Tensor:
@@ -86,6 +96,6 @@ UNLABELLED = Protocol(
     "unlabelled",
     "silhouette, agreement of neighbours and of heads: without classes",
     unlabelled,
-    needs=(labels,),
+    needs=(labels, two_images),
     usual=True,
 )

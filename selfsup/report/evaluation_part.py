@@ -6,11 +6,13 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
+import torch
 
 from selfsup.data import ImageSet
+from selfsup.evaluation.features import shown_digest
 from selfsup.evaluation.protocols import PROTOCOLS
 from selfsup.evaluation.run import Result
-from selfsup.evaluation.table import cells
+from selfsup.evaluation.table import cells, left_out
 from selfsup.report.tiles import data_url, tiles_of
 
 
@@ -22,13 +24,12 @@ def evaluation_part(results: Sequence[Result], images: ImageSet) -> dict[str, An
     results : sequence of Result
         What evaluation.json holds.
     images : ImageSet
-        All images that the run was trained on, whose numbers the neighbours are.
+        All images that the run was trained on, of which the neighbours are drawn.
     """
-    tables = []
+    tables, several = [], len({result.images for result in results}) > 1
     for protocol in PROTOCOLS:
         own = [r for r in results if r.protocol == protocol.name and r.rows]
-        places = {result.images for result in own}
-        for place in sorted(places):
+        for place in sorted({result.images for result in own}):
             rows = [row for result in own if result.images == place for row in result.rows]
             heads = [
                 {"method": row["method"], "part": row["part"], **head}
@@ -36,22 +37,33 @@ def evaluation_part(results: Sequence[Result], images: ImageSet) -> dict[str, An
                 for head in row.get("each_head", [])
             ]
             tables.append({
-                "title": protocol.name + (f" on {place}" if len(places) > 1 else ""),
+                "title": protocol.name + (f" on {place}" if several else ""),
                 "help": protocol.help,
                 "cells": cells(rows),
                 "heads": cells(heads) if heads else None,
                 "picture": _picture(rows, images),
             })  # fmt: skip
-    left_out = [f"{r.protocol} was not run: {r.reason}" for r in results if r.reason]
-    return {"tables": tables, "left_out": left_out}
+    told = [
+        left_out(result) + (f" ({result.images})" if several else "")
+        for result in results
+        if result.reason
+    ]
+    return {"tables": tables, "left_out": told}
 
 
 def _picture(rows: Sequence[dict[str, Any]], images: ImageSet) -> str | None:
-    """Return the first row's neighbours: an image on the left, its neighbours beside it."""
-    found = [row["neighbours"] for row in rows if "neighbours" in row]
-    if not found:
+    """Return the first row's neighbours: an image on the left, its neighbours beside it.
+
+    They are drawn only where `images` has images of the same names that show the same.
+    """
+    found = next((row["neighbours"] for row in rows if "neighbours" in row), None)
+    if found is None:
         return None
-    index = np.array(found[0], np.int64)
-    if index.max() >= len(images):  # of other images
+    number = {path: i for i, path in enumerate(images.paths)}
+    paths = [path for line in found["paths"] for path in line]
+    if not set(paths) <= number.keys():
         return None
-    return data_url(tiles_of(images, index.ravel(), files=False), index.shape[1])
+    index = np.array([number[path] for path in paths], np.int64)
+    if shown_digest(images, torch.from_numpy(index)) != found["shown"]:
+        return None
+    return data_url(tiles_of(images, index, files=False), len(found["paths"][0]))

@@ -16,7 +16,8 @@ from sklearn.decomposition import PCA
 from sklearn.manifold import TSNE
 
 from selfsup.data import ImageSet
-from selfsup.evaluation.run import read_results
+from selfsup.evaluation.features import state_digest
+from selfsup.evaluation.run import Result, read_results
 from selfsup.evaluation.scores import nmi
 from selfsup.report.evaluation_part import evaluation_part
 from selfsup.report.tiles import TILE, data_url, tiles_of
@@ -72,7 +73,7 @@ def write_report(run: Path, trained: Trained, images: ImageSet, final: bool = Tr
         facts=f"{total:,} images, {len(log)} of {config.optimiser.epochs} epochs in "
         f"{seconds / 60:.1f} minutes; {len(labels)} heads; epsilon {config.labels.epsilon:g}; "
         f"{len(updates)} label updates; seed {config.run.seed}",
-        evaluation=evaluation_part(read_results(run), whole_images),
+        evaluation=evaluation_part(_results(run, trained), whole_images),
         shown=len(shown),
         total=total,
         sprite=data_url(tiles_of(images, shown, final), data["columns"]),
@@ -81,6 +82,14 @@ def write_report(run: Path, trained: Trained, images: ImageSet, final: bool = Tr
     path = run / "report.html"
     write_whole(path, text.encode(errors="replace"))
     return path
+
+
+def _results(run: Path, trained: Trained) -> list[Result]:
+    """Return the results of what the run has learned now; none where they are in another form."""
+    try:
+        return read_results(run, state_digest(trained.network, trained.labels))
+    except ValueError:
+        return []
 
 
 def _spread(n: int, most: int) -> NDArray[np.int64]:

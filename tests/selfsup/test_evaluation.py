@@ -182,7 +182,7 @@ def test_results_are_kept_until_the_run_changes(subject, monkeypatch):
     monkeypatch.setattr(run_module, "PROTOCOLS", (protocol("one"), protocol("two", fail=True)))
     with pytest.raises(KeyboardInterrupt):
         list(evaluate(evaluation))
-    assert [result.rows for result in read_results(evaluation.run)] == [
+    assert [result.rows for result in read_results(evaluation.run, evaluation.state)] == [
         ({"method": "SeLa", "value": 1},)
     ]
     monkeypatch.setattr(run_module, "PROTOCOLS", (protocol("one"), protocol("two")))
@@ -194,7 +194,7 @@ def test_results_are_kept_until_the_run_changes(subject, monkeypatch):
     with torch.no_grad():
         next(evaluation.network.trunk.parameters()).mul_(2)
     assert [r.kept for r in evaluate(evaluation)] == [False, False]
-    assert len(read_results(evaluation.run)) == 2
+    assert len(read_results(evaluation.run, evaluation.state)) == 2
     with pytest.raises(RunError, match="no protocol 'three'; there are one, two"):
         list(evaluate(evaluation, ["three"]))
     with pytest.raises(RunError, match="no baseline 'rotnet'; there are untrained"):
@@ -312,6 +312,7 @@ def test_other_images_than_the_runs(tmp_path, folders, run, capsys):
     assert main(["train", "folder", "--data", str(folders / "one" / "red"), "--out", str(own),
                  *SHORT]) == 0  # fmt: skip
     printed = evaluated(capsys, own, "--data", folders / "both", "--classes", "folders")
+    assert "no page is written" in printed
     assert "report:" not in printed  # which is about the run's own images
     assert results_of(own)["knn", "SeLa"][0]["top1"] > 0.5
     loaded = load_subject(own, Images(data=str(folders / "both"), classes="folders"), "cpu")

@@ -27,6 +27,7 @@ from selfsup.evaluation.training import (
     TEN_CROP_PART,
     ClassLabels,
     accuracies,
+    drops,
     mean_logits,
     ten_crop_logits,
     train,
@@ -217,10 +218,17 @@ def test_finetuning_sees_equal_shares_of_the_labels(tmp_path, monkeypatch):
     assert sorted(int(path[-4:]) % 3 for path in chosen) == [0, 0, 1, 1, 2, 2]
     assert len(every) == len(set(every.paths)) == rows[1]["images"] == 600
     assert rows[1]["top1"] > 0.9
+    assert [row["labels"] for row in rows] == ["1%", "100%"]
     seen.clear()
     again = evaluation(tmp_path / "again", coloured(600, 8), coloured(30, 8, seed=1), side=8)
-    finetune(again, FinetuneSettings((0.01,), epochs=4))
-    assert set(seen[0].paths) == chosen
+    (row,) = finetune(again, FinetuneSettings((0.005,), epochs=4))
+    assert row["labels"] == "0.5%"
+    assert set(seen[0].paths) < chosen
+
+
+def test_a_short_training_begins_at_the_whole_rate():
+    assert drops(36, 10 / 36, 20 / 36, 30 / 36) == (10, 20, 30)
+    assert drops(1, 10 / 36, 20 / 36, 30 / 36) == (1, 1, 1)
 
 
 def test_finetuning_takes_the_published_rates_where_they_were_published(tmp_path):
@@ -257,6 +265,8 @@ def test_a_stopped_protocol_goes_on_and_ends_in_the_same_bits(tmp_path, monkeypa
     with pytest.raises(KeyboardInterrupt):
         layers(subject, settings)
     assert layers(subject, settings) == whole
+    run = next(subject.run.glob("evaluation/layers-*/training"))
+    assert load_config(run).run.keep_every > 2  # none but the newest stays
     assert next(steps) == 8  # 3 steps of the first epoch were saved, the fourth was lost
 
 
@@ -285,19 +295,26 @@ def test_transfer_teaches_a_runs_labels_to_another_network(tmp_path, monkeypatch
     assert "exists already" in capsys.readouterr().err
     assert main(["evaluate", "runs/folder", "--protocol", "layers", "--layers.epochs", "1"]) == 0
     assert "top1 ten crops" in capsys.readouterr().out
-    assert main(["evaluate", "runs/folder", "--protocol", "voc-detection"]) == 1
-    assert "say where Pascal VOC is" in capsys.readouterr().err
+    assert main(["evaluate", "runs/folder", "--protocol", "voc-detection", "knn"]) == 0
+    printed = capsys.readouterr().out  # what cannot be run does not stop the others
+    assert "voc-detection: not run, as no folder of Pascal VOC is named" in printed
+    assert "knn\nmethod" in printed
 
 
 def test_transfer_on_imagenet_is_the_authors_retraining(tmp_path):
     config = PRESETS["imagenet-resnet50"].but(clusters=(3, 3))
     create_run(config, tmp_path / "run")
-    labels = {"labels": torch.zeros(2, 5).long()}
-    state = {"network": {}, "step": 0, "version": VERSION, "labels": labels}
+    state = {
+        "network": {},
+        "step": 0,
+        "version": VERSION,
+        "labels": {"labels": torch.zeros(2, 5).long()},
+    }
     save_checkpoint(tmp_path / "run", config.run, state, 0, 0)
     made = transfer_config(tmp_path / "run", "alexnet", rotation=True)
     published = PRESETS["imagenet-alexnet-retrain"]
     assert made.optimiser == published.optimiser
+    assert transfer_config(tmp_path / "run", "alexnet", epochs=1).optimiser.lr_drops == (1, 1, 1)
     assert (made.model.arch, made.model.rotation) == ("alexnet", True)
     assert made.labels.clusters == (3, 3)
     assert transfer_config(tmp_path / "run", "resnet18", epochs=9).optimiser.lr_drops == (3, 6, 8)

@@ -134,10 +134,15 @@ def test_leave_one_out_by_hand():
     assert leave_one_out(features, targets, 2, 2, 10.0) == pytest.approx(2 / 5)
 
 
-def test_principal_components_are_those_of_scikit_learn():
-    x = torch.randn(400, 9, generator=torch.Generator().manual_seed(0)) * torch.arange(1, 10) + 5
+@pytest.mark.parametrize(("n", "width", "exact"), [(400, 9, 4096), (30, 200, 4096), (400, 300, 8)])
+def test_principal_components_are_those_of_scikit_learn(n, width, exact, monkeypatch):
+    """Of rows of length 1: by products of columns, by products of rows, and by iteration."""
+    monkeypatch.setattr("selfsup.evaluation.neighbours.EXACT", exact)
+    monkeypatch.setattr("selfsup.evaluation.neighbours.NUMBERS", 64 * width)
+    scales = torch.logspace(1, -3, width)
+    x = torch.randn(n, width, generator=torch.Generator().manual_seed(0)) * scales + 1
     ours = projected(x, principal_components(x, 4, "cpu")).numpy()
-    theirs = PCA(4).fit_transform(x.numpy())
+    theirs = PCA(4, svd_solver="full").fit_transform(torch.nn.functional.normalize(x).numpy())
     np.testing.assert_allclose(np.abs(ours), np.abs(theirs), atol=1e-3)
 
 

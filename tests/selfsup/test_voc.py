@@ -104,7 +104,7 @@ def test_annotations_masks_and_presence_by_hand(voc, tmp_path):
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({}, "say where Pascal VOC is"),
+        ({}, "no folder of Pascal VOC is named"),
         ({"data": "nowhere"}, "no trainval images of VOC2007 here"),
         ({"year": "2012"}, r"no trainval images of VOC2012 here .*unpacked from"),
     ],
@@ -159,6 +159,7 @@ def test_detection(voc, tmp_path, blind):
     """Boxes of the right colour; a network that sees nothing finds none."""
     made = subject(voc, tmp_path, blind=blind)
     (row,) = detect(made, VocDetectionSettings(data=voc, frozen=blind, **DETECTION))
+    assert row["training"] == ("frozen up to layer2" if blind else "fine-tuned")
     for rule in RULES:
         assert row[f"mAP_{rule}"] < 0.2 if blind else row[f"mAP_{rule}"] > 0.5
 

@@ -39,7 +39,9 @@ class VocSettings:
     train: Literal["train", "trainval", "val"] = "trainval"
     test: Literal["train", "trainval", "val", "test"] = "test"
     frozen: bool = True
-    """Leave the convolutions before the new layers as they are; otherwise fine-tune them."""
+    """Leave the convolutions before the new layers as they are; otherwise fine-tune them. Detection
+    trains what boxes go on through in any case: fc6 and fc7 of AlexNet, the last stage of a ResNet.
+    """
     workers: int = 0
     """Processes that decode images."""
 
@@ -47,7 +49,7 @@ class VocSettings:
         """Return torchvision's data set of a part, whose files are known to be there."""
         if not self.data:
             raise DataError(
-                "say where Pascal VOC is, a folder with VOCdevkit/VOC2007 in it: for instance "
+                "no folder of Pascal VOC is named; it has VOCdevkit/VOC2007 in it: for instance "
                 "--voc-detection.data DIR"
             )
         try:

@@ -40,18 +40,27 @@ class VocDetectionSettings(VocTraining):
     """Boxes of each image that a training step learns to name."""
 
 
+def maps_of(trunk: nn.Module) -> dict[str, nn.Module]:
+    """Return the stages whose last maps proposals are made on: of a ResNet all but the last."""
+    parts = stages(trunk)
+    if not isinstance(trunk, AlexNet):
+        parts.popitem()
+    return parts
+
+
 def detector(network: Network, settings: VocDetectionSettings, seed: int) -> FasterRCNN:
     """Return a Faster R-CNN on copies of a network's layers, with batch normalisation absorbed.
 
     AlexNet: proposals and boxes on conv5, boxes go on through its fc6 and fc7. ResNets: on the last
-    stage but one, boxes go on through the last stage and are pooled.
+    stage but one, boxes go on through the last stage and are pooled. Frozen or not, what boxes go
+    on through is trained.
     """
     trunk, channels = network.trunk, network.mean.shape[1]
-    parts = {name: absorbed(part) for name, part in stages(trunk).items()}
+    parts = {name: absorbed(part) for name, part in maps_of(trunk).items()}
     if isinstance(trunk, AlexNet):
         side, head = 6, nn.Sequential(nn.Flatten(), copy.deepcopy(trunk.classifier))
     else:
-        _, last = parts.popitem()
+        last = absorbed(list(stages(trunk).values())[-1])
         side, head = 14, nn.Sequential(last, nn.AdaptiveAvgPool2d(1), nn.Flatten())
     backbone = nn.Sequential(*parts.values()).requires_grad_(not settings.frozen)
     *_, shape = map_shapes(parts, channels, 224).values()
@@ -115,7 +124,8 @@ def detect(evaluation: Evaluation, settings: VocDetectionSettings) -> list[Row]:
     fit(model, images, loss, settings, evaluation, folder)
     found = detections(model, test, evaluation.device)
     truths = [objects(path) for path in test.files.targets]
-    training = "frozen" if settings.frozen else "fine-tuned"
+    *_, layer = maps_of(evaluation.network.trunk)
+    training = f"frozen up to {layer}" if settings.frozen else "fine-tuned"
     return [{"training": training, "images": len(test), **average_precisions(found, truths)}]
 
 
