@@ -13,15 +13,12 @@ Its quantile balancing makes hard assignments, no codes, and is left out.
 from __future__ import annotations
 
 import argparse
-import platform
 import statistics
 import time
 from collections.abc import Callable
-from importlib import metadata
-from pathlib import Path
 
-import numpy as np
 import torch
+from machine import processor, versions
 
 from sinkhorn_ot import sinkhorn_codes
 
@@ -94,17 +91,9 @@ def medians(runs: dict[str, Callable[[], object]], most: int) -> dict[str, float
 
 def machine() -> str:
     """The processor, threads and versions."""
-    info = Path("/proc/cpuinfo")
-    lines = info.read_text().splitlines() if info.exists() else []
-    models = [line.split(": ")[1] for line in lines if line.startswith("model name")]
-    versions = [f"Python {platform.python_version()}", f"NumPy {np.__version__}"]
-    for name in ("torch", "lightly"):
-        try:
-            versions.append(f"{name} {metadata.version(name)}")
-        except metadata.PackageNotFoundError:
-            versions.append(f"no {name}")
-    model = models[0] if models else platform.machine()
-    return f"{model}, {torch.get_num_threads()} threads; {', '.join(versions)}"
+    found = versions("numpy", "torch", "lightly").items()
+    told = ", ".join(f"{name} {number}" if number else f"no {name}" for name, number in found)
+    return f"{processor()}, {torch.get_num_threads()} threads; {told}"
 
 
 def main() -> None:

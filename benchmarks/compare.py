@@ -15,13 +15,12 @@ import csv
 import json
 import operator
 import os
-import platform
 import subprocess
 import sys
 from collections import Counter
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
+from machine import processor, versions
 from problems import FAMILIES, REAL
 
 from sinkhorn_ot.backends.cpu import simd_level
@@ -94,7 +93,7 @@ def run(
     key["memory_limit"] = "" if memory_limit is None else memory_limit
     if any(all(str(row[f]) == str(v) for f, v in key.items()) for row in rows()):
         return
-    row = dict(key, machine=machine(), versions=versions())
+    row = dict(key, machine=machine(), versions=told_versions())
     available = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     need = (1 + NEEDS.get(solver, 0)) * 4 * n * k
     if need > available:
@@ -158,22 +157,13 @@ def keep_curve(name: str, curve: list[list[float]]) -> None:
 
 def machine() -> str:
     """Return processor, its vectors and cores."""
-    name = platform.processor()
-    if Path("/proc/cpuinfo").exists():
-        text = Path("/proc/cpuinfo").read_text().splitlines()
-        name = next(t.split(":")[1].strip() for t in text if t.startswith("model name"))
-    return f"{name} with {simd_level()}, {len(os.sched_getaffinity(0))} cores"
+    return f"{processor()} with {simd_level()}, {len(os.sched_getaffinity(0))} cores"
 
 
-def versions() -> str:
+def told_versions() -> str:
     """Return the versions that matter."""
-    found = [f"Python {platform.python_version()}"]
-    for package in ("numpy", "torch", "POT", "ott-jax", "jax"):
-        try:
-            found.append(f"{package} {version(package)}")
-        except PackageNotFoundError:
-            found.append(f"{package} -")
-    return ", ".join(found)
+    found = versions("numpy", "torch", "POT", "ott-jax", "jax").items()
+    return ", ".join(f"{name} {number or '-'}" for name, number in found)
 
 
 def table() -> None:

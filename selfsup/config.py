@@ -180,7 +180,7 @@ class LabelConfig:
     """Marginal violation at which a solve stops."""
     max_iter: int = 300
     updates: int = 80
-    """Label updates, the first before the first step, the last at the end."""
+    """Label updates, the first before the first step, the last at the end; 0: random labels stay."""
     schedule_power: float = 2.0
     """1 linear, 1.5 as SeLaVi, 2 as SeLa on ImageNet."""
     heads_per_update: Literal["all", "one"] = "all"
@@ -202,8 +202,9 @@ class LabelConfig:
         """Refuse settings that cannot be meant."""
         _check(
             self,
-            counts="updates head_groups label_views max_iter",
+            counts="head_groups label_views max_iter",
             positive="epsilon schedule_power marginal_spread tol",
+            not_negative="updates",
         )
         if self.labelling == "none":
             if self.clusters:

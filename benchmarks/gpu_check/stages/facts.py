@@ -13,6 +13,7 @@ from typing import Any
 import torch
 
 from gpu_check.stage import Stage
+from machine import processor
 
 PACKAGES = (
     "torch", "triton", "numpy", "scipy", "jax", "cupy-cuda13x", "torchvision", "pybind11",
@@ -54,13 +55,6 @@ def gpu() -> dict[str, Any]:
         "cuda": torch.version.cuda,
         "devices": torch.cuda.device_count(),
     }
-
-
-def processor() -> str:
-    """Return the name of the CPU."""
-    with open("/proc/cpuinfo") as file:
-        names = [line.split(":", 1)[1].strip() for line in file if line.startswith("model name")]
-    return names[0] if names else platform.machine()
 
 
 def version_of(package: str) -> str | None:
