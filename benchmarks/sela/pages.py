@@ -223,7 +223,7 @@ def index() -> str:
         links="\n".join(f"- [{e.question}]({e.name}.md)" for e in experiments),
         names="\n".join(EXPERIMENTS),
         reading=READING,
-        verdicts="\n".join(line for e in experiments for line in verdicts(e)),
+        verdicts="\n".join(dict.fromkeys(line for e in experiments for line in verdicts(e))),
         common=", ".join(f"{name} {value}" for name, value in COMMON.items() if name != "clusters"),
         machines="; ".join(machines) or "nothing yet",
     )

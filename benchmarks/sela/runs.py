@@ -60,6 +60,10 @@ class Work:
         return self.runs / f"{slug(training.name)}-{seed}"
 
 
+#: What a record says of places, which differ between machines.
+PLACES = Work(Path("DIR"), Path("runs"))
+
+
 def record_of(training: Training, seed: int) -> Path:
     """Return where the outcome of a training is kept."""
     return RESULTS / f"{slug(training.name)}-{seed}.json"
@@ -116,7 +120,7 @@ def record(training: Training, seed: int, work: Work) -> dict[str, Any]:
         "training": training.name,
         "seed": seed,
         "held_out": training.held_out,
-        "config": json.loads(config.to_json()),
+        "config": json.loads(config_of(training, seed, PLACES).to_json()),
         "minutes": round(sum(whole_seconds(line["seconds"]) for line in epochs) / 60, 2),
         "images_per_second": round(float(np.median([e["images_per_second"] for e in epochs])), 1),
         "epochs": [_short(line, OF_EPOCH) for line in epochs],
