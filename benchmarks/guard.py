@@ -73,8 +73,9 @@ def main() -> None:
     for name, by in changed.items():
         told = [f"{now[name][unit]:.3g} {unit} (x {by[unit]:.2f})" for unit in by]
         print(f"{name:60s} {', '.join(told)}")
-    for name in multiples(stored).keys() - now.keys():
-        print(f"{name:60s} not measured")
+    missing = sorted(multiples(stored).keys() - now.keys())
+    if missing:
+        print(f"stored, but not measured now: {', '.join(missing)}")
     found = worsened(changed, options.tolerance)
     if found:
         sys.exit(f"worse than stored by more than {options.tolerance:.0%}: {', '.join(found)}")

@@ -7,8 +7,6 @@ import platform
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
-from sinkhorn_ot.backends.cpu import simd_level
-
 
 def processor() -> str:
     """Return the name of the CPU."""
@@ -31,6 +29,8 @@ def versions(*packages: str) -> dict[str, str | None]:
 
 def machine() -> str:
     """Return the processor, its vectors and cores."""
+    from sinkhorn_ot.backends.cpu import simd_level  # gpu_check asks for the rest before it builds
+
     return f"{processor()} with {simd_level()}, {len(os.sched_getaffinity(0))} cores"
 
 

@@ -90,7 +90,7 @@ def test_the_suite_records_what_was_found(measured):
     assert solve["bytes"] == 4 * 300 * 20
     assert solve["versions"].keys() == {"Python", "sinkhorn-ot"}
     assert abs(info["test_exact[300x20-flat-sinkhorn_ot]"]["gap"]) < 1e-12
-    assert info["test_label_update[300x20-selfsup]"]["violation"] <= 1e-3
+    assert 0 < info["test_label_update[300x20-selfsup]"]["violation"] < 0.05  # 300 in 128 classes
     assert all(each["R"] > 0 for each in info.values())
     assert not any("data" in each["stats"] for each in by_name.values())
     ours = {name for name, each in info.items() if each["role"] == "ours"}
@@ -125,13 +125,12 @@ def test_the_guard_is_not_deceived_by_a_change_of_one_unit(measured):
     loops = altered(stored, lambda each: each["extra_info"]["role"] == "yardstick", 0.4)
     for run in (memory, loops):
         assert guard.worsened(guard.changes(run, stored), 0.5) == []
-    assert guard.worsened(guard.changes(altered(memory, lambda each: True, 1.0), loops), 0.5) == []
 
 
 def test_the_guard_refuses_runs_of_other_sizes(measured, tmp_path):
     other = json.loads(measured.read_text())
     for each in other["benchmarks"]:
-        each["name"] = each["name"].replace("300x20", "30x20")
+        each["name"] = f"{each['name']} of another size"
     path = tmp_path / "other.json"
     path.write_text(json.dumps(other))
     command = [sys.executable, "benchmarks/guard.py", str(path), "--stored", str(measured)]
