@@ -19,7 +19,7 @@ from solvers import installed
 
 from sinkhorn_ot import sinkhorn_codes
 
-#: Prototypes as in SwAV; 2048 x 65536, as in DINOv2, takes minutes and is run with --size.
+#: Prototypes as in SwAV; 2048 x 65536, as in DINOv2, is run with --size.
 SIZES = ((4096, 3000), (16, 3000))
 EPSILON, ITERATIONS = 0.05, 3
 
