@@ -199,6 +199,7 @@ def plot(n: int, k: int) -> None:
         row
         for row in rows()
         if row["machine"] == here and (row["n"], row["k"], row["tol"]) == (str(n), str(k), tol)
+        and row["solver"] in DRAWN and row["family"] in FAMILIES
         and row["seconds"] and not row["memory_limit"]
     ]  # fmt: skip
     if not measured:
