@@ -102,5 +102,5 @@ def test_codes(size: tuple[int, int], solver: str, measured: Any) -> None:
     )
     if solver != "Megatron":
         masses = codes.sum(0, dtype=torch.float64) * size[1] / size[0]
-        measured.info["violation"] = float((masses - 1).abs().mean())
+        measured.info["violation"] = float((masses - 1).abs().mean())  # of K masses of 1/K: the sum
         torch.testing.assert_close(codes, ours(), rtol=1e-4, atol=1e-6)

@@ -33,5 +33,6 @@ def test_solve(family: str, size: tuple[int, int], solver: str, measured: Any) -
         prepare=functools.partial(np.copyto, x, logits) if solver in OVERWRITES else None,
     )
     violation = true_violation(logits, answer.g)
-    measured.info.update(reads=answer.reads, n_iter=answer.n_iter, violation=violation)
+    measured.info.update(reads=answer.reads, n_iter=answer.n_iter)
+    measured.info["violation"] = violation if np.isfinite(violation) else None
     assert solver != "sinkhorn_ot" or violation <= 1.05 * TOL

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import os
 import statistics
 import time
 from collections.abc import Callable
@@ -39,15 +41,19 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 @pytest.hookimpl(tryfirst=True)
 def pytest_benchmark_generate_machine_info() -> dict[str, Any]:
     """Tell what the speed depends on, and not whose machine it is."""
-    return {"machine": machine(), **versions("numpy", "torch")}
+    threads = os.environ.get("OMP_NUM_THREADS", "all")
+    return {"machine": machine(), "threads": threads, **versions("numpy", "torch")}
 
 
 def pytest_benchmark_update_json(output_json: dict[str, Any]) -> None:
-    """Leave out each round's time, and the branch."""
+    """Leave out each round's time, what is told twice, digits that mean nothing, and the branch."""
     commit = output_json["commit_info"]
     output_json["commit_info"] = {name: commit[name] for name in ("id", "dirty")}
     for each in output_json["benchmarks"]:
-        del each["stats"]["data"], each["options"]
+        del each["stats"]["data"], each["options"], each["params"]
+    output_json["benchmarks"] = json.loads(
+        json.dumps(output_json["benchmarks"]), parse_float=lambda x: float(f"{float(x):.4g}")
+    )
 
 
 @pytest.fixture(scope="session")
