@@ -15,8 +15,8 @@ from measuring import yardstick
 from numpy.typing import NDArray
 from problems import size_of
 
-#: Rounds of a benchmark at most, however short.
-ROUNDS = 200
+#: Rounds of a benchmark at most, however short; and at least, but for what takes twice --seconds.
+ROUNDS, LEAST = 200, 3
 Read = Callable[[NDArray[Any]], float]
 
 
@@ -26,9 +26,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     group.addoption(
         "--size", action="append", type=size_of, help="NxK (or BxK), in place of each file's SIZES"
     )
-    group.addoption(
-        "--seconds", type=float, default=0.5, help="for the rounds of a benchmark; one is run"
-    )
+    group.addoption("--seconds", type=float, default=0.5, help="for the rounds of a benchmark")
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
@@ -96,7 +94,8 @@ class Measured:
         start = time.perf_counter()
         run()
         once = time.perf_counter() - start
-        rounds = max(1, min(ROUNDS, int(self._seconds / once)))
+        least = LEAST if once < 2 * self._seconds else 1
+        rounds = max(least, min(ROUNDS, int(self._seconds / once)))
         answer = self._benchmark.pedantic(run, setup=setup, rounds=rounds)
         self.info.update(
             solver=solver,
