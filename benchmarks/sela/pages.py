@@ -239,6 +239,20 @@ held-out training images chose the settings, and have no part in the other table
 - **minutes**: of training, label passes included, on one thread while another training ran
   beside it.
 
+## What to doubt
+
+- Twelve epochs of a network with half a million parameters are no proof of what 400 epochs of an
+  AlexNet do. Differences can grow or vanish with time: the figure with [the methods](methods.md)
+  shows whether they still move.
+- "k-means labels" is DeepCluster's idea on SeLa's path: k-means on the features, begun at the
+  centroids of the last update, so that clusters keep their numbers and the head is kept.
+  DeepCluster itself makes a new head each time, whitens the features and draws images evenly from
+  the clusters; none of these is here.
+- The principal components centre the features, which helps pixels much and a network's features
+  little. A network of width 32 has 128 features, which are compared as they are.
+- C = 1 and k = 50 were fixed before, and no number was chosen by the images that are reported. No
+  head is chosen by the classes.
+
 ## To remake them
 
     OMP_NUM_THREADS=1 python benchmarks/sela run methods --data DIR    # or another experiment
