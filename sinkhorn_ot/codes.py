@@ -90,7 +90,7 @@ def _check_count(n_valid: Array | int, scores: Array) -> None:
             f"n_valid must be one number, or one for each of the {math.prod(batches)} batches, got "
             f"shape {shape}"
         )
-    if not dtype_name(counts).startswith(("int", "uint")):
+    if not dtype_name(counts).startswith(("int", "uint", "longlong", "ulonglong")):
         raise TypeError(f"n_valid must be an integer or integers, got {dtype_name(counts)}")
 
 

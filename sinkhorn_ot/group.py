@@ -15,7 +15,16 @@ from typing import Any, TypeVar
 import numpy as np
 
 from sinkhorn_ot.arrays import Array, float64, is_torch, namespace, what_is_bad
-from sinkhorn_ot.passes import Backend, Counts, Kept, Problem, Reading, room_for_rows, sampled_row
+from sinkhorn_ot.passes import (
+    Backend,
+    Counts,
+    Kept,
+    Problem,
+    Reading,
+    room_for_rows,
+    sampled_here,
+    sampled_row,
+)
 
 T = TypeVar("T")
 #: What a process tells the others: what must be the same for all, and what is its own.
@@ -25,7 +34,7 @@ Told = tuple[dict[str, object], Any]
 #: of the last read; and after they did, less than before.
 FILL, LESS = 0.9, 0.7
 #: The spread of the logits is that of so many rows, or where they are short of so many entries.
-SPREAD_ROWS, SPREAD_ENTRIES = 8, 1 << 12
+SPREAD_ROWS, SPREAD_ENTRIES = 8, 1 << 10
 
 
 class Group:
@@ -197,17 +206,16 @@ class GroupPasses:
         """
         xp, problem, b = self.xp, self.problem, self.problem.b
         stride = max(problem.n // max(SPREAD_ROWS, SPREAD_ENTRIES // len(b)), 1)
-        rows = [sampled_row(j, stride) - problem.first for j in range(problem.n // stride)]
-        rows = [row for row in rows if 0 <= row < problem.logits.shape[0]]
+        numbers = sampled_here(problem.n, problem.first, problem.logits.shape[0], stride)
+        rows = sampled_row(np.arange(*numbers), stride) - problem.first
         some = float64(problem.logits[rows], b)
-        allowed = (some > -math.inf) & (some < math.inf) & (b > 0)
-        count = xp.where(allowed, 1.0, 0.0).sum(1).clip(1.0)
+        allowed = (abs(some) < math.inf) & (b > 0)
+        count = allowed.sum(1).clip(1)
         with np.errstate(over="ignore"):  # an infinite spread is no spread that can be divided
             mean = xp.where(allowed, some, 0.0).sum(1) / count
             squares = xp.where(allowed, some - mean[:, None], 0.0) ** 2
-        sums = xp.stack(((squares.sum(1) / count).sum(), xp.ones_like(count).sum()))
-        total, number = self.group.sum(sums)
-        return math.sqrt(float(total / number))
+        variances = self.group.sum((squares.sum(1) / count).sum().reshape(1))
+        return math.sqrt(float(variances[0]) / (problem.n // stride))
 
     def read(
         self,
