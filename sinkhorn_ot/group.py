@@ -22,8 +22,6 @@ from sinkhorn_ot.passes import (
     Problem,
     Reading,
     room_for_rows,
-    sampled_here,
-    sampled_row,
 )
 
 T = TypeVar("T")
@@ -206,16 +204,14 @@ class GroupPasses:
         """
         xp, problem, b = self.xp, self.problem, self.problem.b
         stride = max(problem.n // max(SPREAD_ROWS, SPREAD_ENTRIES // len(b)), 1)
-        numbers = sampled_here(problem.n, problem.first, problem.logits.shape[0], stride)
-        rows = sampled_row(np.arange(*numbers), stride) - problem.first
-        some = float64(problem.logits[rows], b)
+        some = float64(problem.logits[-problem.first % stride :: stride], b)
         allowed = (abs(some) < math.inf) & (b > 0)
         count = allowed.sum(1).clip(1)
         with np.errstate(over="ignore"):  # an infinite spread is no spread that can be divided
             mean = xp.where(allowed, some, 0.0).sum(1) / count
             squares = xp.where(allowed, some - mean[:, None], 0.0) ** 2
         variances = self.group.sum((squares.sum(1) / count).sum().reshape(1))
-        return math.sqrt(float(variances[0]) / (problem.n // stride))
+        return math.sqrt(float(variances[0]) / -(-problem.n // stride))
 
     def read(
         self,
@@ -310,15 +306,17 @@ class GroupKept:
         self.local: Kept | None = None if passes.local is None else passes.local.keep(here)
         self.matrix_bytes = problem.n * len(problem.b) * int(problem.logits.itemsize)
         self.counted: Counts | None = None  # since they were filled
+        self.held_here = False  # whether some of them are kept in this process
         self.weight: Array = None
 
     def count(self) -> Counts:
         """Return how much is kept; waits for all processes, and for a device."""
         if self.counted is None:
             mine = Counts(0, 0, 0, 0) if self.local is None else self.local.counts
-            sums = Counts(*map(int, self.passes.group.sum(np.array(mine, np.int64))))
-            misfits = sums.misfits + (sums.words > self.room and not self.passes.counts_first)
-            self.counted = sums._replace(misfits=misfits)
+            self.held_here = mine.rows > 0
+            sums = self.passes.group.sum(np.array(mine, np.int64)).tolist()
+            sums[-1] += sums[1] > self.room and not self.passes.counts_first
+            self.counted = Counts(*sums)
         return self.counted
 
     def mass(self, delta: Array) -> tuple[Array, Array]:
@@ -339,12 +337,11 @@ class GroupKept:
 
     def _used(self) -> Kept | None:
         """What is kept here, to be read once; None for nothing, and if not all fitted."""
-        if self.count().misfits:
+        counts = self.count()
+        if counts.misfits:
             return None
-        self.passes.kept_reads += self.count().bytes / self.matrix_bytes
-        if self.local is None or not self.local.counts.rows:
-            return None
-        return self.local
+        self.passes.kept_reads += counts.bytes / self.matrix_bytes
+        return self.local if self.held_here else None
 
 
 def _torch_of(process_group: Any) -> Any:

@@ -140,7 +140,7 @@ class CpuPasses:
         f = labels = None
         if assign:
             f, labels = np.empty(rows), np.empty(rows, np.int64)
-        out = np.empty(self.k + 1)  # masses times n, or the logarithms of these; and the weight
+        out = np.empty(self.k + 1)  # logarithms of the masses, and the weight
         first, last = sampled_here(self.n, self.problem.first, rows, stride)
         bad_row = _cpu.run_pass(
             self.rows,
@@ -163,12 +163,9 @@ class CpuPasses:
             out[:] = np.nan
             if stride == 1 and self.bad_row is None:  # a sample need not hold the first one
                 self.bad_row = bad_row
-        mass, weight = out[:-1], out[-1:]
-        with np.errstate(divide="ignore", invalid="ignore"):
-            log_mass = (mass if log else np.log(mass)) - np.log(weight)
         return Reading(
-            _like(g, log_mass),
-            _like(g, weight),
+            _like(g, out[:-1]),
+            _like(g, out[-1:]),
             None if f is None else _like(g, f),
             None if labels is None else _like(g, labels),
         )

@@ -120,16 +120,17 @@ class Watch:
     def _check_first(self) -> None:
         b = self.problem.b
         xp = namespace(b)
-        empty = (b > 0) & (self.first == -math.inf)
-        if bool(empty.any()):
-            column = int(xp.nonzero(empty)[0][0])
-            raise ValueError(
-                f"column {column} of logits is -inf for every sample (with a > 0), so cluster "
-                f"{column} can receive nothing although b[{column}] > 0; set b[{column}] = 0 or "
-                "drop the column"
-            )
+        bad = (b > 0) & ~(self.first > -math.inf)
+        if not bool(bad.any()):
+            return
         if bool(xp.isnan(self.first).any()):
             raise self.passes.bad_row()
+        column = int(xp.nonzero(bad)[0][0])
+        raise ValueError(
+            f"column {column} of logits is -inf for every sample (with a > 0), so cluster "
+            f"{column} can receive nothing although b[{column}] > 0; set b[{column}] = 0 or "
+            "drop the column"
+        )
 
 
 def centre(g: Array, b: Array) -> Array:
