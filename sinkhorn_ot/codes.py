@@ -16,8 +16,8 @@ from sinkhorn_ot.group import Group
 if TYPE_CHECKING:
     from torch.distributed import ProcessGroup
 
-#: An iteration makes the masses about B / K times what they were.  After so many they are divided
-#: by the largest, which v absorbs: neither they nor their inverses leave float32.
+#: An iteration makes the masses about B / K times what they were.  Before another one, after so many
+#: they are divided by the largest, which v absorbs: neither they nor their inverses leave float32.
 DRIFT = 3
 #: The least epsilon that float32 holds.
 LEAST_EPSILON = float(np.finfo(np.float32).tiny)
@@ -49,11 +49,11 @@ def solve_codes(
             scale = xp.exp((largest - agreed) / epsilon)
         masses = masses * xp.where(largest == agreed, 1.0, scale)[:, None]
     for turn in range(n_iter):
+        if turn and turn % DRIFT == 0:
+            masses /= xp.amax(masses, -1, keepdims=True).clip(TINY)
         if turn:
             masses = step.next(masses)
         masses = group.sum(masses)
-        if turn % DRIFT == DRIFT - 1:
-            masses /= xp.amax(masses, -1, keepdims=True).clip(TINY)
     step.last(masses, out)
 
 
