@@ -1,10 +1,11 @@
 """What one read costs in units of R, where a solve spends its time, and what a small call costs.
 
-python benchmarks/passes.py
+python benchmarks/passes.py [--small]
 
 Prints the seconds of a read at g = 0 for every family, plain, with labels and f, and with entries
 kept (R is measured between the reads); the parts of a solve to 1e-3; the nanoseconds that the loop
-takes when all rows are in the cache; and the microseconds of a whole call on 256 x 64 logits.
+takes when all rows are in the cache; and the microseconds of whole calls on few logits, with
+`--small` these alone.
 """
 
 from __future__ import annotations
@@ -27,6 +28,14 @@ from sinkhorn_ot.checks import room_for_entries
 from sinkhorn_ot.group import Group, GroupPasses
 from sinkhorn_ot.passes import SETS, Problem
 
+#: Calls on few logits: N, K, tol, and how many of them.
+SMALL = (
+    (256, 64, 1e-1, 300),
+    (256, 64, 1e-3, 300),
+    (10_000, 100, 1e-3, 30),
+    (10_000, 100, 1e-6, 30),
+)
+
 
 def main() -> None:
     """Run the command line."""
@@ -34,13 +43,15 @@ def main() -> None:
     parser.add_argument("--n", type=int, default=1_000_000)
     parser.add_argument("--k", type=int, default=1_000)
     parser.add_argument("--runs", type=int, default=5)
+    parser.add_argument("--small", action="store_true", help="only calls on few logits")
     options = parser.parse_args()
     if options.runs < 1:
         parser.error(f"--runs must be at least 1, got {options.runs}")
-    one_read(options.n, options.k, options.runs)
-    account(options.n, options.k)
-    resident(options.k, options.runs)
-    small_call()
+    if not options.small:
+        one_read(options.n, options.k, options.runs)
+        account(options.n, options.k)
+        resident(options.k, options.runs)
+    small_calls()
 
 
 def one_read(n: int, k: int, runs: int) -> None:
@@ -125,22 +136,23 @@ def resident(k: int, runs: int) -> None:
     )
 
 
-def small_call() -> None:
-    """Print the median microseconds of a call that people make for every minibatch."""
-    for family in ("flat", "peaked"):
-        logits, seconds = make_logits(family, 256, 64), []
-        for _ in range(300):
-            start = time.perf_counter()
-            result = sinkhorn(logits, epsilon=EPSILON, tol=1e-1)
-            seconds.append(time.perf_counter() - start)
-        a_read = _read_of(logits)
-        print(
-            f"256 x 64 {family}, tol 0.1: {1e6 * statistics.median(seconds):.0f} microseconds a "
-            f"call of {result.n_passes:.1f} reads; a read alone takes {1e6 * a_read:.0f}"
-        )
+def small_calls() -> None:
+    """Print lower quartiles of calls on few logits, all families in turn."""
+    print("\n| N x K | tol | " + " | ".join(FAMILIES) + " | a read |\n" + "|---" * 8 + "|")
+    for n, k, tol, calls in SMALL:
+        logits = {family: make_logits(family, n, k) for family in FAMILIES}
+        seconds: dict[str, list[float]] = {family: [] for family in FAMILIES}
+        for _ in range(calls):
+            for family, matrix in logits.items():
+                start = time.perf_counter()
+                sinkhorn(matrix, epsilon=EPSILON, tol=tol)
+                seconds[family].append(time.perf_counter() - start)
+        times = [*seconds.values(), _reads_of(logits["flat"])]
+        cells = " | ".join(f"{1e6 * sorted(each)[len(each) // 4]:.0f}" for each in times)
+        print(f"| {n} x {k} | {tol:g} | {cells} |", flush=True)
 
 
-def _read_of(logits: np.ndarray) -> float:
+def _reads_of(logits: np.ndarray) -> list[float]:
     k = logits.shape[1]
     passes = CpuPasses(Problem(logits, None, np.full(k, 1 / k), EPSILON))
     g, seconds = np.zeros(k), []
@@ -148,7 +160,7 @@ def _read_of(logits: np.ndarray) -> float:
         start = time.perf_counter()
         passes.read(g)
         seconds.append(time.perf_counter() - start)
-    return statistics.median(seconds)
+    return seconds
 
 
 if __name__ == "__main__":

@@ -8,7 +8,7 @@ import sys
 import pytest
 
 COMMANDS = {
-    "passes.py --n 3000 --k 50 --runs 1": r"(?s)(\| late \| \d.*){2}256 x 64 peaked",
+    "passes.py --n 3000 --k 50 --runs 1": r"(?s)(\| late \| \d.*){2}\| 10000 x 100 \| 1e-06 \| \d",
     "reads.py 1": r"(?s)k-means, epsilon 2 .*0 of 1 .*0 joining rows .* 0 of 1 \\|",
     "codes.py --calls 2 --sizes 16x300": r"(?s)torch \d.*\| 16 x 300 \| \d.*e-\d+ \|",
     "solve_file.py --rows 20000 --k 100 --exact": r"0.00 GB: .* s, 0.\d+ GB .* sizes 200 to 200",
