@@ -28,7 +28,7 @@ from sinkhorn_ot.solvers.watch import Seen, Watch, centre, sinkhorn_step
 #: What a step is expected to leave of the violation before anything is known.
 FIRST_STEP = 1 / 30
 #: A reading is made with labels if its violation is expected to be within this of `tol`.
-HOPEFUL = 3.0
+HOPEFUL = 10.0
 #: Problems of fewer entries begin with some of Sinkhorn's steps, which cost less: until this many
 #: did not bring the violation down to SLOW of what it was. lam is CLOSER then.
 SMALL, PLAIN, SLOW, CLOSER = 1 << 17, 2, 0.5, 0.3
