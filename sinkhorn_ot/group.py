@@ -202,14 +202,16 @@ class GroupPasses:
         Of some of the rows of all processes, and in units of the logits; forbidden pairings do not
         count.
         """
-        xp, problem, b = self.xp, self.problem, self.problem.b
+        problem, b = self.problem, self.problem.b
         stride = max(problem.n // max(SPREAD_ROWS, SPREAD_ENTRIES // len(b)), 1)
         some = float64(problem.logits[-problem.first % stride :: stride], b)
+        if is_torch(b):  # so few numbers are not worth operations on a device
+            some, b = some.cpu().numpy(), b.cpu().numpy()
         allowed = (abs(some) < math.inf) & (b > 0)
         count = allowed.sum(1).clip(1)
         with np.errstate(over="ignore"):  # an infinite spread is no spread that can be divided
-            mean = xp.where(allowed, some, 0.0).sum(1) / count
-            squares = xp.where(allowed, some - mean[:, None], 0.0) ** 2
+            mean = np.where(allowed, some, 0.0).sum(1) / count
+            squares = np.where(allowed, some - mean[:, None], 0.0) ** 2
         variances = self.group.sum((squares.sum(1) / count).sum().reshape(1))
         return math.sqrt(float(variances[0]) / -(-problem.n // stride))
 

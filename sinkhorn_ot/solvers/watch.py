@@ -148,5 +148,5 @@ def moved(g: Array, start: Array, problem: Problem) -> Array:
 
 def sinkhorn_step(log_mass: Array, b: Array) -> Array:
     """Return ``log(b / m)``, by which Sinkhorn's iteration moves g / epsilon; 0 where b is 0."""
-    xp = namespace(b)
-    return xp.where(b > 0, xp.log(xp.where(b > 0, b, 1.0)) - log_mass, 0.0)
+    xp, used = namespace(b), b > 0
+    return xp.where(used, xp.log(xp.where(used, b, 1.0)) - log_mass, 0.0)
