@@ -31,7 +31,7 @@ FIRST_STEP = 1 / 30
 HOPEFUL = 10.0
 #: Problems of fewer entries begin with some of Sinkhorn's steps, which cost less: until this many
 #: did not bring the violation down to SLOW of what it was. lam is CLOSER then.
-SMALL, PLAIN, SLOW, CLOSER = 1 << 17, 2, 0.5, 0.3
+SMALL, PLAIN, SLOW, CLOSER = 1 << 17, 2, 0.5, 0.5
 #: Rows per cluster in the first sample, the growth from sample to sample, and the part of all rows
 #: that the largest may take.
 FIRST_SAMPLE, GROWTH, LARGEST_SAMPLE = 4, 8, 0.2
