@@ -4,6 +4,7 @@
 #include <algorithm>
 #include <cmath>
 #include <new>
+#include <numeric>
 #include <stdexcept>
 
 #include "balanced.hpp"
@@ -132,56 +133,50 @@ int64_t beginning(int64_t i, int64_t k) {
 }
 
 // Columns of at most `width` entries that are within `window` of the top.  Where there are more:
-// of those that equal the top, if they are many, and of the others one of each of equal parts, by a
-// hash of the row; else the best quarter, and of the others the first ones from `beginning` on.  So
-// equal rows keep different entries, together all, and few moves lead from any class to any other.
+// entries that equal the top, with at most a third of others, in an order that differs from row to
+// row; if they are too few, the best quarter, and of the others the first ones from `beginning` on.
+// So equal rows keep different entries, together all, and few moves lead from any class to another.
 void near_top(const Shifted& row, int64_t i, int64_t k, double window, int64_t width, double tie,
               std::vector<uint32_t>& columns) {
   const double bound = row.top - std::max(window, tie), equal = row.top - tie;
   columns.clear();
-  for (size_t lump = 0; lump < row.tops.size() && int64_t(columns.size()) <= width; ++lump) {
-    if (!(row.tops[lump] >= bound)) continue;
-    const int64_t end = std::min(int64_t(lump + 1) * kLump, k);
-    for (int64_t j = int64_t(lump) * kLump; j < end; ++j)
-      if (row.values[size_t(j)] > kLow && row.values[size_t(j)] >= bound)
-        columns.push_back(uint32_t(j));
-  }
+  const auto gather = [&](int64_t most) {
+    for (size_t lump = 0; lump < row.tops.size() && int64_t(columns.size()) <= most; ++lump) {
+      if (!(row.tops[lump] >= bound)) continue;
+      const int64_t end = std::min(int64_t(lump + 1) * kLump, k);
+      for (int64_t j = int64_t(lump) * kLump; j < end; ++j)
+        if (row.values[size_t(j)] > kLow && row.values[size_t(j)] >= bound)
+          columns.push_back(uint32_t(j));
+    }
+  };
+  gather(width);
   if (int64_t(columns.size()) <= width) return;
-  columns.resize(size_t(2 * k));  // those that equal the top, and from k on the others
-  int64_t ties = 0, rest = 0;
-  for (int64_t j = 0; j < k; ++j) {  // without a branch: which way it goes cannot be foreseen
+  const int64_t begin = beginning(i, k);
+  uint32_t stride = 1 + uint32_t(beginning(~i, k - 1));
+  while (std::gcd(stride, uint32_t(k)) != 1) ++stride;  // at most k - 1
+  columns.clear();
+  int64_t others = 0;
+  for (int64_t step = 0, j = begin; step < k && int64_t(columns.size()) < width; ++step) {
     const double value = row.values[size_t(j)];
-    columns[size_t(ties)] = columns[size_t(k + rest)] = uint32_t(j);
-    ties += value >= equal;
-    rest += (value >= bound) & (value < equal) & (value > kLow);
+    if (value >= equal || (value >= bound && value > kLow && ++others <= width / 3))
+      columns.push_back(uint32_t(j));
+    j = j + stride < k ? j + stride : j + stride - k;
   }
-  if (2 * ties >= width) {
-    const int64_t kept = std::max(width - rest, std::min(ties, width - width / 3));
-    const auto pick = [&](int64_t from, int64_t count, int64_t size, int64_t to) {
-      for (int64_t part = 0; part < count; ++part, ++to) {
-        const int64_t first = part * size / count, last = (part + 1) * size / count;
-        columns[size_t(to)] =
-            columns[size_t(from + first + beginning(i * width + to, last - first))];
-      }
-    };
-    pick(0, kept, ties, 0);
-    pick(k, width - kept, rest, kept);
-  } else {
-    columns.erase(columns.begin() + ties, columns.begin() + k);
-    columns.resize(size_t(ties + rest));
-    const int64_t begin = beginning(i, k);
+  if (int64_t(columns.size()) < width) {
+    columns.clear();
+    gather(k);
     const auto distance = [&](uint32_t j) { return (int64_t(j) - begin + k) % k; };
     const auto sooner = [&](uint32_t a, uint32_t b) { return distance(a) < distance(b); };
     const auto better = [&](uint32_t a, uint32_t b) {
       const double x = row.values[a], y = row.values[b];
       return x != y ? x > y : sooner(a, b);
     };
-    const auto middle = columns.begin() + (width + 3) / 4;
-    std::nth_element(columns.begin(), middle, columns.end(), better);
-    if (middle < columns.begin() + width)
-      std::nth_element(middle, columns.begin() + width, columns.end(), sooner);
+    const auto rest = columns.begin() + (width + 3) / 4;
+    std::nth_element(columns.begin(), rest, columns.end(), better);
+    if (rest < columns.begin() + width)
+      std::nth_element(rest, columns.begin() + width, columns.end(), sooner);
+    columns.resize(size_t(width));
   }
-  columns.resize(size_t(width));
   std::sort(columns.begin(), columns.end());
 }
 
