@@ -73,6 +73,8 @@ class Balancer {
   const Certificate& certificate() const { return certificate_; }
   const std::vector<double>& g() const { return g_; }  // k + 1: that of the pool last
   const std::vector<int64_t>& counts() const { return counts_; }
+  // Rows of each class whose first label had no equal.
+  const std::vector<int64_t>& decided() const { return decided_; }
   std::vector<bool> reached() const;  // k + 1: nodes that the last search reached
   void labels(int64_t* out) const;
 
@@ -135,6 +137,7 @@ class Balancer {
   double certificate_low_[2] = {0, 0};  // what rounding took off its two sums
 
   std::vector<int64_t> counts_, pooled_;  // rows of each class; those of them that the pool takes
+  std::vector<int64_t> decided_;          // what `start` gave each class before it shared out ties
   std::vector<int64_t> excess_;           // counts - low - pooled
   std::vector<std::vector<uint32_t>> members_, joined_;  // joined: since arcs were found
   std::vector<std::vector<Arc>> arcs_;

@@ -128,6 +128,7 @@ int64_t Balancer::start(const double* g) {
     else
       ++counts_[row.label];
   }
+  decided_ = counts_;
   share_out_pool(counts_);
   std::vector<double> room(static_cast<size_t>(k_));
   for (int64_t c = 0; c < k_; ++c) room[size_t(c)] = target(c) - double(counts_[size_t(c)]);

@@ -4,6 +4,7 @@
 #include <algorithm>
 #include <cmath>
 #include <new>
+#include <numeric>
 #include <stdexcept>
 
 #include "balanced.hpp"
@@ -132,9 +133,9 @@ int64_t beginning(int64_t i, int64_t k) {
 }
 
 // Columns of at most `width` entries that are within `window` of the top.  Where there are more:
-// `width` of those that equal the top, if there are so many, the first ones from `beginning` on;
-// else the best quarter, and of the others the first ones from there.  So equal rows keep
-// different entries, and together all.
+// entries that equal the top, with at most a third of others, in an order that differs from row to
+// row; if they are too few, the best quarter, and of the others the first ones from `beginning` on.
+// So equal rows keep different entries, together all, and few moves lead from any class to another.
 void near_top(const Shifted& row, int64_t i, int64_t k, double window, int64_t width, double tie,
               std::vector<uint32_t>& columns) {
   const double bound = row.top - std::max(window, tie), equal = row.top - tie;
@@ -151,11 +152,15 @@ void near_top(const Shifted& row, int64_t i, int64_t k, double window, int64_t w
   gather(width);
   if (int64_t(columns.size()) <= width) return;
   const int64_t begin = beginning(i, k);
+  uint32_t stride = 1 + uint32_t(beginning(~i, k - 1));
+  while (std::gcd(stride, uint32_t(k)) != 1) ++stride;  // at most k - 1
   columns.clear();
-  for (int64_t step = 0; step < k && int64_t(columns.size()) < width; ++step) {
-    const int64_t j = begin + step < k ? begin + step : begin + step - k;
-    if (row.values[size_t(j)] > kLow && row.values[size_t(j)] >= equal)
+  int64_t others = 0;
+  for (int64_t step = 0, j = begin; step < k && int64_t(columns.size()) < width; ++step) {
+    const double value = row.values[size_t(j)];
+    if (value >= equal || (value >= bound && value > kLow && ++others <= width / 3))
       columns.push_back(uint32_t(j));
+    j = j + stride < k ? j + stride : j + stride - k;
   }
   if (int64_t(columns.size()) < width) {
     columns.clear();

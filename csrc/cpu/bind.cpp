@@ -80,6 +80,7 @@ void bind_balancer(py::module_& m) {
       .def_property_readonly("slack", [](const Balancer& s) { return s.certificate().slack; })
       .def_property_readonly("g", &Balancer::g)
       .def_property_readonly("counts", &Balancer::counts)
+      .def_property_readonly("decided", &Balancer::decided)
       .def_property_readonly("reached", &Balancer::reached);
 }
 

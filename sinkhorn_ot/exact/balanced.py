@@ -13,9 +13,19 @@ import numpy as np
 
 from sinkhorn_ot.arrays import Array, check_matrix, heads_of, is_torch, namespace
 from sinkhorn_ot.checks import METHODS, Options, check_integer, check_number
+from sinkhorn_ot.exact.equal_rows import EqualRows
 from sinkhorn_ot.exact.errors import explain_conflict, explain_row
 from sinkhorn_ot.exact.potentials import Goal, entropic_potentials, given_potentials
-from sinkhorn_ot.exact.repair import BadRow, FarOff, Floats, Infeasible, Optimum, Sizes, TooLarge
+from sinkhorn_ot.exact.repair import (
+    BadRow,
+    FarOff,
+    Floats,
+    Improve,
+    Infeasible,
+    Optimum,
+    Sizes,
+    TooLarge,
+)
 from sinkhorn_ot.exact.result import BalancedProgress, BalancedResult
 from sinkhorn_ot.exact.rows import HostRows
 from sinkhorn_ot.exact.sizes import class_sizes
@@ -221,10 +231,10 @@ def _solve(logits: Array, request: _Request) -> BalancedResult:
     room = _room(rows, request.memory_limit)
     given = None if request.g_init is None else given_potentials(request.g_init, k)
 
-    def find(g: Floats, spent: float, most: int) -> BalancedResult:
+    def find(g: Floats, spent: float, most: int, improve: Improve | None = None) -> BalancedResult:
         end = solve_from(
             rows, sizes, sample, g, epsilon, room=room, max_gap=float(request.max_gap),
-            tell=lambda left: tell(spent + rows.reads, left), most=most,
+            tell=lambda left: tell(spent + rows.reads, left), most=most, improve=improve,
         )  # fmt: skip
         return _result(logits, end, sizes, spent + rows.reads)
 
@@ -232,11 +242,16 @@ def _solve(logits: Array, request: _Request) -> BalancedResult:
         if given is not None:
             with contextlib.suppress(FarOff):
                 return find(given, 0.0, max(k, n // NEAR))
+        goal = Goal.of(sample, sizes, n)
         g, spent = entropic_potentials(
-            logits, sample, Goal.of(sample, sizes, n), epsilon, request.memory_limit,
+            logits, sample, goal, epsilon, request.memory_limit,
             request.backend, lambda n_passes, _: tell(n_passes + rows.reads, None), given,
         )  # fmt: skip
-        return find(g, spent, n)
+        solved = spent > 0 and not goal.free.any()
+        equal = EqualRows.of(sample, n * goal.masses, g, epsilon) if solved else None
+        if equal is None:
+            return find(g, spent, n)
+        return find(equal.by_plan(g), spent, n, equal.by_counts)
     except BadRow as error:
         raise explain_row(logits, error.row) from None
     except Infeasible as error:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from sinkhorn_ot.exact.repair import Candidates, Floats, Optimum, Rows, Sizes, begin, solve
+from sinkhorn_ot.exact.repair import Candidates, Floats, Improve, Optimum, Rows, Sizes, begin, solve
 from sinkhorn_ot.exact.rows import HostRows
 
 #: Epsilon of the entropic potentials, in standard deviations of the logits of a row.
@@ -80,13 +80,14 @@ def solve_from(
     max_gap: float = 0.0,
     tell: Callable[[int], None],
     most: int,
+    improve: Improve | None = None,
 ) -> Optimum:
     """Find the optimum from `g`, with room for so many candidates a row; see `repair.solve`."""
     g = g.copy()
     g[sizes.high == 0] = -math.inf
     g = on_grid(sample, sizes, rows.n, g, epsilon)
     kept = candidates(sample, rows.n, g, epsilon, room)
-    return solve(rows, sizes, g, kept, max_gap=max_gap, tell=tell, most=most)
+    return solve(rows, sizes, g, kept, max_gap=max_gap, tell=tell, most=most, improve=improve)
 
 
 def candidates(sample: Sample, n: int, g: Floats, epsilon: float, room: int) -> Candidates:
