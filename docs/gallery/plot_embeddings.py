@@ -32,9 +32,9 @@ groups = balanced_labels(logits_of(first)).labels
 print("sizes", np.bincount(groups))
 
 # %%
-# ``predict`` adds the potentials of a solve to the logits of new rows and takes the argmax. The new
-# items are not balanced by force; their groups are nearly equal because they are of the same kind as
-# the first ones. The nearest centre alone has its favourites.
+# ``predict`` adds the potentials of a solve to the logits of new rows and takes the argmax. The
+# new items are not balanced by force; their groups are nearly equal because they are of the same
+# kind as the first ones. The nearest centre alone has its favourites.
 result = sinkhorn(logits_of(first), epsilon=0.05, tol=1e-6)
 new = logits_of(later)
 labels = {"nearest centre": new.argmax(axis=1), "predict of the solve": result.predict(new)}

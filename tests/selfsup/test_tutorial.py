@@ -24,7 +24,9 @@ def test_every_command_of_the_tutorial_works_on_the_folder_that_it_makes(tmp_pat
     short = "--epochs 1 --updates 2 --image-size 16 --width 8"
     for command in commands:
         assert main(command.replace("--epochs 20", short).split()) == 0
-    labels, new = (list(csv.reader(Path(f).open())) for f in ("labels.csv", "new.csv"))
+    labels, new = (
+        list(csv.reader(Path(file).read_text().splitlines())) for file in ("labels.csv", "new.csv")
+    )
     assert (len(labels), len(new)) == (1 + 1200, 1 + 297)
     assert ",".join(labels[0]) in text
     results = json.dumps(json.loads(Path("runs/folder/evaluation.json").read_text()))
