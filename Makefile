@@ -102,10 +102,12 @@ wheel: $(VENV)/wheel
 	PATH=$(CURDIR)/$(BIN):$$PATH $(BIN)/auditwheel repair --wheel-dir dist build/wheel/*.whl
 	cp build/wheel/*.tar.gz dist/
 
-# the wheel in fresh environments, the oldest and the newest Python and NumPy that are here
+# wheel and source of this Python in fresh environments: with the oldest NumPy, the newest, and
+# torch (TORCH=torch==2.6.* for another than the newest)
+TORCH ?= torch
 test-wheel:
 	test -d dist || $(MAKE) wheel
-	bash tests/wheels/run.sh dist $(PYTHON)
+	bash tests/wheels/run.sh dist $(PYTHON) "$(TORCH)"
 
 # the C++ core for AArch64, cross-compiled and run in an emulator (Debian's g++-aarch64-linux-gnu and
 # qemu-user)
