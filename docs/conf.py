@@ -57,6 +57,7 @@ sphinx_gallery_conf = {
     "within_subsection_order": ExplicitOrder([f"plot_{name}.py" for name in GALLERY]),
     "filename_pattern": "/plot_",
     "abort_on_example_error": True,
+    "capture_repr": (),
     "remove_config_comments": True,
     "write_computation_times": False,
     "show_memory": False,
