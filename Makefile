@@ -123,13 +123,17 @@ test-gpu: $(VENV)/cuda
 gpu-table: $(VENV)/cuda
 	$(BIN)/python benchmarks/gpu_kernels.py docs/gpu_kernels.md
 
-# 100,000 x 1,000 and 10,000 x 100, all solvers
+# the suite, our speed beside peers', and whether it fell behind the stored run; some 5 minutes
 bench: $(VENV)/peers
-	$(BIN)/python benchmarks/compare.py run --size 10000x100 --size 100000x1000
-	$(BIN)/python benchmarks/compare.py table
+	mkdir -p build
+	$(BIN)/python -m pytest benchmarks --benchmark-only -q --benchmark-columns=min,median,rounds \
+		--benchmark-json=build/bench.json
+	$(BIN)/python benchmarks/guard.py build/bench.json
 
-# a million by a thousand as well, and the plot; some two hours, as the peers are slow
-bench-million: bench
+# 10,000 x 100 to a million by a thousand, each case in a process of its own, then table and plot;
+# some two hours, as the peers are slow
+bench-million: $(VENV)/peers
+	$(BIN)/python benchmarks/compare.py run --size 10000x100 --size 100000x1000
 	$(BIN)/python benchmarks/compare.py run --size 1000000x1000 --solvers sinkhorn_ot --tol 1e-3 1e-6
 	$(BIN)/python benchmarks/compare.py run --size 1000000x1000
 	$(BIN)/python benchmarks/compare.py run --size 1000000x1000 --families peaked --tol 1e-4 \

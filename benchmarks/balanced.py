@@ -20,18 +20,16 @@ import json
 import math
 import os
 import statistics
-import subprocess
-import sys
-import time
-from pathlib import Path
 from typing import Any
 
 import numpy as np
-from case import _peak_bytes, yardstick
+from measuring import isolated, repeated
 from numpy.typing import NDArray
 from problems import FAMILIES, make_logits
 
 Labelling = tuple[NDArray[np.int64], NDArray[np.float64] | None]
+#: Seconds after which a solver is stopped.
+LIMIT = 3600.0
 TIES = ("zeros", "votes", "quantised", "equal rows", "few rows")
 
 
@@ -165,34 +163,20 @@ def case(options: argparse.Namespace) -> None:
     """Run one solver on one problem and print what it took, as JSON."""
     __import__(MODULES[options.solver])
     logits = make(options.family, options.n, options.k).astype(options.dtype, copy=False)
-    read = yardstick()
-    # the yardstick reads float32
-    mirror = logits if logits.dtype == np.float32 else logits.view(np.uint8).view(np.float32)
-    before = _peak_bytes()
-    seconds, cpu, reads = [], [], []
-    for run in range(options.runs):
-        reads += [read(mirror) for _ in range(3)]
-        start, spent = time.perf_counter(), time.process_time()
-        labels, g = SOLVERS[options.solver](logits)
-        seconds.append(time.perf_counter() - start)
-        cpu.append(time.process_time() - spent)
-        reads += [read(mirror) for _ in range(3)]
-        if run == 0:
-            added = _peak_bytes() - before
-        if sum(seconds) > 60:
-            break
+    runs = repeated(SOLVERS[options.solver], logits, options.runs)
+    labels, g = runs.answer
     counts = np.bincount(labels, minlength=options.k)
     value = math.fsum(logits[np.arange(len(labels)), labels].astype(np.float64))
     print(
         json.dumps(
             {
-                "seconds": statistics.median(seconds),
-                "cpu": statistics.median(cpu),
-                "R": statistics.median(reads),
+                "seconds": statistics.median(runs.seconds),
+                "cpu": statistics.median(runs.cpu),
+                "R": statistics.median(runs.reads),
                 "gap": None if g is None else gap(logits, labels, g),
                 "sizes": [int(counts.min()), int(counts.max())],
                 "objective": value,
-                "added": (added - 8 * len(labels)) / logits.nbytes,
+                "added": (runs.added - 8 * len(labels)) / logits.nbytes,
             }
         )
     )
@@ -222,17 +206,13 @@ def main() -> None:
     for family in options.families:
         best = None
         for solver in solvers:
-            command = [sys.executable, __file__, "--solver", solver, "--family", family]
-            for name in ("n", "k", "dtype", "runs"):
-                command += [f"--{name}", str(getattr(options, name))]
-            done = subprocess.run(
-                command, capture_output=True, text=True, check=False, cwd=Path(__file__).parent
+            shared = [f"--{x}={getattr(options, x)}" for x in ("n", "k", "dtype", "runs")]
+            found = isolated(
+                "balanced.py", "--solver", solver, "--family", family, *shared, limit=LIMIT
             )
-            if done.returncode:
-                error = (done.stderr.strip().splitlines() or [f"status {done.returncode}"])[-1]
-                print(f"| {family} | {solver} | {error} | | | | | | |", flush=True)
+            if isinstance(found, str):
+                print(f"| {family} | {solver} | {found} | | | | | | |", flush=True)
                 continue
-            found = json.loads(done.stdout.splitlines()[-1])
             certified = "" if found["gap"] is None else f"{found['gap']:.0e}"
             low, high = found["sizes"]
             if solver == "sinkhorn_ot":

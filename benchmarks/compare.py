@@ -15,15 +15,13 @@ import csv
 import json
 import operator
 import os
-import subprocess
 import sys
 from collections import Counter
 from pathlib import Path
 
-from machine import processor, versions
-from problems import FAMILIES, REAL
-
-from sinkhorn_ot.backends.cpu import simd_level
+from machine import machine, told
+from measuring import isolated
+from problems import DEFINED, FAMILIES, REAL, UNITS, size_of
 
 HERE = Path(__file__).parent
 CSV = HERE / "results" / "comparison.csv"
@@ -31,8 +29,17 @@ CURVES = HERE / "results" / "curves.json"
 PLOT = HERE.parent / "docs" / "comparison.png"
 LIMIT = 600
 PEERS = ("torch_two_matvec", "sela_original", "pot", "ott")
+#: Solvers in the plot, and what they are called there.
+DRAWN = {
+    "sinkhorn_ot": "sinkhorn_ot",
+    "torch_two_matvec": "torch float32 loop",
+    "sela_original": "SeLa's loop, float64",
+    "pot": "POT",
+    "ott": "OTT",
+}
 #: Peak bytes above the input in units of the input, as the CSV has them at 100,000 x 1,000.
 NEEDS = {"pot": 10.0, "ott": 4.0}
+PACKAGES = ("numpy", "torch", "POT", "ott-jax", "jax")
 FIELDS = [
     *("solver", "family", "n", "k", "tol", "memory_limit", "status"),
     *("seconds", "min", "max", "runs", "read_seconds", "gb_per_s", "in_reads"),
@@ -45,7 +52,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     commands = parser.add_subparsers(dest="command", required=True)
     run_parser = commands.add_parser("run")
-    run_parser.add_argument("--size", action="append", required=True, type=size, help="NxK")
+    run_parser.add_argument("--size", action="append", required=True, type=size_of, help="NxK")
     run_parser.add_argument("--solvers", nargs="*", default=["sinkhorn_ot", *PEERS])
     run_parser.add_argument(
         "--families", nargs="*", default=list(FAMILIES), choices=[*FAMILIES, REAL]
@@ -54,7 +61,8 @@ def main() -> None:
     run_parser.add_argument("--memory-limit", type=float, help="as a part of the input")
     run_parser.add_argument("--logits", type=Path, help="saved logits, for the family 'real'")
     commands.add_parser("table")
-    commands.add_parser("plot")
+    plot_parser = commands.add_parser("plot")
+    plot_parser.add_argument("--size", type=size_of, default=(100_000, 1_000), help="NxK")
     options = parser.parse_args()
     if options.command == "run":
         if REAL in options.families and options.logits is None:
@@ -67,16 +75,7 @@ def main() -> None:
     elif options.command == "table":
         table()
     else:
-        plot()
-
-
-def size(text: str) -> tuple[int, int]:
-    """Parse NxK."""
-    try:
-        n, k = map(int, text.split("x"))
-    except ValueError:
-        raise argparse.ArgumentTypeError(f"{text!r} is not NxK, such as 10000x100") from None
-    return n, k
+        plot(*options.size)
 
 
 def run(
@@ -93,39 +92,31 @@ def run(
     key["memory_limit"] = "" if memory_limit is None else memory_limit
     if any(all(str(row[f]) == str(v) for f, v in key.items()) for row in rows()):
         return
-    row = dict(key, machine=machine(), versions=told_versions())
+    row = dict(key, machine=machine(), versions=told(*PACKAGES))
     available = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     need = (1 + NEEDS.get(solver, 0)) * 4 * n * k
     if need > available:
         row["status"] = f"needs {need / 1e9:.0f} GB"
     else:
-        command = [sys.executable, str(HERE / "case.py"), solver, "--family", family]
-        command += ["--n", str(n), "--k", str(k), "--tol", str(tol)]
+        options = ["--family", family, "--n", n, "--k", k, "--tol", tol]
         if memory_limit is not None:
-            command += ["--memory-limit", str(memory_limit)]
+            options += ["--memory-limit", memory_limit]
         if logits is not None:
-            command += ["--logits", str(logits)]
-        try:
-            done = subprocess.run(
-                command, capture_output=True, text=True, timeout=LIMIT, check=False
-            )
-        except subprocess.TimeoutExpired:
-            row["status"] = f"over {LIMIT} s"
+            options += ["--logits", logits]
+        answer = isolated("case.py", solver, *options, limit=LIMIT)
+        if isinstance(answer, str):
+            row["status"] = answer
         else:
-            if done.returncode != 0:
-                row["status"] = "failed: " + (done.stderr.strip().splitlines() or ["killed"])[-1]
+            curve = answer.pop("curve")
+            if not isinstance(answer["violation"], float) or answer["violation"] > 1.05 * tol:
+                row["status"] = f"only reaches {answer['violation']:.1e}"
+            elif answer["stalled"]:
+                row["status"] = "its own test never fires"
             else:
-                answer = json.loads(done.stdout.splitlines()[-1])
-                curve = answer.pop("curve")
-                if not isinstance(answer["violation"], float) or answer["violation"] > 1.05 * tol:
-                    row["status"] = f"only reaches {answer['violation']:.1e}"
-                elif answer["stalled"]:
-                    row["status"] = "its own test never fires"
-                else:
-                    row["status"] = "ok"
-                row |= {f: answer[f] for f in FIELDS if f in answer and f not in key}
-                row["in_reads"] = round(answer["seconds"] / answer["read_seconds"], 2)
-                keep_curve(f"{solver} {family} {n}x{k} {tol:g}", curve)
+                row["status"] = "ok"
+            row |= {f: answer[f] for f in FIELDS if f in answer and f not in key}
+            row["in_reads"] = round(answer["seconds"] / answer["read_seconds"], 2)
+            keep_curve(f"{solver} {family} {n}x{k} {tol:g}", curve)
     CSV.parent.mkdir(exist_ok=True)
     new = not CSV.exists()
     with CSV.open("a", newline="") as file:
@@ -155,20 +146,10 @@ def keep_curve(name: str, curve: list[list[float]]) -> None:
     CURVES.write_text(json.dumps(curves, indent=0))
 
 
-def machine() -> str:
-    """Return processor, its vectors and cores."""
-    return f"{processor()} with {simd_level()}, {len(os.sched_getaffinity(0))} cores"
-
-
-def told_versions() -> str:
-    """Return the versions that matter."""
-    found = versions("numpy", "torch", "POT", "ott-jax", "jax").items()
-    return ", ".join(f"{name} {number or '-'}" for name, number in found)
-
-
 def table() -> None:
     """Print the rows as Markdown, and what they were measured on; only within that, ratios."""
     found = rows()
+    print("; ".join(f"{family}: {what}" for family, what in DEFINED.items()) + f". {UNITS}\n")
     problem = operator.itemgetter("n", "k", "family", "tol", "machine")
     print(
         "| size | family | tol | solver | seconds (min-max) | reads R | R, GB/s | x ours | ", end=""
@@ -202,10 +183,10 @@ def table() -> None:
         print(f"- {solver}, {count} rows: {where}; {what}")
 
 
-def plot() -> None:
+def plot(n: int, k: int) -> None:
     """Draw violation against time: a panel for each family, a line for each solver.
 
-    Only what this machine measured is drawn.
+    Only what this machine measured is drawn. POT and OTT tell no curve, and are drawn as points.
     """
     import matplotlib
 
@@ -213,36 +194,45 @@ def plot() -> None:
     from matplotlib import pyplot
 
     curves = json.loads(CURVES.read_text())
-    shown, here = "1000000x1000", machine()
-    measured = {
-        (row["solver"], row["family"], row["tol"])
+    here, tol = machine(), "0.001"
+    measured = [
+        row
         for row in rows()
-        if row["machine"] == here and f"{row['n']}x{row['k']}" == shown
-    }
-    names = {"sinkhorn_ot": "sinkhorn_ot", "torch_two_matvec": "torch float32, two products"}
-    names["sela_original"] = "original SeLa loop, float64"
-    figure, axes = pyplot.subplots(1, len(FAMILIES), figsize=(15, 3.8), sharex=True, sharey=True)
-    for axis, family in zip(axes, FAMILIES, strict=True):
-        for solver, label in names.items():
-            tols = [t for t in ("1e-06", "0.0001", "0.001") if (solver, family, t) in measured]
-            keys = [f"{solver} {family} {shown} {t}" for t in tols]
-            key = next((c for c in keys if curves.get(c)), None)
-            if key:
-                color = f"C{list(names).index(solver)}"
-                axis.plot(*zip(*curves[key], strict=True), ".-", label=label, color=color)
-        axis.set(title=family, xscale="log", yscale="log", xlabel="seconds")
+        if row["machine"] == here and (row["n"], row["k"], row["tol"]) == (str(n), str(k), tol)
+        and row["solver"] in DRAWN and row["family"] in FAMILIES
+        and row["seconds"] and not row["memory_limit"]
+    ]  # fmt: skip
+    if not measured:
+        sys.exit(f"nothing of {n} x {k} to {tol} was measured on {here}: see compare.py run")
+    pyplot.rcParams.update({"font.size": 11, "axes.titlesize": 12})
+    figure, axes = pyplot.subplots(2, 3, figsize=(8, 5.2), sharex=True, sharey=True)
+    panels = dict(zip(FAMILIES, axes.flat, strict=False))
+    for row in measured:
+        solver, color = row["solver"], f"C{list(DRAWN).index(row['solver'])}"
+        curve = curves.get(f"{solver} {row['family']} {n}x{k} {tol}")
+        curve = curve or [[float(row["seconds"]), float(row["violation"])]]
+        panels[row["family"]].plot(*zip(*curve, strict=True), ".-", color=color, lw=1.5, ms=5)
+    for family, axis in panels.items():
+        axis.axhline(float(tol), color="0.5", lw=1, ls="--")
+        axis.set(xscale="log", yscale="log")
+        axis.set_title(family + "\n" + DEFINED[family], linespacing=1.3)
         axis.grid(alpha=0.3)
-    axes[0].set_ylabel("marginal violation")
-    lines = {
-        text: line
-        for axis in axes
-        for line, text in zip(*axis.get_legend_handles_labels(), strict=True)
-    }
-    figure.legend(lines.values(), lines.keys(), loc="lower center", ncols=len(lines))
-    figure.suptitle(f"1,000,000 x 1,000 float32 logits on {here}")
-    figure.tight_layout(rect=(0, 0.08, 1, 1))
+    for axis in axes.flat[2:5]:  # those below which there is none
+        axis.set_xlabel("seconds")
+        axis.tick_params(labelbottom=True)
+    for axis in axes[:, 0]:
+        axis.set_ylabel("violation")
+    last = axes.flat[-1]
+    last.axis("off")
+    found = {row["solver"] for row in measured}
+    for i, (solver, name) in enumerate(DRAWN.items()):
+        if solver in found:
+            last.plot([], [], ".-", color=f"C{i}", lw=2, ms=8, label=name)
+    last.plot([], [], color="0.5", lw=1, ls="--", label=f"wanted: {tol}")
+    last.legend(loc="center", frameon=False, title=f"{n:,} x {k:,}, float32\n{here}")
+    figure.tight_layout()
     PLOT.parent.mkdir(exist_ok=True)
-    figure.savefig(PLOT, dpi=110)
+    figure.savefig(PLOT, dpi=180)
     print(PLOT)
 
 

@@ -17,15 +17,13 @@ import argparse
 import csv
 import json
 import os
-import subprocess
-import sys
 import time
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from case import _peak_bytes
+from machine import told
+from measuring import isolated, peak_bytes
 from numpy.typing import NDArray
 
 Floats = NDArray[np.float32]
@@ -155,11 +153,11 @@ def case(options: argparse.Namespace) -> None:
     (n,) = options.n
     x = points(n, options.width, options.k, options.spread)
     centres = seeds(x, options.k)
-    before, start, spent = _peak_bytes(), time.perf_counter(), time.process_time()
+    before, start, spent = peak_bytes(), time.perf_counter(), time.process_time()
     labels = SOLVERS[options.solver](x, centres.copy(), options.rounds)
     seconds = time.perf_counter() - start
     spent = time.process_time() - spent
-    added = (_peak_bytes() - before) / 1e6
+    added = (peak_bytes() - before) / 1e6
     counts = np.bincount(labels, minlength=options.k)
     print(
         json.dumps(
@@ -180,39 +178,23 @@ def run(options: argparse.Namespace) -> None:
     """Run all cells; one that fails has the reason in place of figures."""
     for n in options.n:
         for solver in options.solvers:
-            command = [sys.executable, __file__, "--solver", solver, "--n", str(n)]
-            for name in ("width", "k", "rounds", "spread"):
-                command += [f"--{name}", str(getattr(options, name))]
+            shared = [f"--{name}={getattr(options, name)}"
+                      for name in ("width", "k", "rounds", "spread")]  # fmt: skip
             row: dict[str, Any] = {
                 "n": n, "width": options.width, "k": options.k, "spread": options.spread,
                 "rounds": options.rounds, "solver": solver,
             }  # fmt: skip
-            try:
-                done = subprocess.run(
-                    command, capture_output=True, text=True, check=False, timeout=options.timeout
-                )
-            except subprocess.TimeoutExpired:
-                row["failed"] = f"not done in {options.timeout:g} s"
-            else:
-                if done.returncode:
-                    lines = done.stderr.strip().splitlines()
-                    row["failed"] = (lines or [f"status {done.returncode}"])[-1]
-                else:
-                    row |= json.loads(done.stdout.splitlines()[-1])
+            found = isolated(
+                "kmeans.py", "--solver", solver, "--n", n, *shared, limit=options.timeout
+            )
+            row |= {"failed": found} if isinstance(found, str) else found
             row["threads"] = os.environ.get("OMP_NUM_THREADS", os.cpu_count())
             row["load"] = round(os.getloadavg()[0], 1)
             row["date"] = time.strftime("%Y-%m-%d")
-            row["versions"] = " ".join(f"{name} {_version(name)}" for name in PACKAGES)
+            row["versions"] = told(*PACKAGES)
             print(json.dumps(row), flush=True)
             if options.save:
                 _save(row)
-
-
-def _version(package: str) -> str:
-    try:
-        return metadata.version(package)
-    except metadata.PackageNotFoundError:
-        return "absent"
 
 
 def _save(row: dict[str, Any]) -> None:

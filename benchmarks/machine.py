@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import platform
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -24,3 +25,15 @@ def versions(*packages: str) -> dict[str, str | None]:
         except PackageNotFoundError:
             found[package] = None
     return found
+
+
+def machine() -> str:
+    """Return the processor, its vectors and cores."""
+    from sinkhorn_ot.backends.cpu import simd_level  # gpu_check asks for the rest before it builds
+
+    return f"{processor()} with {simd_level()}, {len(os.sched_getaffinity(0))} cores"
+
+
+def told(*packages: str) -> str:
+    """Return these versions in words."""
+    return ", ".join(f"{name} {number or '-'}" for name, number in versions(*packages).items())

@@ -1,10 +1,9 @@
-"""What one read costs in units of R, where a solve spends its time, and what a small call costs.
+"""Where a solve spends its time, and how fast its arithmetic is where memory does not count.
 
 python benchmarks/passes.py
 
-Prints the seconds of a read at g = 0 for every family, plain, with labels and f, and with entries
-kept (R is measured between the reads); the parts of a solve to 1e-3; the nanoseconds that the loop
-takes when all rows are in the cache; and the microseconds of a whole call on 256 x 64 logits.
+Prints the parts of a solve to 1e-3 for every family, and the nanoseconds that a read takes when all
+rows are in the cache. What a read and a solve cost as a whole, `make bench` measures.
 """
 
 from __future__ import annotations
@@ -16,16 +15,11 @@ import time
 from collections import Counter
 
 import numpy as np
-from case import yardstick
 from problems import EPSILON, FAMILIES, make_logits
 
 from sinkhorn_ot import sinkhorn
-from sinkhorn_ot.arrays import place_of
-from sinkhorn_ot.backends import named
-from sinkhorn_ot.backends.cpu import CpuKept, CpuPasses, needs
-from sinkhorn_ot.checks import room_for_entries
-from sinkhorn_ot.group import Group, GroupPasses
-from sinkhorn_ot.passes import SETS, Problem
+from sinkhorn_ot.backends.cpu import CpuKept, CpuPasses
+from sinkhorn_ot.passes import Problem
 
 
 def main() -> None:
@@ -37,35 +31,8 @@ def main() -> None:
     options = parser.parse_args()
     if options.runs < 1:
         parser.error(f"--runs must be at least 1, got {options.runs}")
-    one_read(options.n, options.k, options.runs)
     account(options.n, options.k)
     resident(options.k, options.runs)
-    small_call()
-
-
-def one_read(n: int, k: int, runs: int) -> None:
-    """Print a line for each family: medians, in seconds and multiples of R."""
-    read, g = yardstick(), np.zeros(k)
-    print("| family | R | a read | with labels and f | keeping entries |\n|---|---|---|---|---|")
-    for family in FAMILIES:
-        logits = make_logits(family, n, k)
-        problem = Problem(logits, None, np.full(k, 1 / k), EPSILON)
-        passes = GroupPasses(problem, Group(), named("cpu", place_of(logits)))
-        kept = passes.keep(room_for_entries(logits, n, None, needs(logits, n)) // SETS)
-        seconds: dict[str, list[float]] = {"R": [], "plain": [], "labels": [], "kept": []}
-        for _ in range(runs):
-            seconds["R"].append(read(logits))
-            for name, what in (
-                ("plain", {}),
-                ("labels", {"assign": True}),
-                ("kept", {"kept": kept}),
-            ):
-                start = time.perf_counter()
-                passes.read(g, **what)
-                seconds[name].append(time.perf_counter() - start)
-        r, *others = (statistics.median(s) for s in seconds.values())
-        cells = " | ".join(f"{s:.3f} s, {s / r:.2f} R" for s in others)
-        print(f"| {family} | {r:.3f} s | {cells} |", flush=True)
 
 
 def account(n: int, k: int) -> None:
@@ -96,7 +63,7 @@ def account(n: int, k: int) -> None:
     for operation in ("mass", "second_moment"):
         setattr(CpuKept, operation, timed(getattr(CpuKept, operation), "steps on kept entries"))
     parts = ("reads", "samples", "steps on samples", "steps on kept entries")
-    print("\n| family | a solve | " + " | ".join(parts) + " |\n" + "|---" * 6 + "|")
+    print("| family | a solve | " + " | ".join(parts) + " |\n" + "|---" * 6 + "|")
     for family in FAMILIES:
         logits = make_logits(family, n, k)
         for _ in range(2):
@@ -123,32 +90,6 @@ def resident(k: int, runs: int) -> None:
         f"\nRows in the cache, one thread ({passes.simd}): {each * statistics.median(seconds):.2f} "
         f"ns per 16 entries, at best {each * min(seconds):.2f}"
     )
-
-
-def small_call() -> None:
-    """Print the median microseconds of a call that people make for every minibatch."""
-    for family in ("flat", "peaked"):
-        logits, seconds = make_logits(family, 256, 64), []
-        for _ in range(300):
-            start = time.perf_counter()
-            result = sinkhorn(logits, epsilon=EPSILON, tol=1e-1)
-            seconds.append(time.perf_counter() - start)
-        a_read = _read_of(logits)
-        print(
-            f"256 x 64 {family}, tol 0.1: {1e6 * statistics.median(seconds):.0f} microseconds a "
-            f"call of {result.n_passes:.1f} reads; a read alone takes {1e6 * a_read:.0f}"
-        )
-
-
-def _read_of(logits: np.ndarray) -> float:
-    k = logits.shape[1]
-    passes = CpuPasses(Problem(logits, None, np.full(k, 1 / k), EPSILON))
-    g, seconds = np.zeros(k), []
-    for _ in range(300):
-        start = time.perf_counter()
-        passes.read(g)
-        seconds.append(time.perf_counter() - start)
-    return statistics.median(seconds)
 
 
 if __name__ == "__main__":

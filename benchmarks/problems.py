@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import functools
 from collections.abc import Callable
 from pathlib import Path
@@ -16,9 +17,28 @@ EPSILON = 0.04
 IID = {"flat": 2.5, "peaked": 25.0}
 CLUSTERED = {"early": 2.5, "middle": 10.0, "late": 40.0}
 FAMILIES = (*IID, *CLUSTERED)
+#: What stands beside tables and plots.
+DEFINED = {
+    **{family: f"noise, {spread:g} ε" for family, spread in IID.items()},
+    **{family: f"clustered, {spread:g} ε" for family, spread in CLUSTERED.items()},
+}
+UNITS = (
+    "The number is the standard deviation of the logits; noise is normal; clustered are features "
+    "around centres of uneven weight times prototypes, as a network in training makes them; ε is "
+    f"{EPSILON}. R is the time of one read of the array by all threads, measured around each run"
+)
 REAL = "real"
 BLOCK = 20_000
 DIM = 64
+
+
+def size_of(text: str) -> tuple[int, int]:
+    """Parse NxK."""
+    try:
+        n, k = map(int, text.split("x"))
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r} is not NxK, such as 10000x100") from None
+    return n, k
 
 
 def make_logits(family: str, n: int, k: int, seed: int = 0) -> NDArray[np.float32]:

@@ -5,6 +5,7 @@ Every solver stops at the same ``||m - b||_1 <= tol`` and starts from the same f
 
 from __future__ import annotations
 
+import importlib.util
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -110,6 +111,7 @@ def torch_two_matvec(logits: Logits, tol: float) -> Answer:
         n_iter += 1
     labels = p.mul_(u).argmax(1)
     g = EPSILON * u.double().log().numpy()
+    torch.set_flush_denormal(False)
     return Answer(labels.numpy(), g, n_iter, None, curve, idle >= IDLE)
 
 
@@ -182,3 +184,17 @@ MODULES = {
     "pot": ["ot"],
     "ott": ["ott.geometry.geometry", "ott.solvers.linear.sinkhorn"],
 }
+#: What each is measured with, as it is called where packages are installed from.
+PACKAGES = {
+    "sinkhorn_ot": ["sinkhorn-ot"],
+    "textbook": ["sinkhorn-ot"],
+    "torch_two_matvec": ["torch"],
+    "sela_original": ["numpy"],
+    "pot": ["POT"],
+    "ott": ["ott-jax", "jax"],
+}
+
+
+def installed(modules: list[str]) -> bool:
+    """Whether all of these modules can be imported."""
+    return all(importlib.util.find_spec(name.split(".")[0]) is not None for name in modules)

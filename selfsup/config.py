@@ -180,7 +180,7 @@ class LabelConfig:
     """Marginal violation at which a solve stops."""
     max_iter: int = 300
     updates: int = 80
-    """Label updates, the first before the first step, the last at the end; 0: random labels stay."""
+    """Label updates, the first before the first step, the last at the end; 0: random labels."""
     schedule_power: float = 2.0
     """1 linear, 1.5 as SeLaVi, 2 as SeLa on ImageNet."""
     heads_per_update: Literal["all", "one"] = "all"

@@ -21,7 +21,7 @@ from sinkhorn_ot import SinkhornResult, SinkhornWarning, sinkhorn
 
 def update_times(total: float, updates: int, power: float = 2.0) -> list[float]:
     """Return when to label: from 0 to the end, at `total` images seen; gaps grow if power > 1."""
-    return [total * (i / (updates - 1)) ** power for i in range(updates)] if updates > 1 else [0.0] * updates
+    return [total * (i / max(1, updates - 1)) ** power for i in range(updates)]
 
 
 def multi_head_loss(outputs: Sequence[Tensor], labels: Tensor) -> Tensor:

@@ -1,4 +1,12 @@
 import enum
+from typing import TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+
+# contiguous
+Doubles: TypeAlias = NDArray[np.float64]
+Integers: TypeAlias = NDArray[np.int64]
 
 class Dtype(enum.Enum):
     float64 = ...
@@ -27,8 +35,8 @@ class Kept:
     def rows(self) -> int: ...
     @property
     def words(self) -> int: ...
-    def mass(self, scalings: int, out: int, threads: int) -> None: ...
-    def second_moment(self, scalings: int, v: int, out: int, threads: int) -> None: ...
+    def mass(self, scalings: Doubles, out: Doubles, threads: int) -> None: ...
+    def second_moment(self, scalings: Doubles, v: Doubles, out: Doubles, threads: int) -> None: ...
 
 class State(enum.Enum):
     done = ...
@@ -38,14 +46,14 @@ class State(enum.Enum):
 class Balancer:
     def __init__(self, n: int, low: list[int], high: list[int]) -> None: ...
     def collect(
-        self, rows: Rows, first: int, threads: int, g: int, window: float, width: int
+        self, rows: Rows, first: int, threads: int, g: Doubles, window: float, width: int
     ) -> int: ...
     def check(self, rows: Rows, first: int, threads: int, window: float, width: int) -> None: ...
     def look_outside(self, rows: Rows, first: int, threads: int) -> int: ...
-    def start(self, g: int) -> int: ...
+    def start(self, g: Doubles) -> int: ...
     def relabel(self) -> int: ...
     def repair(self, seconds: float) -> State: ...
-    def labels(self, out: int) -> None: ...
+    def labels(self, out: Integers) -> None: ...
     @property
     def noted(self) -> int: ...
     @property
@@ -69,17 +77,17 @@ class Balancer:
 
 def run_pass(
     x: Rows,
-    g: int,
-    a: int,
+    g: Doubles,
+    a: Doubles | None,
     epsilon: float,
     kind: Kind,
     sample: Sample,
     block_rows: int,
     simd: str,
     threads: int,
-    out: int,
-    f: int,
-    labels: int,
+    out: Doubles,
+    f: Doubles | None,
+    labels: Integers | None,
     kept: Kept | None,
     share: float,
 ) -> int: ...
@@ -98,14 +106,14 @@ class Minibatch:
         batch_stride: int,
         row_stride: int,
         col_stride: int,
-        n_valid: int,
+        n_valid: Integers | None,
         epsilon: float,
     ) -> None: ...
 
 def codes_first(
-    of: Minibatch, tops: int, masses: int, largest: int, simd: str, threads: int
+    of: Minibatch, tops: Doubles, masses: Doubles, largest: Doubles, simd: str, threads: int
 ) -> None: ...
-def codes_next(of: Minibatch, tops: int, masses: int, simd: str, threads: int) -> None: ...
+def codes_next(of: Minibatch, tops: Doubles, masses: Doubles, simd: str, threads: int) -> None: ...
 def codes_last(
-    of: Minibatch, tops: int, masses: int, out: Minibatch, simd: str, threads: int
+    of: Minibatch, tops: Doubles, masses: Doubles, out: Minibatch, simd: str, threads: int
 ) -> None: ...

@@ -84,6 +84,8 @@ def cast_like(x: Array, like: Array) -> Array:
 
 def dtype_name(x: Array) -> str:
     """``float32`` for both ``numpy.float32`` and ``torch.float32``."""
+    if isinstance(x, np.ndarray):  # the name of its type is at hand, that of its dtype is made
+        return str(x.dtype.type.__name__)
     return str(x.dtype).removeprefix("torch.")
 
 

@@ -16,8 +16,9 @@ from sinkhorn_ot.group import Group
 if TYPE_CHECKING:
     from torch.distributed import ProcessGroup
 
-#: An iteration makes the masses about B / K times what they were.  After so many they are divided
-#: by the largest, which v absorbs: neither they nor their inverses leave float32.
+#: An iteration makes the masses about B / K times what they were.  Where another one follows after
+#: so many, they are divided by the largest, which v absorbs: neither they nor their inverses leave
+#: float32.
 DRIFT = 3
 #: The least epsilon that float32 holds.
 LEAST_EPSILON = float(np.finfo(np.float32).tiny)
@@ -49,11 +50,11 @@ def solve_codes(
             scale = xp.exp((largest - agreed) / epsilon)
         masses = masses * xp.where(largest == agreed, 1.0, scale)[:, None]
     for turn in range(n_iter):
+        if turn and turn % DRIFT == 0:
+            masses /= xp.amax(masses, -1, keepdims=True).clip(TINY)
         if turn:
             masses = step.next(masses)
         masses = group.sum(masses)
-        if turn % DRIFT == DRIFT - 1:
-            masses /= xp.amax(masses, -1, keepdims=True).clip(TINY)
     step.last(masses, out)
 
 
@@ -90,7 +91,7 @@ def _check_count(n_valid: Array | int, scores: Array) -> None:
             f"n_valid must be one number, or one for each of the {math.prod(batches)} batches, got "
             f"shape {shape}"
         )
-    if not dtype_name(counts).startswith(("int", "uint")):
+    if not dtype_name(counts).startswith(("int", "uint", "longlong", "ulonglong")):
         raise TypeError(f"n_valid must be an integer or integers, got {dtype_name(counts)}")
 
 
@@ -140,10 +141,16 @@ def _check_memory(scores: Array, out: Array) -> None:
 def _memory(x: Array) -> tuple[int, int, list[tuple[int, int]]]:
     """First byte, byte after the last, and of each axis longer than 1 its step and length."""
     if is_torch(x):
-        start, strides = x.data_ptr(), [stride * x.itemsize for stride in x.stride()]
+        first, strides, unit = x.data_ptr(), x.stride(), x.itemsize
     else:
-        start, strides = x.ctypes.data, x.strides
-    steps = [(step, size) for step, size in zip(strides, x.shape, strict=True) if size > 1]
-    ways = [step * (size - 1) for step, size in steps]
-    first = start + sum(way for way in ways if way < 0)
-    return first, start + sum(way for way in ways if way > 0) + x.itemsize, steps
+        first, strides, unit = x.ctypes.data, x.strides, 1
+    last, steps = first + x.itemsize, []
+    for stride, size in zip(strides, x.shape, strict=True):
+        if size > 1:
+            step = stride * unit
+            steps.append((step, size))
+            if step < 0:
+                first += step * (size - 1)
+            else:
+                last += step * (size - 1)
+    return first, last, steps

@@ -15,7 +15,14 @@ from typing import Any, TypeVar
 import numpy as np
 
 from sinkhorn_ot.arrays import Array, float64, is_torch, namespace, what_is_bad
-from sinkhorn_ot.passes import Backend, Counts, Kept, Problem, Reading, room_for_rows, sampled_row
+from sinkhorn_ot.passes import (
+    Backend,
+    Counts,
+    Kept,
+    Problem,
+    Reading,
+    room_for_rows,
+)
 
 T = TypeVar("T")
 #: What a process tells the others: what must be the same for all, and what is its own.
@@ -25,7 +32,7 @@ Told = tuple[dict[str, object], Any]
 #: of the last read; and after they did, less than before.
 FILL, LESS = 0.9, 0.7
 #: The spread of the logits is that of so many rows, or where they are short of so many entries.
-SPREAD_ROWS, SPREAD_ENTRIES = 8, 1 << 12
+SPREAD_ROWS, SPREAD_ENTRIES = 8, 1 << 10
 
 
 class Group:
@@ -195,19 +202,18 @@ class GroupPasses:
         Of some of the rows of all processes, and in units of the logits; forbidden pairings do not
         count.
         """
-        xp, problem, b = self.xp, self.problem, self.problem.b
+        problem, b = self.problem, self.problem.b
         stride = max(problem.n // max(SPREAD_ROWS, SPREAD_ENTRIES // len(b)), 1)
-        rows = [sampled_row(j, stride) - problem.first for j in range(problem.n // stride)]
-        rows = [row for row in rows if 0 <= row < problem.logits.shape[0]]
-        some = float64(problem.logits[rows], b)
-        allowed = (some > -math.inf) & (some < math.inf) & (b > 0)
-        count = xp.where(allowed, 1.0, 0.0).sum(1).clip(1.0)
+        some = float64(problem.logits[-problem.first % stride :: stride], b)
+        if is_torch(b):  # so few numbers are not worth operations on a device
+            some, b = some.cpu().numpy(), b.cpu().numpy()
+        allowed = (abs(some) < math.inf) & (b > 0)
+        count = allowed.sum(1).clip(1)
         with np.errstate(over="ignore"):  # an infinite spread is no spread that can be divided
-            mean = xp.where(allowed, some, 0.0).sum(1) / count
-            squares = xp.where(allowed, some - mean[:, None], 0.0) ** 2
-        sums = xp.stack(((squares.sum(1) / count).sum(), xp.ones_like(count).sum()))
-        total, number = self.group.sum(sums)
-        return math.sqrt(float(total / number))
+            mean = np.where(allowed, some, 0.0).sum(1) / count
+            squares = np.where(allowed, some - mean[:, None], 0.0) ** 2
+        variances = self.group.sum((squares.sum(1) / count).sum().reshape(1))
+        return math.sqrt(float(variances[0]) / -(-problem.n // stride))
 
     def read(
         self,
@@ -302,15 +308,17 @@ class GroupKept:
         self.local: Kept | None = None if passes.local is None else passes.local.keep(here)
         self.matrix_bytes = problem.n * len(problem.b) * int(problem.logits.itemsize)
         self.counted: Counts | None = None  # since they were filled
+        self.held_here = False  # whether some of them are kept in this process
         self.weight: Array = None
 
     def count(self) -> Counts:
         """Return how much is kept; waits for all processes, and for a device."""
         if self.counted is None:
             mine = Counts(0, 0, 0, 0) if self.local is None else self.local.counts
-            sums = Counts(*map(int, self.passes.group.sum(np.array(mine, np.int64))))
-            misfits = sums.misfits + (sums.words > self.room and not self.passes.counts_first)
-            self.counted = sums._replace(misfits=misfits)
+            self.held_here = mine.rows > 0
+            sums = self.passes.group.sum(np.array(mine, np.int64)).tolist()
+            sums[-1] += sums[1] > self.room and not self.passes.counts_first
+            self.counted = Counts(*sums)
         return self.counted
 
     def mass(self, delta: Array) -> tuple[Array, Array]:
@@ -331,12 +339,11 @@ class GroupKept:
 
     def _used(self) -> Kept | None:
         """What is kept here, to be read once; None for nothing, and if not all fitted."""
-        if self.count().misfits:
+        counts = self.count()
+        if counts.misfits:
             return None
-        self.passes.kept_reads += self.count().bytes / self.matrix_bytes
-        if self.local is None or not self.local.counts.rows:
-            return None
-        return self.local
+        self.passes.kept_reads += counts.bytes / self.matrix_bytes
+        return self.local if self.held_here else None
 
 
 def _torch_of(process_group: Any) -> Any:

@@ -231,6 +231,8 @@ def sampled_here(n: int, first: int, count: int, stride: int) -> tuple[int, int]
 
     The sample is of n rows, of which a process may hold a part.
     """
+    if stride == 1:
+        return first, first + count
 
     def number(row: int) -> int:
         j = row // stride

@@ -14,8 +14,8 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[1]))  # run as a folder, it is not yet a package
 
-from sela import pages, runs
-from sela.experiments import EXPERIMENTS
+from sela import frozen, pages, runs
+from sela.experiments import EXPERIMENTS, THREE
 
 
 def main() -> None:
@@ -26,8 +26,8 @@ def main() -> None:
     )  # fmt: skip
     commands = parser.add_subparsers(dest="command", required=True)
     run = commands.add_parser("run", help="train and evaluate what has no record yet")
-    run.add_argument("experiments", nargs="+", choices=EXPERIMENTS, metavar="EXPERIMENT",
-                     help=", ".join(EXPERIMENTS))  # fmt: skip
+    run.add_argument("experiments", nargs="+", choices=[*EXPERIMENTS, "frozen"],
+                     metavar="EXPERIMENT", help=", ".join([*EXPERIMENTS, "frozen"]))  # fmt: skip
     run.add_argument("--data", type=Path, required=True, help="CIFAR-10: a folder, or a zip file")
     run.add_argument("--runs", type=Path, default=Path("runs/sela"), help="where the runs go")
     run.add_argument("--seeds", type=int, nargs="+", default=None, help="of those planned")
@@ -36,13 +36,17 @@ def main() -> None:
     if args.command == "pages":
         pages.write()
         return
-    rows = [row for name in args.experiments for row in EXPERIMENTS[name].rows]
+    rows = [row for name in args.experiments if name != "frozen"
+            for row in EXPERIMENTS[name].rows]  # fmt: skip
     work = runs.Work(args.data.resolve(), args.runs.resolve())
     # the first seed of all first: a table with one seed comes before one with three
     for seed in sorted({seed for row in rows for seed in row.seeds}):
         for row in rows:
             if seed in row.seeds and (args.seeds is None or seed in args.seeds):
                 runs.work_on(row.training, seed, work)
+    for seed in THREE if "frozen" in args.experiments else ():
+        if args.seeds is None or seed in args.seeds:
+            frozen.work_on(seed, work)
 
 
 if __name__ == "__main__":

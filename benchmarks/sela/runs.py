@@ -5,8 +5,9 @@ from __future__ import annotations
 import fcntl
 import json
 import re
+from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -58,6 +59,10 @@ class Work:
     def run(self, training: Training, seed: int) -> Path:
         """Return the directory of a run."""
         return self.runs / f"{slug(training.name)}-{seed}"
+
+
+#: What a record says of places, which differ between machines.
+PLACES = Work(Path("DIR"), Path("runs"))
 
 
 def record_of(training: Training, seed: int) -> Path:
@@ -116,7 +121,7 @@ def record(training: Training, seed: int, work: Work) -> dict[str, Any]:
         "training": training.name,
         "seed": seed,
         "held_out": training.held_out,
-        "config": json.loads(config.to_json()),
+        "config": json.loads(config_of(training, seed, PLACES).to_json()),
         "minutes": round(sum(whole_seconds(line["seconds"]) for line in epochs) / 60, 2),
         "images_per_second": round(float(np.median([e["images_per_second"] for e in epochs])), 1),
         "epochs": [_short(line, OF_EPOCH) for line in epochs],
@@ -139,25 +144,22 @@ def _short(line: dict[str, Any], names: tuple[str, ...]) -> dict[str, float]:
     return {name: round(float(np.mean(line[name])), 4) for name in names if name in line}
 
 
-def work_on(training: Training, seed: int, work: Work) -> bool:
-    """Write the record of a training, unless it is there or another process is at it.
-
-    Returns
-    -------
-    bool
-        Whether there was anything to do.
-    """
-    path = record_of(training, seed)
+def keep(path: Path, work: Work, make: Callable[[], object]) -> None:
+    """Write a record, unless it is there or another process is at it."""
     if path.exists():
-        return False
+        return
     work.runs.mkdir(parents=True, exist_ok=True)
     with open(work.runs / f"{path.stem}.lock", "w") as lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            return False
-        print(f"{training.name}, seed {seed}", flush=True)
-        found = record(training, seed, work)
+            return
+        print(path.stem, flush=True)
+        found = make()
         path.parent.mkdir(exist_ok=True)
         write_whole(path, (json.dumps(found, indent=1) + "\n").encode())
-    return True
+
+
+def work_on(training: Training, seed: int, work: Work) -> None:
+    """Train and evaluate a network, unless there is a record of it."""
+    keep(record_of(training, seed), work, partial(record, training, seed, work))

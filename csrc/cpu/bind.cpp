@@ -1,5 +1,7 @@
-// Python sees the passes through addresses and sizes; who owns the memory is Python's business.
+// Vectors come as contiguous arrays of NumPy. Logits may lie in any way and be of torch, so that
+// they are an address and strides. Who owns the memory is Python's business.
 #include <pybind11/native_enum.h>
+#include <pybind11/numpy.h>
 #include <pybind11/pybind11.h>
 #include <pybind11/stl.h>
 
@@ -11,12 +13,30 @@
 namespace py = pybind11;
 using namespace sinkhorn;
 
+// The numbers of a contiguous array of their type; null for None.
+template <class T>
+struct Numbers {
+  T* data;
+  operator T*() const { return data; }
+};
+using Doubles = Numbers<double>;
+using Integers = Numbers<int64_t>;
+
+namespace pybind11::detail {
+template <class T>
+struct type_caster<Numbers<T>> {
+  PYBIND11_TYPE_CASTER(Numbers<T>, const_name("contiguous numpy.ndarray"));
+  bool load(handle from, bool) {
+    if (!from.is_none() && !array_t<T, array::c_style>::check_(from)) return false;
+    value.data = from.is_none() ? nullptr : reinterpret_cast<T*>(array_proxy(from.ptr())->data);
+    return true;
+  }
+};
+}  // namespace pybind11::detail
+
 namespace {
 
-template <class T>
-T* pointer(uintptr_t address) {
-  return reinterpret_cast<T*>(address);
-}
+void* at(uintptr_t address) { return reinterpret_cast<void*>(address); }
 
 // The exact assignment; see csrc/cpu/balanced.hpp.
 void bind_balancer(py::module_& m) {
@@ -30,10 +50,8 @@ void bind_balancer(py::module_& m) {
       .def(py::init<int64_t, std::vector<int64_t>, std::vector<int64_t>>())
       .def(
           "collect",
-          [](Balancer& s, const Rows& x, int64_t first, int threads, uintptr_t g, double window,
-             int64_t width) {
-            return s.collect({x, first, threads}, pointer<double>(g), window, width);
-          },
+          [](Balancer& s, const Rows& x, int64_t first, int threads, Doubles g, double window,
+             int64_t width) { return s.collect({x, first, threads}, g, window, width); },
           release)
       .def(
           "check",
@@ -48,10 +66,10 @@ void bind_balancer(py::module_& m) {
           },
           release)
       .def(
-          "start", [](Balancer& s, uintptr_t g) { return s.start(pointer<double>(g)); }, release)
+          "start", [](Balancer& s, Doubles g) { return s.start(g); }, release)
       .def("relabel", &Balancer::relabel, release)
       .def("repair", &Balancer::repair, release)
-      .def("labels", [](const Balancer& s, uintptr_t out) { s.labels(pointer<int64_t>(out)); })
+      .def("labels", [](const Balancer& s, Integers out) { s.labels(out); })
       .def_property_readonly("noted", &Balancer::noted)
       .def_property_readonly("to_repair", &Balancer::to_repair)
       .def_property_readonly("phases", &Balancer::phases)
@@ -71,31 +89,27 @@ void bind_codes(py::module_& m) {
   py::class_<Minibatch>(m, "Minibatch")
       .def(py::init([](uintptr_t data, Dtype dtype, int64_t batches, int64_t n, int64_t k,
                        int64_t batch_stride, int64_t row_stride, int64_t col_stride,
-                       uintptr_t n_valid, double epsilon) {
-        const Rows rows{pointer<void>(data), dtype, n, k, row_stride, col_stride};
-        return Minibatch{rows, batches, batch_stride, pointer<int64_t>(n_valid), epsilon};
+                       Integers n_valid, double epsilon) {
+        const Rows rows{at(data), dtype, n, k, row_stride, col_stride};
+        return Minibatch{rows, batches, batch_stride, n_valid, epsilon};
       }));
   m.def(
       "codes_first",
-      [](const Minibatch& of, uintptr_t tops, uintptr_t masses, uintptr_t largest,
-         const std::string& simd, int threads) {
-        codes_first(of, pointer<double>(tops), pointer<double>(masses), pointer<double>(largest),
-                    simd, threads);
-      },
+      [](const Minibatch& of, Doubles tops, Doubles masses, Doubles largest,
+         const std::string& simd,
+         int threads) { codes_first(of, tops, masses, largest, simd, threads); },
       release);
   m.def(
       "codes_next",
-      [](const Minibatch& of, uintptr_t tops, uintptr_t masses, const std::string& simd,
-         int threads) {
-        codes_next(of, pointer<double>(tops), pointer<double>(masses), simd, threads);
+      [](const Minibatch& of, Doubles tops, Doubles masses, const std::string& simd, int threads) {
+        codes_next(of, tops, masses, simd, threads);
       },
       release);
   m.def(
       "codes_last",
-      [](const Minibatch& of, uintptr_t tops, uintptr_t masses, const Minibatch& out,
-         const std::string& simd, int threads) {
-        codes_last(of, pointer<double>(tops), pointer<double>(masses), out, simd, threads);
-      },
+      [](const Minibatch& of, Doubles tops, Doubles masses, const Minibatch& out,
+         const std::string& simd,
+         int threads) { codes_last(of, tops, masses, out, simd, threads); },
       release);
 }
 
@@ -115,10 +129,9 @@ PYBIND11_MODULE(_cpu, m, py::mod_gil_not_used()) {
       .value("exact", Kind::exact)
       .value("log", Kind::log)
       .finalize();
-  py::class_<Rows>(m, "Rows").def(py::init([](uintptr_t data, Dtype dtype, int64_t n, int64_t k,
-                                              int64_t row_stride, int64_t col_stride) {
-    return Rows{pointer<void>(data), dtype, n, k, row_stride, col_stride};
-  }));
+  py::class_<Rows>(m, "Rows").def(py::init(
+      [](uintptr_t data, Dtype dtype, int64_t n, int64_t k, int64_t row_stride,
+         int64_t col_stride) { return Rows{at(data), dtype, n, k, row_stride, col_stride}; }));
   py::class_<Kept>(m, "Kept")
       .def(py::init<int64_t, int64_t, double, const std::string&>())
       .def_property_readonly("fits", &Kept::fits)
@@ -126,27 +139,25 @@ PYBIND11_MODULE(_cpu, m, py::mod_gil_not_used()) {
       .def_property_readonly("words", &Kept::words)
       .def(
           "mass",
-          [](Kept& kept, uintptr_t scalings, uintptr_t out, int threads) {
-            kept.mass(pointer<double>(scalings), pointer<double>(out), threads);
+          [](Kept& kept, Doubles scalings, Doubles out, int threads) {
+            kept.mass(scalings, out, threads);
           },
           release)
       .def(
           "second_moment",
-          [](Kept& kept, uintptr_t scalings, uintptr_t v, uintptr_t out, int threads) {
-            kept.second_moment(pointer<double>(scalings), pointer<double>(v), pointer<double>(out),
-                               threads);
+          [](Kept& kept, Doubles scalings, Doubles v, Doubles out, int threads) {
+            kept.second_moment(scalings, v, out, threads);
           },
           release);
   m.def(
       "run_pass",
-      [](const Rows& x, uintptr_t g, uintptr_t a, double epsilon, Kind kind, const Sample& sample,
-         int64_t block_rows, const std::string& simd, int threads, uintptr_t out, uintptr_t f,
-         uintptr_t labels, Kept* kept, double share) {
-        return run_pass(x, {pointer<double>(g), pointer<double>(a), epsilon}, kind, sample,
-                        block_rows, simd, threads, pointer<double>(out),
-                        {pointer<double>(f), pointer<int64_t>(labels), kept, share});
+      [](const Rows& x, Doubles g, Doubles a, double epsilon, Kind kind, const Sample& sample,
+         int64_t block_rows, const std::string& simd, int threads, Doubles out, Doubles f,
+         Integers labels, Kept* kept, double share) {
+        return run_pass(x, {g, a, epsilon}, kind, sample, block_rows, simd, threads, out,
+                        {f, labels, kept, share});
       },
-      "First bad row or -1; addresses of float64 and int64 arrays, 0 for none.", release);
+      "First bad row or -1.", release);
   py::class_<Sample>(m, "Sample")
       .def(py::init([](int64_t stride, int64_t first, int64_t last, int64_t origin) {
         return Sample{stride, first, last, origin};

@@ -8,6 +8,13 @@ inline bool is_kept(const KeptBlock* block, int64_t row) {
   return block && (hash_of(row) >> 32) < block->threshold;
 }
 
+inline int64_t count_entries(const float* weights, V bound, int64_t k) {
+  int64_t count = 0;
+  for (int64_t j = 0; j < k; j += kLanes)
+    count += __builtin_popcount(at_least(load(weights + j), bound));
+  return count;
+}
+
 // Writes the entries that are not too small, and their columns; stops some time after `most`.
 // Returns how many there are.
 inline int64_t gather_entries(const float* weights, float least, int64_t k, int64_t most,
@@ -21,6 +28,12 @@ inline int64_t gather_entries(const float* weights, float least, int64_t k, int6
       entries[count++] = weights[c];
     }
   };
+  // where most of the first ones are kept, there is likely no need to write any
+  const int64_t first = k < 4 * kLanes ? k : 4 * kLanes;
+  if (2 * count_entries(weights, bound, first) > first) {
+    const int64_t all_in_all = count_entries(weights, bound, k);
+    if (all_in_all > most) return all_in_all;
+  }
   int64_t j = 0;
   for (; j + 4 * kLanes <= k && count <= most; j += 4 * kLanes)
     if (at_least(largest_of_four(weights + j), bound))

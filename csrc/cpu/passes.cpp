@@ -47,11 +47,13 @@ T* shifted(T* p, int64_t by) {
   return p ? reinterpret_cast<T*>(uintptr_t(p) + uintptr_t(by) * sizeof(T)) : nullptr;
 }
 
-// Adds the sums of the blocks: column masses and weight.
-void add_blocks(const double* sums, int64_t blocks, int64_t width, double* out) {
+// Adds the sums of the blocks: logarithms of the column masses, and the weight.
+void add_blocks(const double* sums, int64_t blocks, int64_t k, double* out) {
+  const int64_t width = k + 1;
   std::fill(out, out + width, 0.);
   for (int64_t b = 0; b < blocks; ++b)
     for (int64_t j = 0; j < width; ++j) out[j] += sums[b * width + j];
+  for (int64_t j = 0; j < k; ++j) out[j] = std::log(out[j]);
 }
 
 // The same of blocks in the log domain: k maxima, k sums relative to these, and the weight.
@@ -135,7 +137,8 @@ BadRow run_pass(Rows x, Point at, Kind kind, const Sample& sample, int64_t block
   if (log)
     add_log_blocks(sums.data(), blocks, k, out);
   else
-    add_blocks(sums.data(), blocks, width, out);
+    add_blocks(sums.data(), blocks, k, out);
+  for (int64_t j = 0; j < k; ++j) out[j] -= std::log(out[k]);
   return -1;
 }
 

@@ -69,9 +69,8 @@ inline int64_t blocks_of(int64_t first, int64_t last, int64_t block_rows) {
   return first < last ? (last + block_rows - 1) / block_rows - first / block_rows : 0;
 }
 
-// One read of the rows that a sample has here. out: the column masses times n and the weight of the
-// rows, k + 1 in all; for Kind::log the logarithms of these masses. The same bits for any
-// `threads`.
+// One read of the rows that a sample has here. out: the logarithms of the column masses, for a
+// total of 1, and the weight of the rows, k + 1 numbers in all. The same bits for any `threads`.
 BadRow run_pass(Rows x, Point at, Kind kind, const Sample& sample, int64_t block_rows,
                 const std::string& simd, int threads, double* out, Extras extras);
 

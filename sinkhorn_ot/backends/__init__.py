@@ -71,7 +71,8 @@ def named(name: str, place: Place) -> Backend:
 
 def able(place: Place) -> list[Backend]:
     """Return the backends for the kind of device, the fastest first."""
-    return [backend for backend in BACKENDS if place.kind in backend.devices]
+    kind = place.kind
+    return [backend for backend in BACKENDS if kind in backend.devices]
 
 
 def minibatch_of(place: Place) -> Callable[[Array, float, Array | None], Minibatch]:

@@ -140,21 +140,21 @@ class CpuPasses:
         f = labels = None
         if assign:
             f, labels = np.empty(rows), np.empty(rows, np.int64)
-        out = np.empty(self.k + 1)  # masses times n, or the logarithms of these; and the weight
+        out = np.empty(self.k + 1)  # logarithms of the masses, and the weight
         first, last = sampled_here(self.n, self.problem.first, rows, stride)
         bad_row = _cpu.run_pass(
             self.rows,
-            _address(vector),
-            _address(self.a),
+            vector,
+            self.a,
             self.problem.epsilon,
             _cpu.Kind.log if log else _cpu.Kind.exact if exact else _cpu.Kind.quick,
             _cpu.Sample(stride, first, last, self.problem.first),
             _cpu.rows_per_block(self.n // stride),
             self.simd,
             self.threads,
-            _address(out),
-            _address(f),
-            _address(labels),
+            out,
+            f,
+            labels,
             None if kept is None else kept.core,
             share,
         )
@@ -163,12 +163,9 @@ class CpuPasses:
             out[:] = np.nan
             if stride == 1 and self.bad_row is None:  # a sample need not hold the first one
                 self.bad_row = bad_row
-        mass, weight = out[:-1], out[-1:]
-        with np.errstate(divide="ignore", invalid="ignore"):
-            log_mass = (mass if log else np.log(mass)) - np.log(weight)
         return Reading(
-            _like(g, log_mass),
-            _like(g, weight),
+            _like(g, out[:-1]),
+            _like(g, out[-1:]),
             None if f is None else _like(g, f),
             None if labels is None else _like(g, labels),
         )
@@ -196,15 +193,13 @@ class CpuKept:
         """Return masses, second moments and weight; see `Kept`."""
         self.scalings = np.exp(_numpy(delta))
         out, k = np.empty(2 * self.k + 1), self.k
-        self.core.mass(_address(self.scalings), _address(out), self.threads)
+        self.core.mass(self.scalings, out, self.threads)
         return _like(delta, out[:k]), _like(delta, out[k:-1]), _like(delta, out[-1:])
 
     def second_moment(self, v: Array) -> Array:
         """Return the product; see `Kept`."""
-        vector, out = _numpy(v), np.empty(self.k)
-        self.core.second_moment(
-            _address(self.scalings), _address(vector), _address(out), self.threads
-        )
+        out = np.empty(self.k)
+        self.core.second_moment(self.scalings, _numpy(v), out, self.threads)
         return _like(v, out)
 
 
@@ -215,7 +210,3 @@ def _like(g: Array, x: Vector) -> Array:
 def _numpy(g: Array) -> Vector:
     vector: Vector = np.ascontiguousarray(g.numpy() if is_torch(g) else g)
     return vector
-
-
-def _address(x: Vector | None) -> int:
-    return 0 if x is None else int(x.ctypes.data)

@@ -34,26 +34,18 @@ class CpuMinibatch:
     def first(self) -> tuple[Array, Array]:
         """Return masses and largest scores; see `Minibatch`."""
         masses, largest = np.empty((self.batches, self.k)), np.empty(self.batches)
-        _cpu.codes_first(
-            self.core, self.tops.ctypes.data, masses.ctypes.data, largest.ctypes.data, self.simd,
-            self.threads,
-        )  # fmt: skip
+        _cpu.codes_first(self.core, self.tops, masses, largest, self.simd, self.threads)
         return masses, largest
 
     def next(self, masses: Array) -> Array:
         """Return the next masses, in the place of those."""
-        _cpu.codes_next(
-            self.core, self.tops.ctypes.data, masses.ctypes.data, self.simd, self.threads
-        )
+        _cpu.codes_next(self.core, self.tops, masses, self.simd, self.threads)
         return masses
 
     def last(self, masses: Array, out: Array) -> None:
         """Write the codes; see `Minibatch`."""
         to = out if is_torch(out) or is_aligned(out) else np.empty(out.shape, out.dtype)
-        _cpu.codes_last(
-            self.core, self.tops.ctypes.data, masses.ctypes.data, self._core(to), self.simd,
-            self.threads,
-        )  # fmt: skip
+        _cpu.codes_last(self.core, self.tops, masses, self._core(to), self.simd, self.threads)
         if to is not out:
             out[...] = to
 
@@ -62,9 +54,8 @@ class CpuMinibatch:
             data, (batches, rows, columns) = x.data_ptr(), x.stride()
         else:
             data, (batches, rows, columns) = x.ctypes.data, (s // x.itemsize for s in x.strides)
-        counts = 0 if self.n_valid is None else self.n_valid.ctypes.data
         return _cpu.Minibatch(
-            data, self.dtype, self.batches, self.n, self.k, batches, rows, columns, counts,
+            data, self.dtype, self.batches, self.n, self.k, batches, rows, columns, self.n_valid,
             self.epsilon,
         )  # fmt: skip
 

@@ -103,7 +103,7 @@ def solve(
     `FarOff` is raised if there are more than `most` at first.
     """
     core = begin(rows, sizes, g, candidates)
-    left = core.start(g.ctypes.data)
+    left = core.start(g)
     tell(left)
     if left > most:
         raise FarOff
@@ -119,7 +119,7 @@ def solve(
             break
         window *= 2  # potentials still move: look further
     labels = np.empty(rows.n, np.int64)
-    core.labels(labels.ctypes.data)
+    core.labels(labels)
     return Optimum(
         labels, np.array(core.g[:-1]), np.array(core.counts), core.objective, gap,
         core.phases, core.moves, core.kept,
@@ -132,7 +132,7 @@ def begin(rows: Rows, sizes: Sizes, g: Floats, candidates: Candidates) -> Any:
 
     core = Balancer(rows.n, sizes.low.tolist(), sizes.high.tolist())
     for some, first, threads in rows.spans():
-        bad = core.collect(some, first, threads, g.ctypes.data, candidates.window, candidates.width)
+        bad = core.collect(some, first, threads, g, candidates.window, candidates.width)
         if bad >= 0:
             raise BadRow(bad)
     return core
@@ -154,7 +154,7 @@ def _repair(core: Any, rows: Rows, tell: Callable[[int], None]) -> None:
             return
         if stuck and not found:
             labels = np.empty(rows.n, np.int64)
-            core.labels(labels.ctypes.data)
+            core.labels(labels)
             raise Infeasible(np.array(core.reached), labels)
 
 

@@ -125,7 +125,7 @@ def on_grid(sample: Sample, sizes: Sizes, n: int, g: Floats, epsilon: float) -> 
         core = begin(
             HostRows(rows), fewer, start, candidates(sample, len(rows), start, epsilon, WIDEST)
         )
-        left.append(core.start(start.ctypes.data))
+        left.append(core.start(start))
     return rounded if left[1] < left[0] else g
 
 

@@ -43,11 +43,12 @@ class Model:
         self.problem, self.passes = problem, passes
         self.lam = START
         self.trusted = True  # the last step was not taken back
-        nothing = self.xp.zeros_like(problem.b)
         self.kept, self.spare = (passes.keep(words // SETS) for _ in range(SETS))
         self.kept_at: Array = None  # the g at which entries were kept
         self.spare_at: Array = None
-        self.m = self.s = nothing  # of the kept entries: column masses, and sums of squares
+        self.at: Array = None  # how far g is from there, in epsilon
+        self.m: Array = None  # of the kept entries: column masses
+        self.s: Array = None  # and sums of squares
 
     def read(
         self, g: Array, *, exact: bool = False, assign: bool = False, stride: int = 1
@@ -59,8 +60,8 @@ class Model:
     def accepts(self, before: Seen, after: Seen) -> bool:
         """Whether the step between two readings may stay; lam follows how good it was."""
         d = moved(after.g, before.g, self.problem)
-        slopes = [(d * seen.gradient(self.problem.b)).sum() for seen in (before, after)]
-        first, last = self.xp.stack(slopes).tolist()
+        gradients = self.xp.stack([seen.gradient(self.problem.b) for seen in (before, after)])
+        first, last = (d * gradients).sum(1).tolist()
         ratio = after.violation / max(before.violation, TINY)
         self.trusted = ratio < FELL or last <= BAD_SLOPE * abs(first)
         if not self.trusted and self.lam > LARGE:
@@ -81,7 +82,8 @@ class Model:
         if self.spare_at is now.g:
             self.kept, self.spare = self.spare, self.kept
             self.kept_at, self.spare_at = self.spare_at, None
-        self.m, self.s = self.kept.mass(moved(now.g, self.kept_at, self.problem))
+        self.at = moved(now.g, self.kept_at, self.problem)
+        self.m, self.s = self.kept.mass(self.at)
 
     def noise(self, rows: int) -> float:
         """Return the violation to be expected of so many random rows at the true g."""
@@ -96,8 +98,7 @@ class Model:
         ``m(d) = m(0) * kept(d) / kept(0)``, and as long as they know enough and are cheap beside a
         read, another step follows from there. After a step that was taken back there is only one.
         """
-        xp, start = self.xp, self.passes.kept_reads
-        at, kept = moved(now.g, self.kept_at, self.problem), self.m
+        xp, start, kept = self.xp, self.passes.kept_reads, self.m
         d = self.direction(now)
         left = now.violation
         while (
@@ -106,7 +107,7 @@ class Model:
             and self.passes.kept_reads - start < CHEAP
             and float(abs(d).max()) < REACH
         ):
-            m, s = self.kept.mass(at + d)
+            m, s = self.kept.mass(self.at + d)
             seen = (m > 0) & (kept > 0)
             change = xp.log(xp.where(seen, m, 1.0) / xp.where(seen, kept, 1.0))
             there = Seen(now.g, now.log_mass + change, 0.0)

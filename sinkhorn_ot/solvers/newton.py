@@ -30,8 +30,8 @@ FIRST_STEP = 1 / 30
 #: A reading is made with labels if its violation is expected to be within this of `tol`.
 HOPEFUL = 10.0
 #: Problems of fewer entries begin with some of Sinkhorn's steps, which cost less: until this many
-#: did not bring the violation down to SLOW of what it was.
-SMALL, PLAIN, SLOW = 1 << 17, 2, 0.3
+#: did not bring the violation down to SLOW of what it was. lam is CLOSER then.
+SMALL, PLAIN, SLOW, CLOSER = 1 << 17, 2, 0.5, 0.5
 #: Rows per cluster in the first sample, the growth from sample to sample, and the part of all rows
 #: that the largest may take.
 FIRST_SAMPLE, GROWTH, LARGEST_SAMPLE = 4, 8, 0.2
@@ -70,7 +70,9 @@ def solve(watch: Watch, g: Array, *, max_iter: int, words: int, warm: bool) -> t
     plain = PLAIN if problem.n * len(b) < SMALL else 0
     if warm:
         model.lam = NEAR
-    elif not plain:
+    elif plain:
+        model.lam = CLOSER
+    else:
         g = start_by_samples(model, g)
     now: Seen | None = None
     expected = math.inf  # violation of the next reading

@@ -120,16 +120,17 @@ class Watch:
     def _check_first(self) -> None:
         b = self.problem.b
         xp = namespace(b)
-        empty = (b > 0) & (self.first == -math.inf)
-        if bool(empty.any()):
-            column = int(xp.nonzero(empty)[0][0])
-            raise ValueError(
-                f"column {column} of logits is -inf for every sample (with a > 0), so cluster "
-                f"{column} can receive nothing although b[{column}] > 0; set b[{column}] = 0 or "
-                "drop the column"
-            )
+        bad = (b > 0) & ~(self.first > -math.inf)
+        if not bool(bad.any()):
+            return
         if bool(xp.isnan(self.first).any()):
             raise self.passes.bad_row()
+        column = int(xp.nonzero(bad)[0][0])
+        raise ValueError(
+            f"column {column} of logits is -inf for every sample (with a > 0), so cluster "
+            f"{column} can receive nothing although b[{column}] > 0; set b[{column}] = 0 or "
+            "drop the column"
+        )
 
 
 def centre(g: Array, b: Array) -> Array:
@@ -147,5 +148,5 @@ def moved(g: Array, start: Array, problem: Problem) -> Array:
 
 def sinkhorn_step(log_mass: Array, b: Array) -> Array:
     """Return ``log(b / m)``, by which Sinkhorn's iteration moves g / epsilon; 0 where b is 0."""
-    xp = namespace(b)
-    return xp.where(b > 0, xp.log(xp.where(b > 0, b, 1.0)) - log_mass, 0.0)
+    xp, used = namespace(b), b > 0
+    return xp.where(used, xp.log(xp.where(used, b, 1.0)) - log_mass, 0.0)

@@ -1,16 +1,19 @@
 """The benchmarks that take seconds at small sizes still run; their figures are made elsewhere."""
 
+import copy
 import json
+import os
 import re
 import subprocess
 import sys
 
+import guard
 import pytest
+from once import once
 
 COMMANDS = {
-    "passes.py --n 3000 --k 50 --runs 1": r"(?s)(\| late \| \d.*){2}256 x 64 peaked",
+    "passes.py --n 3000 --k 50 --runs 1": r"(?s)\| late \| \d.* ns per 16 entries",
     "reads.py 1": r"(?s)k-means, epsilon 2 .*0 of 1 .*0 joining rows .* 0 of 1 \\|",
-    "codes.py --calls 2 --sizes 16x300": r"(?s)torch \d.*\| 16 x 300 \| \d.*e-\d+ \|",
     "solve_file.py --rows 20000 --k 100 --exact": r"0.00 GB: .* s, 0.\d+ GB .* sizes 200 to 200",
     "compare.py table": r"\| sinkhorn_ot ",
     "balanced.py --n 1000 --k 20 --families peaked --solvers sinkhorn_ot greedy --runs 1": (
@@ -46,3 +49,94 @@ def test_a_case_reaches_its_violation(solver):
     """Recomputed in float64 from the g that a solver returns, within the 5% that are allowed."""
     case = json.loads(run(f"case.py {solver} --family flat --n 2000 --k 50 --tol 1e-3"))
     assert case["violation"] <= 1.05e-3
+
+
+def measure(folder):
+    """Run the suite on small problems, each once and by one thread."""
+    environment = {name: x for name, x in os.environ.items() if name != "PYTEST_XDIST_WORKER"}
+    command = [sys.executable, "-m", "pytest", "-q", "benchmarks", "--benchmark-only"]
+    command += ["--size", "300x20", "--seconds", "0", "--benchmark-json", folder / "bench.json"]
+    command += ["-k", "(flat or codes or step or update or views or 32) and not ott"]
+    done = subprocess.run(
+        command,
+        capture_output=True,
+        text=True,
+        check=False,
+        env=environment | {"OMP_NUM_THREADS": "1"},
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+@pytest.fixture(scope="module")
+def measured(tmp_path_factory):
+    return once(tmp_path_factory, "bench", measure) / "bench.json"
+
+
+def altered(run, what, times, r=1.0):
+    """Return a run whose medians, where `what` says so of a benchmark, are so many times longer."""
+    run = copy.deepcopy(run)
+    for each in run["benchmarks"]:
+        if what(each):
+            each["stats"]["median"] *= times
+            each["extra_info"]["R"] *= r
+    return run
+
+
+def test_the_suite_records_what_was_found(measured):
+    """Of each kind of benchmark: reads, violation or gap, R, bytes and versions; no raw times."""
+    found = json.loads(measured.read_text())
+    by_name = {each["name"]: each for each in found["benchmarks"]}
+    info = {name: each["extra_info"] for name, each in by_name.items()}
+    solve = info["test_solve[300x20-flat-sinkhorn_ot]"]
+    assert solve["violation"] <= 1.05e-3
+    assert 1 <= solve["reads"] < 10
+    assert solve["bytes"] == 4 * 300 * 20
+    assert solve["versions"].keys() == {"Python", "sinkhorn-ot"}
+    assert abs(info["test_exact[300x20-flat-sinkhorn_ot]"]["gap"]) < 1e-12
+    assert 0 < info["test_label_update[300x20-selfsup]"]["violation"] < 0.05  # 300 in 128 classes
+    assert all(each["R"] > 0 for each in info.values())
+    assert not any("data" in each["stats"] for each in by_name.values())
+    ours = {name for name, each in info.items() if each["role"] == "ours"}
+    assert {name.split("[")[0] for name in ours} == {
+        "test_codes", "test_decoding", "test_exact", "test_label_update", "test_read", "test_solve",
+        "test_training_step", "test_views",
+    }  # fmt: skip
+    assert all(len(units) == 2 for units in guard.multiples(found).values())
+
+
+def test_the_guard_names_what_has_worsened(measured, tmp_path):
+    """On a machine with half the speed nothing has; a benchmark of twice the time has, by name."""
+    name, stored = "test_solve[300x20-flat-sinkhorn_ot]", json.loads(measured.read_text())
+    slower = altered(stored, lambda each: True, 2.0, r=2.0)
+    assert guard.worsened(guard.changes(slower, stored), 0.1) == []
+    worse = altered(slower, lambda each: each["name"] == name, 2.0)
+    assert guard.worsened(guard.changes(worse, stored), 0.1) == [name]
+    assert guard.worsened(guard.changes(worse, stored), 1.1) == []
+    for run, status in ((slower, 0), (worse, 1)):
+        path = tmp_path / f"{status}.json"
+        path.write_text(json.dumps(run))
+        command = [sys.executable, "benchmarks/guard.py", str(path), "--stored", str(measured)]
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        assert done.returncode == status
+        assert (name in done.stderr) == bool(status)
+
+
+def test_the_guard_is_not_deceived_by_a_change_of_one_unit(measured):
+    """A faster memory shortens R, another torch its loop: neither is a regression of ours."""
+    stored = json.loads(measured.read_text())
+    memory = altered(stored, lambda each: True, 1.0, r=0.4)
+    loops = altered(stored, lambda each: each["extra_info"]["role"] == "yardstick", 0.4)
+    for run in (memory, loops):
+        assert guard.worsened(guard.changes(run, stored), 0.5) == []
+
+
+def test_the_guard_refuses_runs_of_other_sizes(measured, tmp_path):
+    other = json.loads(measured.read_text())
+    for each in other["benchmarks"]:
+        each["name"] = f"{each['name']} of another size"
+    path = tmp_path / "other.json"
+    path.write_text(json.dumps(other))
+    command = [sys.executable, "benchmarks/guard.py", str(path), "--stored", str(measured)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 1
+    assert "no benchmark in common" in done.stderr

@@ -158,6 +158,13 @@ def test_only_valid_rows_count(of):
     torch.testing.assert_close(ragged[0], swav(scores, 0.05, 3))
 
 
+@pytest.mark.parametrize("dtype", [np.uint8, np.int64, np.longlong, np.ulonglong])
+def test_counts_may_be_integers_of_any_kind(dtype):
+    scores = scores_of().numpy()
+    truth = sinkhorn_codes(scores, n_valid=60)
+    np.testing.assert_array_equal(sinkhorn_codes(scores, n_valid=dtype(60)), truth)
+
+
 @pytest.mark.parametrize("what", [torch.nan, torch.inf, 1e4])
 @pytest.mark.parametrize("of", [torch.asarray, np.asarray])
 def test_rows_that_do_not_count_may_hold_anything(what, of):

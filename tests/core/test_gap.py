@@ -153,7 +153,7 @@ def test_each_head_has_its_own(normal):
         assert (result.objective, result.gap(head)) == (alone.objective, alone.gap(head))
 
 
-@pytest.mark.parametrize("seed", [34, 37, 49, 60, 81, 339])
+@pytest.mark.parametrize("seed", [27, 49, 60, 108, 123, 339])
 def test_mass_that_is_shared_out_slowly_still_gives_a_bound(seed):
     """Small feasible problems with forbidden pairings, where 30 sweeps were too few."""
     rng = np.random.default_rng(seed)

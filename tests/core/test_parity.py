@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 import torch
 
-from sinkhorn_ot import sinkhorn
+from sinkhorn_ot import _cpu, sinkhorn
 from sinkhorn_ot.arrays import place_of
 from sinkhorn_ot.backends import named
 from sinkhorn_ot.backends.reference import ReferencePasses
@@ -238,3 +238,32 @@ def test_some_rows_stand_for_all(normal):
     assert weight == pytest.approx(rows)
     noise = np.sqrt((s / rows - (m / rows) ** 2) / rows)
     assert (abs(m / rows - mass) < 5 * noise).all()
+
+
+@pytest.mark.parametrize(
+    "vector",
+    [np.ones(4, np.float32), np.ones(8)[::2], np.ones(4, ">f8"), [1.0] * 4],
+    ids=["float32", "strided", "swapped", "list"],
+)
+def test_the_core_takes_no_vector_that_it_would_misread(vector):
+    kept = _cpu.Kept(4, 1000, 7.0, "plain")
+    with pytest.raises(TypeError, match="contiguous numpy"):
+        kept.second_moment(vector, np.ones(4), np.empty(4), 1)
+
+
+def test_the_spread_is_that_within_rows_in_whatever_process_they_lie(normal):
+    """Forbidden pairings and columns that are not used do not count, nor does a row's offset."""
+    logits = normal(300, 100) * np.geomspace(1, 9, 300)[:, None] + 1e4 * normal(300, 1, seed=1)
+    logits[normal(300, 100, seed=2) > 1] = -np.inf
+    b = np.full(100, 1 / 99)
+    b[7] = 0
+    rows = [row[(row > -np.inf) & (b > 0)] for row in logits[::30]]
+    truth = np.sqrt(np.mean([row.var() for row in rows]))
+    cpu = named("cpu", place_of(logits))
+    for cut in (300, 130, 131, 1):
+        parts = [
+            Problem(part, None, b, 0.3, total=300, first=first)
+            for first, part in ((0, logits[:cut]), (cut, logits[cut:]))
+        ]
+        spreads = [GroupPasses(part, Group(), cpu).spread() for part in parts]
+        assert np.hypot(*spreads) == pytest.approx(truth, rel=1e-9)

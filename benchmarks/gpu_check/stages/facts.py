@@ -11,9 +11,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from machine import processor
 
 from gpu_check.stage import Stage
-from machine import processor
 
 PACKAGES = (
     "torch", "triton", "numpy", "scipy", "jax", "cupy-cuda13x", "torchvision", "pybind11",
