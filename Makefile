@@ -12,9 +12,13 @@ PYTEST := OMP_WAIT_POLICY=passive $(BIN)/python -m pytest \
 .PHONY: demo docs wheel test test-kernels test-triton-versions test-aarch64 test-wheel test-gpu gpu-table bench bench-million dry-runs \
 	lint format clean
 
-$(VENV)/installed: $(CORE)
+# a pip that knows dependency groups
+$(VENV)/pip:
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install --quiet --upgrade "pip>=25.1"
+	touch $@
+
+$(VENV)/installed: $(CORE) | $(VENV)/pip
 	SINKHORN_OT_CUDA=0 $(BIN)/pip install --quiet --editable ".[selfsup]" --group test
 	$(BIN)/python -c "import sinkhorn_ot._cpu" || \
 		{ echo "The C++ core did not build; $(BIN)/pip install -v -e . tells why."; exit 1; }
@@ -38,9 +42,10 @@ $(VENV)/docs: $(VENV)/installed
 	$(BIN)/pip install --quiet --group docs
 	touch $@
 
-# the site, in build/docs/index.html; warnings are errors, and so is an example that fails
+# the site, in build/docs/index.html; warnings are errors, and so is an example that fails. The
+# examples are small: one thread is as fast, and does not wait for another where cores are busy.
 docs: $(VENV)/docs
-	$(BIN)/python -m sphinx -q -W --keep-going docs build/docs
+	OMP_NUM_THREADS=1 $(BIN)/python -m sphinx -q -W --keep-going docs build/docs
 
 demo: $(VENV)/installed
 	$(BIN)/python -m sinkhorn_ot
@@ -85,7 +90,7 @@ test-triton-versions: $(TRITONS:%=$(VENV)/triton-%/installed)
 			tests/kernels/test_gpu_parity.py tests/kernels/test_gpu_minibatch.py -k "not longest" \
 		|| exit 1; done
 
-$(VENV)/wheel: $(VENV)/installed
+$(VENV)/wheel: pyproject.toml | $(VENV)/pip
 	$(BIN)/pip install --quiet --group wheel
 	touch $@
 
@@ -97,10 +102,12 @@ wheel: $(VENV)/wheel
 	PATH=$(CURDIR)/$(BIN):$$PATH $(BIN)/auditwheel repair --wheel-dir dist build/wheel/*.whl
 	cp build/wheel/*.tar.gz dist/
 
-# the wheel in fresh environments, the oldest and the newest Python and NumPy that are here
+# wheel and source of this Python in fresh environments: with the oldest NumPy, the newest, and
+# torch (TORCH=torch==2.6.* for another than the newest)
+TORCH ?= torch
 test-wheel:
 	test -d dist || $(MAKE) wheel
-	bash tests/wheels/run.sh dist $(PYTHON)
+	bash tests/wheels/run.sh dist $(PYTHON) "$(TORCH)"
 
 # the C++ core for AArch64, cross-compiled and run in an emulator (Debian's g++-aarch64-linux-gnu and
 # qemu-user)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from sphinx_gallery.sorting import ExplicitOrder
+
 import sinkhorn_ot
 
 project = "sinkhorn_ot and selfsup"
@@ -17,17 +19,16 @@ extensions = [
     "sphinx_copybutton",
 ]
 exclude_patterns = ["gallery/*"]
-nitpicky = False
+templates_path = ["_templates"]
 html_theme = "pydata_sphinx_theme"
 html_title = "sinkhorn_ot"
 html_static_path = ["_static"]
 html_css_files = ["site.css"]
-html_sidebars = {
-    page: [] for page in ("start", "coming_from", "algorithm", "benchmarks", "changelog")
-}
+html_sidebars = {page: [] for page in ("start", "algorithm", "benchmarks", "changelog")}
 html_show_sourcelink = False
 html_theme_options = {
     "navbar_align": "left",
+    "header_links_before_dropdown": 8,
     "show_nav_level": 2,
     "secondary_sidebar_items": ["page-toc"],
     "footer_start": ["copyright"],
@@ -39,19 +40,26 @@ myst_heading_anchors = 3
 
 autosummary_generate = True
 autodoc_typehints = "none"
+autodoc_member_order = "bysource"
 numpydoc_show_class_members = False
-numpydoc_class_members_toctree = False
 
 copybutton_prompt_text = r">>> |\.\.\. |\$ "
 copybutton_prompt_is_regexp = True
 
+#: What a newcomer sees first stands first.
+GALLERY = (
+    "idea", "points", "embeddings", "epsilon", "digits", "image_colours", "router",
+    "semantic_ids", "large_file", "codes", "frozen_features", "own_loop",
+)  # fmt: skip
 sphinx_gallery_conf = {
     "examples_dirs": "gallery",
     "gallery_dirs": "auto_gallery",
+    "within_subsection_order": ExplicitOrder([f"plot_{name}.py" for name in GALLERY]),
     "filename_pattern": "/plot_",
     "abort_on_example_error": True,
-    "plot_gallery": True,
+    "capture_repr": (),
     "remove_config_comments": True,
+    "write_computation_times": False,
     "show_memory": False,
     "show_signature": False,
 }

@@ -53,12 +53,15 @@ def shape_of_labels(logits: torch.Tensor, *options: object) -> torch.Tensor:
     return logits.new_empty(logits.shape[:-1], dtype=torch.int64)
 
 
+# a solve looks at its violation, so no CUDA graph can hold it; torch 2.6 has no way to say so
+UNSAFE = hasattr(torch.Tag, "cudagraph_unsafe")
+NO_CUDA_GRAPH: dict[str, Any] = {"tags": (torch.Tag.cudagraph_unsafe,)} if UNSAFE else {}
 # the schema is written out: it is the operator's public face, and annotations above are strings
 equipartition_labels = torch.library.custom_op(
     "sinkhorn_ot::equipartition_labels",
     labels,
     mutates_args=(),
-    tags=(torch.Tag.cudagraph_unsafe,),  # a solve looks at its violation
+    **NO_CUDA_GRAPH,
     schema="(Tensor logits, Tensor? b, float epsilon, float tol, int max_iter, Tensor? g_init, "
     "str method, int? memory_limit, str backend, str rounding) -> Tensor",
 )

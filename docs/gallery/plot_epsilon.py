@@ -30,7 +30,8 @@ figure.tight_layout()
 
 # %%
 # How much of the best balanced objective the argmax labels reach, how far class sizes are off,
-# and what the solve costs.
+# and what the solve costs. (Where the objective is above that of the best balanced labels, the
+# labels are not balanced.)
 epsilons = np.geomspace(3, 0.001, 12)
 results = [sinkhorn(logits, epsilon=epsilon, tol=1e-4) for epsilon in epsilons]
 reached = [logits[range(4000), r.labels].sum() / best for r in results]
@@ -48,4 +49,3 @@ for axis, values, title in zip(
     axis.set_title(title)
     axis.invert_xaxis()
 figure.tight_layout()
-# An objective above that of the best balanced labels is that of labels that are not balanced.
