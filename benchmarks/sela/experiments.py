@@ -267,6 +267,8 @@ RECIPE = Experiment(
     "trained on, and the other 5,000 judge (seed 0); CIFAR-10's test images are not read.",
     (
         _tried("base: 12 epochs, ten heads"),
+    _tried("one head", clusters=(128,)),
+    _tried("ten heads, their rate ten times higher", lr_heads=0.6),
         _tried("float32", precision="float32"),
         _tried("width 64", width=64),
         _tried("learning rate 0.12", lr=0.12),
