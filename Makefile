@@ -103,10 +103,10 @@ wheel: $(VENV)/wheel
 	cp build/wheel/*.tar.gz dist/
 
 # wheel and source of this Python in fresh environments: with the oldest NumPy, the newest, and
-# torch (TORCH=torch==2.6.* for another than the newest)
+# torch (TORCH=torch==2.6.* for another than the newest); built anew, as a dist/ that is there may be
+# older than the code
 TORCH ?= torch
-test-wheel:
-	test -d dist || $(MAKE) wheel
+test-wheel: wheel
 	bash tests/wheels/run.sh dist $(PYTHON) "$(TORCH)"
 
 # the C++ core for AArch64, cross-compiled and run in an emulator (Debian's g++-aarch64-linux-gnu and

@@ -17,6 +17,8 @@ from problems import size_of
 
 #: Rounds of a benchmark at most, however short; and at least, but for what takes twice --seconds.
 ROUNDS, LEAST = 200, 3
+#: Seconds from which on a first call tells well enough how long the next ones take.
+LONG = 1.0
 Read = Callable[[NDArray[Any]], float]
 
 
@@ -39,7 +41,7 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 @pytest.hookimpl(tryfirst=True)
 def pytest_benchmark_generate_machine_info() -> dict[str, Any]:
     """Tell what the speed depends on, and not whose machine it is."""
-    threads = os.environ.get("OMP_NUM_THREADS", "all")
+    threads = os.environ.get("OMP_NUM_THREADS", str(len(os.sched_getaffinity(0))))
     return {"machine": machine(), "threads": threads, **versions("numpy", "torch")}
 
 
@@ -80,8 +82,9 @@ class Measured:
     ) -> Any:
         """Measure `run`, which works on the array `x`; return what it returns.
 
-        It runs once to be warm, then for as long as ``--seconds`` says. R is measured before each
-        run; the first R is left out.
+        It runs once to be warm, and again to be timed if that was short, as first calls are slow.
+        Then it runs for as long as ``--seconds`` says. R is measured before each run; the first R
+        is left out.
         """
         self._benchmark.group, reads = group, []
 
@@ -90,10 +93,13 @@ class Measured:
                 prepare()
             reads.append(self._read(x))
 
-        setup()
-        start = time.perf_counter()
-        run()
-        once = time.perf_counter() - start
+        once = 0.0
+        for _ in range(2):
+            if once < LONG:
+                setup()
+                start = time.perf_counter()
+                run()
+                once = time.perf_counter() - start
         least = LEAST if once < 2 * self._seconds else 1
         rounds = max(least, min(ROUNDS, int(self._seconds / once)))
         answer = self._benchmark.pedantic(run, setup=setup, rounds=rounds)

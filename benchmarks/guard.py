@@ -4,9 +4,10 @@
 
 Seconds of two machines say nothing. So each of our benchmarks is compared with what was measured
 beside it in the same run: with R, one read of its array by all threads, and with the yardstick of
-its group, which is torch's loop where there is one. It has worsened if it takes more multiples of
+its group, where it has one that runs nothing of ours. It has worsened if it takes more multiples of
 both than in the stored run, by more than the tolerance: a regression of ours raises both, a faster
-memory, another processor or another torch mostly one. Exits with 1, and names what has worsened.
+memory, another processor or another torch mostly one. Where there is no yardstick, R alone decides.
+Exits with 1, and names what has worsened.
 """
 
 from __future__ import annotations
@@ -67,6 +68,12 @@ def main() -> None:
     parser.add_argument("--tolerance", type=float, default=TOLERANCE)
     options = parser.parse_args()
     new, stored = (json.loads(path.read_text()) for path in (options.run, options.stored))
+    threads, before = (run["machine_info"]["threads"] for run in (new, stored))
+    if threads != before:
+        print(
+            f"this run is of {threads} threads, the stored one of {before}: they are not "
+            "comparable in R, which is read by all threads"
+        )
     now, changed = multiples(new), changes(new, stored)
     if not changed:
         sys.exit(f"{options.run} and {options.stored} have no benchmark in common: other sizes?")

@@ -16,10 +16,6 @@ from sinkhorn_ot.group import Group
 if TYPE_CHECKING:
     from torch.distributed import ProcessGroup
 
-#: An iteration makes the masses about B / K times what they were.  Where another one follows after
-#: so many, they are divided by the largest, which v absorbs: neither they nor their inverses leave
-#: float32.
-DRIFT = 3
 #: The least epsilon that float32 holds.
 LEAST_EPSILON = float(np.finfo(np.float32).tiny)
 
@@ -50,11 +46,11 @@ def solve_codes(
             scale = xp.exp((largest - agreed) / epsilon)
         masses = masses * xp.where(largest == agreed, 1.0, scale)[:, None]
     for turn in range(n_iter):
-        if turn and turn % DRIFT == 0:
-            masses /= xp.amax(masses, -1, keepdims=True).clip(TINY)
         if turn:
             masses = step.next(masses)
         masses = group.sum(masses)
+        # v absorbs it; an iteration makes the masses about B / K times what they were
+        masses = masses / xp.amax(masses, -1, keepdims=True).clip(TINY)
     step.last(masses, out)
 
 

@@ -252,7 +252,7 @@ class Scores:
         self.weight = (2 * apart.T).astype(x.dtype)
         self.norms = (apart**2).sum(1).astype(x.dtype)
 
-    def __getitem__(self, rows: slice) -> Floats:
+    def __getitem__(self, rows: slice | NDArray[np.int64]) -> Floats:
         """Return these rows."""
         made: Floats = (self.x[rows] - self.middle) @ self.weight
         made -= self.norms

@@ -22,6 +22,8 @@ from sinkhorn_ot.passes import (
     Problem,
     Reading,
     room_for_rows,
+    sampled_here,
+    sampled_row,
 )
 
 T = TypeVar("T")
@@ -204,7 +206,9 @@ class GroupPasses:
         """
         problem, b = self.problem, self.problem.b
         stride = max(problem.n // max(SPREAD_ROWS, SPREAD_ENTRIES // len(b)), 1)
-        some = float64(problem.logits[-problem.first % stride :: stride], b)
+        here = sampled_here(problem.n, problem.first, problem.logits.shape[0], stride)
+        rows = sampled_row(np.arange(*here), stride) - problem.first
+        some = float64(problem.logits[rows], b)
         if is_torch(b):  # so few numbers are not worth operations on a device
             some, b = some.cpu().numpy(), b.cpu().numpy()
         allowed = (abs(some) < math.inf) & (b > 0)
@@ -213,7 +217,7 @@ class GroupPasses:
             mean = np.where(allowed, some, 0.0).sum(1) / count
             squares = np.where(allowed, some - mean[:, None], 0.0) ** 2
         variances = self.group.sum((squares.sum(1) / count).sum().reshape(1))
-        return math.sqrt(float(variances[0]) / -(-problem.n // stride))
+        return math.sqrt(float(variances[0]) / (problem.n // stride))
 
     def read(
         self,
@@ -316,9 +320,9 @@ class GroupKept:
         if self.counted is None:
             mine = Counts(0, 0, 0, 0) if self.local is None else self.local.counts
             self.held_here = mine.rows > 0
-            sums = self.passes.group.sum(np.array(mine, np.int64)).tolist()
-            sums[-1] += sums[1] > self.room and not self.passes.counts_first
-            self.counted = Counts(*sums)
+            counts = Counts(*self.passes.group.sum(np.array(mine, np.int64)).tolist())
+            full = counts.words > self.room and not self.passes.counts_first
+            self.counted = counts._replace(misfits=counts.misfits + full)
         return self.counted
 
     def mass(self, delta: Array) -> tuple[Array, Array]:

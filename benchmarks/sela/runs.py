@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fcntl
+import io
 import json
 import re
 from collections.abc import Callable
@@ -94,19 +95,23 @@ def images_of(data: DataConfig, held_out: bool) -> Splits:
 
 def train(training: Training, seed: int, work: Work) -> Path:
     """Train a network, or go on with a run that was stopped; return the run."""
-    run = work.run(training, seed)
+    run, classes = work.run(training, seed), work.runs / "classes.npy"
     if training.after is not None:
         train(training.after, seed, work)
     config = config_of(training, seed, work)
     images = images_of(config.data, training.held_out).train
-    if training.classes:
-        np.save(work.runs / "classes.npy", images.targets.numpy()[None])
-    trainer = Trainer(config, images, run)
-    if checkpoints(run):
-        trainer.load()
-    elif not run.exists():
-        create_run(config, run)
-    trainer.fit()
+    if training.classes and not classes.exists():
+        content = io.BytesIO()
+        np.save(content, images.targets.numpy()[None])
+        write_whole(classes, content.getvalue())
+    with open(run.with_suffix(".training"), "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)  # another process may be training it: wait for its end
+        trainer = Trainer(config, images, run)
+        if checkpoints(run):
+            trainer.load()
+        elif not run.exists():
+            create_run(config, run)
+        trainer.fit()
     return run
 
 

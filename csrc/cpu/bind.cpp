@@ -5,6 +5,10 @@
 #include <pybind11/pybind11.h>
 #include <pybind11/stl.h>
 
+#include <optional>
+#include <stdexcept>
+#include <string>
+
 #include "balanced.hpp"
 #include "codes.hpp"
 #include "kept.hpp"
@@ -13,22 +17,35 @@
 namespace py = pybind11;
 using namespace sinkhorn;
 
-// The numbers of a contiguous array of their type; null for None.
+// The numbers of a contiguous array of their type.
 template <class T>
 struct Numbers {
   T* data;
+  int64_t size;
   operator T*() const { return data; }
+  T* of(int64_t n) const {
+    if (size != n)
+      throw std::invalid_argument("got an array of " + std::to_string(size) + " numbers, not " +
+                                  std::to_string(n));
+    return data;
+  }
 };
 using Doubles = Numbers<double>;
 using Integers = Numbers<int64_t>;
+
+template <class T>
+T* or_null(const std::optional<Numbers<T>>& numbers) {
+  return numbers ? numbers->data : nullptr;
+}
 
 namespace pybind11::detail {
 template <class T>
 struct type_caster<Numbers<T>> {
   PYBIND11_TYPE_CASTER(Numbers<T>, const_name("contiguous numpy.ndarray"));
   bool load(handle from, bool) {
-    if (!from.is_none() && !array_t<T, array::c_style>::check_(from)) return false;
-    value.data = from.is_none() ? nullptr : reinterpret_cast<T*>(array_proxy(from.ptr())->data);
+    if (!array_t<T, array::c_style>::check_(from)) return false;
+    const auto numbers = reinterpret_borrow<array>(from);
+    value = {static_cast<T*>(const_cast<void*>(numbers.data())), int64_t(numbers.size())};
     return true;
   }
 };
@@ -90,9 +107,10 @@ void bind_codes(py::module_& m) {
   py::class_<Minibatch>(m, "Minibatch")
       .def(py::init([](uintptr_t data, Dtype dtype, int64_t batches, int64_t n, int64_t k,
                        int64_t batch_stride, int64_t row_stride, int64_t col_stride,
-                       Integers n_valid, double epsilon) {
+                       std::optional<Integers> n_valid, double epsilon) {
         const Rows rows{at(data), dtype, n, k, row_stride, col_stride};
-        return Minibatch{rows, batches, batch_stride, n_valid, epsilon};
+        return Minibatch{rows, batches, batch_stride, n_valid ? n_valid->of(batches) : nullptr,
+                         epsilon};
       }));
   m.def(
       "codes_first",
@@ -152,11 +170,12 @@ PYBIND11_MODULE(_cpu, m, py::mod_gil_not_used()) {
           release);
   m.def(
       "run_pass",
-      [](const Rows& x, Doubles g, Doubles a, double epsilon, Kind kind, const Sample& sample,
-         int64_t block_rows, const std::string& simd, int threads, Doubles out, Doubles f,
-         Integers labels, Kept* kept, double share) {
-        return run_pass(x, {g, a, epsilon}, kind, sample, block_rows, simd, threads, out,
-                        {f, labels, kept, share});
+      [](const Rows& x, Doubles g, std::optional<Doubles> a, double epsilon, Kind kind,
+         const Sample& sample, int64_t block_rows, const std::string& simd, int threads,
+         Doubles out, std::optional<Doubles> f, std::optional<Integers> labels, Kept* kept,
+         double share) {
+        return run_pass(x, {g.of(x.k), or_null(a), epsilon}, kind, sample, block_rows, simd,
+                        threads, out.of(x.k + 1), {or_null(f), or_null(labels), kept, share});
       },
       "First bad row or -1.", release);
   py::class_<Sample>(m, "Sample")

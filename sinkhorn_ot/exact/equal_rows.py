@@ -37,6 +37,8 @@ class EqualRows:
     def of(sample: Sample, sizes: Floats, g: Floats, epsilon: float) -> EqualRows | None:
         """Find them in a sample, if there are any; `g` are entropic potentials."""
         n_rows, k = sample.rows.shape
+        if k <= FILLED:
+            return None
         keys = np.array([hash(row.tobytes()) for row in sample.rows])
         often = [
             (int((keys == key).argmax()), times)
@@ -85,12 +87,13 @@ class EqualRows:
             for number, row in enumerate(self.rows):
                 bounds = levels[:, None] - self.rows
                 bounds[number] = np.inf
-                bound = np.minimum(alone, bounds.min(0))
+                over = row + np.minimum(alone, bounds.min(0))
+                usual = row + g
                 low, high = levels[number] - reach, levels[number] + reach
                 for _ in range(BISECTIONS):
                     level = (low + high) / 2
-                    filled = level - row < bound
-                    left = room[filled] - slopes[filled] * (level - row[filled] - g[filled])
+                    filled = level < over
+                    left = room[filled] - slopes[filled] * (level - usual[filled])
                     low, high = (level, high) if left.sum() > times[number] else (low, level)
                 levels[number] = high
         moved: Floats = np.minimum(alone, (levels[:, None] - self.rows).min(0))

@@ -140,6 +140,8 @@ def _first_labels(core: Any, g: Floats, improve: Improve | None) -> int:
     if improve is None:
         return left
     for _ in range(IMPROVEMENTS):
+        if not left:
+            break
         better = improve(g, np.array(core.counts, float), np.array(core.decided, float))
         now = int(core.start(better))
         if now >= left:

@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 
 from sinkhorn_ot.arrays import Array, dtype_name, float64, is_torch, on_host
 from sinkhorn_ot.backends.cpu import threads, why_not
+from sinkhorn_ot.passes import sampled_row
 
 #: Bytes of a span of rows: a fraction of a second from memory, or from a device.
 SPAN_BYTES = 1 << 29
@@ -56,8 +57,9 @@ class HostRows:
             self.reads += len(some) / self.n
 
     def sample(self, rows: int) -> NDArray[np.float64]:
-        """Up to so many rows, spread evenly, in float64."""
-        some = self.logits[:: max(1, -(-self.n // rows))]
+        """Up to so many rows, spread by a hash, in float64."""
+        stride = max(1, -(-self.n // rows))
+        some = self.logits[sampled_row(np.arange(self.n // stride), stride)]
         if is_torch(some):
             return np.asarray(float64(some, some).cpu().numpy())
         return np.asarray(some, np.float64)

@@ -41,6 +41,16 @@ def test_it_is_the_published_loop_iterate_for_iterate(n_iter, dtype, tolerance):
     torch.testing.assert_close(codes.double(), truth, rtol=0, atol=tolerance)
 
 
+@pytest.mark.parametrize(
+    ("b", "k", "epsilon"), [(4, 3000, 0.025), (2, 3000, 0.03), (3000, 4, 0.03)]
+)
+def test_masses_of_few_rows_stay_in_range(b, k, epsilon):
+    """An iteration makes them about B / K times what they were."""
+    scores = torch.rand(b, k, generator=torch.Generator().manual_seed(0)) * 2 - 1
+    truth = swav(scores.double(), epsilon, 3)
+    torch.testing.assert_close(sinkhorn_codes(scores, epsilon).double(), truth, rtol=0, atol=1e-6)
+
+
 @pytest.mark.parametrize("simd", cpu._cpu.simd_levels())
 @pytest.mark.parametrize("k", [1, 7, 64, 1029])
 @pytest.mark.parametrize("dtype", TOLERANCES, ids=str)

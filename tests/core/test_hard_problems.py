@@ -63,6 +63,15 @@ def test_tiny_epsilon(seed, spread):
     assert result.n_passes <= 60
 
 
+def test_rows_of_one_number_in_a_period_hide_no_spread(normal):
+    """The spread is that of some rows, which are not those at equal distances."""
+    logits = 400 * normal(4000, 130).astype(np.float32)
+    logits[::500] = 0
+    result = sinkhorn(logits, epsilon=4e-4)
+    assert result.converged
+    assert result.n_passes < 70
+
+
 def test_tiny_epsilon_is_nearly_the_linear_programme():
     """Points in the plane: the objective of the plan is that of SciPy's optimum within epsilon."""
     rng = np.random.default_rng(0)

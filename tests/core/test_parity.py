@@ -10,7 +10,7 @@ from sinkhorn_ot.arrays import place_of
 from sinkhorn_ot.backends import named
 from sinkhorn_ot.backends.reference import ReferencePasses
 from sinkhorn_ot.group import Group, GroupPasses
-from sinkhorn_ot.passes import Problem
+from sinkhorn_ot.passes import Problem, sampled_row
 
 DTYPES = [np.float64, np.float32, np.float16, ml_dtypes.bfloat16]
 # odd sizes around the vector widths, the 64-row runs and 256-row blocks and the 512-column runs
@@ -242,13 +242,19 @@ def test_some_rows_stand_for_all(normal):
 
 @pytest.mark.parametrize(
     "vector",
-    [np.ones(4, np.float32), np.ones(8)[::2], np.ones(4, ">f8"), [1.0] * 4],
-    ids=["float32", "strided", "swapped", "list"],
+    [np.ones(4, np.float32), np.ones(8)[::2], np.ones(4, ">f8"), [1.0] * 4, None],
+    ids=["float32", "strided", "swapped", "list", "None"],
 )
 def test_the_core_takes_no_vector_that_it_would_misread(vector):
     kept = _cpu.Kept(4, 1000, 7.0, "plain")
     with pytest.raises(TypeError, match="contiguous numpy"):
         kept.second_moment(vector, np.ones(4), np.empty(4), 1)
+
+
+def test_the_core_takes_no_g_of_another_length(normal):
+    passes, _ = both(normal(10, 4))
+    with pytest.raises(ValueError, match="an array of 3 numbers, not 4"):
+        passes.local.read(np.zeros(3))
 
 
 def test_the_spread_is_that_within_rows_in_whatever_process_they_lie(normal):
@@ -257,7 +263,8 @@ def test_the_spread_is_that_within_rows_in_whatever_process_they_lie(normal):
     logits[normal(300, 100, seed=2) > 1] = -np.inf
     b = np.full(100, 1 / 99)
     b[7] = 0
-    rows = [row[(row > -np.inf) & (b > 0)] for row in logits[::30]]
+    sample = logits[sampled_row(np.arange(10), 30)]
+    rows = [row[(row > -np.inf) & (b > 0)] for row in sample]
     truth = np.sqrt(np.mean([row.var() for row in rows]))
     cpu = named("cpu", place_of(logits))
     for cut in (300, 130, 131, 1):

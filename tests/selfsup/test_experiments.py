@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import json
+import time
 import zipfile
 from pathlib import Path
 
 import pytest
 from sela import frozen, pages, runs
-from sela.cifar10_alexnet_gpu import scaled
+from sela.cifar10_alexnet_gpu import scaled, train
 from sela.experiments import COMMON, EXPERIMENTS, SUPERVISED, Claim, Experiment, Row, Training
 from subjects import coloured, write_folders
 
 from selfsup.presets import PRESETS
+from selfsup.training.checkpoints import checkpoints, create_run
+from selfsup.training.fit import Trainer
 
 ROWS = [row for experiment in EXPERIMENTS.values() for row in experiment.rows]
 
@@ -68,12 +71,15 @@ def test_claims_name_lines_of_their_table():
 @pytest.mark.parametrize(
     ("better", "worse", "words"),
     [
-        ([(60, 70), (61, 71), (62, 72)], [(50, 60), (51, 61), (52, 62)], "**holds**"),
-        ([(60, 70)], [(50, 60), (51, 61)], "**holds, on one seed**"),
-        ([(60, 70), (50, 60)], [(52, 62), (53, 63)], "**within the spread of the seeds**"),
-        ([(60, 70), (61, 71)], [(62, 60), (63, 61)], "**does not hold here**"),
+        ([(60, 70), (61, 71), (62, 72)], [(50, 60), (51, 61), (52, 62)],
+         "kNN +10.0 (**holds**), linear +10.0 (**holds**)"),
+        ([(60, 70)], [(50, 60), (51, 61)], "kNN +9.5, linear +9.5 (paper"),
+        ([(60, 60), (62, 62)], [(50, 60.1), (52, 62.1)],
+         "kNN +10.0 (**holds**), linear -0.1 (within the seeds)"),
+        ([(60, 70), (61, 71)], [(62, 60), (63, 61)],
+         "kNN -2.0 (**the other way**), linear +10.0 (**holds**)"),
     ],
-)
+)  # fmt: skip
 def test_a_claim_is_judged_by_the_spread_of_seeds(results, better, worse, words):
     results("A", *better)
     results("B", *worse)
@@ -100,6 +106,18 @@ def test_the_pages_are_those_of_the_records(tmp_path, monkeypatch):
     pages.write()
     for page in sorted(tmp_path.glob("*.md")):
         assert (committed / page.name).read_text() == page.read_text(), page.name
+
+
+def test_records_have_the_settings_that_the_pages_tell():
+    """A record of settings that have changed since would stand under the new ones."""
+    known = {runs.record_of(row.training, seed): (row.training, seed)
+             for row in ROWS for seed in row.seeds}  # fmt: skip
+    found = [path for path in runs.RESULTS.glob("*.json") if not path.stem.startswith("frozen-")]
+    assert found
+    for path in found:
+        training, seed = known[path]
+        config = json.loads(runs.config_of(training, seed, runs.PLACES).to_json())
+        assert json.loads(path.read_text())["config"] == config, path.name
 
 
 def test_records_name_no_place_of_a_machine():
@@ -159,8 +177,24 @@ def test_a_training_is_recorded_once(work, capsys):
 
 
 def test_the_papers_schedule_is_scaled_to_the_epochs_that_fit():
-    """The rate falls at 60% and 80%, and one head is labelled an epoch, as in 400 epochs."""
+    """The rate falls at 60% and 80%; all heads are labelled an epoch, but in 400 epochs one."""
     config = scaled(PRESETS["cifar10-alexnet"], 50)
     assert config.optimiser.lr_drops == (30, 40)
     assert config.labels.updates == 50
+    assert config.labels.heads_per_update == "all"
+    assert PRESETS["cifar10-alexnet"].labels.heads_per_update == "one"
     assert scaled(PRESETS["cifar10-alexnet"], 400) == PRESETS["cifar10-alexnet"]
+
+
+@pytest.mark.parametrize(("seconds", "epochs"), [(0, 1), (3600, 3)])
+def test_the_schedule_ends_with_the_epoch_after_which_the_time_is_over(tmp_path, seconds, epochs):
+    """That epoch's checkpoint is there to be evaluated, and the run can go on."""
+    images = coloured(40, 8)
+    config = PRESETS["cifar10-small"].but(
+        epochs=3, updates=2, batch_size=20, image_size=8, clusters=(4,), device="cpu"
+    )
+    create_run(config, tmp_path / "run")
+    trainer = Trainer(config, images, tmp_path / "run")
+    train(trainer, time.perf_counter() + seconds)
+    assert trainer.epoch == epochs
+    assert checkpoints(tmp_path / "run")[-1].name == f"epoch-{epochs:04d}-step-000000.pt"
