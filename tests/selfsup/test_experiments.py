@@ -10,7 +10,16 @@ from pathlib import Path
 import pytest
 from sela import frozen, pages, runs
 from sela.cifar10_alexnet_gpu import scaled, train
-from sela.experiments import COMMON, EXPERIMENTS, SUPERVISED, Claim, Experiment, Row, Training
+from sela.experiments import (
+    COMMON,
+    EXPERIMENTS,
+    METHODS,
+    SUPERVISED,
+    Claim,
+    Experiment,
+    Row,
+    Training,
+)
 from subjects import coloured, write_folders
 
 from selfsup.presets import PRESETS
@@ -106,6 +115,16 @@ def test_the_pages_are_those_of_the_records(tmp_path, monkeypatch):
     pages.write()
     for page in sorted(tmp_path.glob("*.md")):
         assert (committed / page.name).read_text() == page.read_text(), page.name
+
+
+def test_the_readme_has_the_figures_of_the_records():
+    readme = (Path(__file__).parents[2] / "README.md").read_text()
+    for row in METHODS.rows[:1] + METHODS.rows[2:5]:
+        cells = [row.name, str(len(pages.records(row)))]
+        cells += [
+            pages.told(pages.values(row, measure), 1) for measure in (pages.KNN, pages.LINEAR)
+        ]
+        assert f"| {' | '.join(cells)} |" in readme
 
 
 def test_records_have_the_settings_that_the_pages_tell():
