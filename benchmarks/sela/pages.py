@@ -159,6 +159,7 @@ def page(experiment: Experiment) -> str:
     lines += [*table(experiment), ""]
     if claims := verdicts(experiment):
         lines += [READING, "", *claims, ""]
+    lines += [experiment.note, ""] if experiment.note else []
     if experiment.curves:
         lines += [f"![kNN, and entropy of the labels, over epochs]({experiment.name}.png)", ""]
     command = f"python benchmarks/sela run {experiment.name} --data DIR"
