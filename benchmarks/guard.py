@@ -21,6 +21,8 @@ from typing import Any
 STORED = Path(__file__).parent / "results" / "bench.json"
 #: Two runs of the same code on two busy cores differ by less.
 TOLERANCE = 0.5
+#: So many that were not measured are named.
+FEW = 5
 
 
 def multiples(run: dict[str, Any]) -> dict[str, dict[str, float]]:
@@ -82,7 +84,8 @@ def main() -> None:
         print(f"{name:60s} {', '.join(told)}")
     missing = sorted(multiples(stored).keys() - now.keys())
     if missing:
-        print(f"stored, but not measured now: {', '.join(missing)}")
+        told = ", ".join(missing) if len(missing) <= FEW else f"{len(missing)} benchmarks"
+        print(f"stored, but not measured now: {told}")
     found = worsened(changed, options.tolerance)
     if found:
         sys.exit(f"worse than stored by more than {options.tolerance:.0%}: {', '.join(found)}")

@@ -90,8 +90,8 @@ SUPERVISED = Training("supervised", {"labelling": "fixed", "clusters": (10,)}, c
 SLOW_HEADS = (
     "Ten heads are not better than one here, other than in the paper. The loss is the mean over "
     "heads, so that each gets a tenth of the gradient and learns more slowly, which 400 epochs "
-    "forgive and twelve do not: on held-out images, ten heads whose learning rate is ten times "
-    "higher are as good as one ([recipe](recipe.md))."
+    "forgive and twelve do not: so one seed suggests, on which ten heads whose learning rate is "
+    "ten times higher are as good as one on held-out images ([recipe](recipe.md))."
 )
 METHODS = Experiment(
     "methods",

@@ -84,9 +84,9 @@ def test_claims_name_lines_of_their_table():
          "kNN +10.0 (**holds**), linear +10.0 (**holds**)"),
         ([(60, 70)], [(50, 60), (51, 61)], "kNN +9.5, linear +9.5 (paper"),
         ([(60, 60), (62, 62)], [(50, 60.1), (52, 62.1)],
-         "kNN +10.0 (**holds**), linear -0.1 (within the seeds)"),
+         "kNN +10.0 (holds, 2 seeds), linear -0.1 (within the seeds, 2 seeds)"),
         ([(60, 70), (61, 71)], [(62, 60), (63, 61)],
-         "kNN -2.0 (**the other way**), linear +10.0 (**holds**)"),
+         "kNN -2.0 (the other way, 2 seeds), linear +10.0 (holds, 2 seeds)"),
     ],
 )  # fmt: skip
 def test_a_claim_is_judged_by_the_spread_of_seeds(results, better, worse, words):
@@ -119,7 +119,9 @@ def test_the_pages_are_those_of_the_records(tmp_path, monkeypatch):
 
 def test_the_readme_has_the_figures_of_the_records():
     readme = (Path(__file__).parents[2] / "README.md").read_text()
-    for row in METHODS.rows[:1] + METHODS.rows[2:5]:
+    for row in METHODS.rows:
+        if row.name in ("RotNet", "SeLa + rotation", "untrained network"):
+            continue  # not shown
         cells = [row.name, str(len(pages.records(row)))]
         cells += [
             pages.told(pages.values(row, measure), 1) for measure in (pages.KNN, pages.LINEAR)
