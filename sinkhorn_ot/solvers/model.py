@@ -10,20 +10,23 @@ from sinkhorn_ot.group import GroupPasses
 from sinkhorn_ot.passes import REACH, SETS, Problem, Reading
 from sinkhorn_ot.solvers.watch import Seen, moved, sinkhorn_step
 
-#: lam at the start; what a good step divides it by, and a bad one multiplies it by; below LEAST it
-#: is 0, and after a bad step at least AGAIN.
-START, FALL, RISE, LEAST, AGAIN = 1.0, 3.0, 5.0, 1e-9, 1e-3
+#: lam at the start; what a good step divides it by; what a poor step multiplies it by, and one that
+#: is taken back; below LEAST it is 0, and after such steps at least AGAIN.
+START, FALL, POOR, RISE, LEAST, AGAIN = 1.0, 3.0, 2.0, 5.0, 1e-9, 1e-3
 #: With a lam above this the step is Sinkhorn's itself, which is never taken back.
 LARGE = 1e3
-#: With s0 < 0 and s1 the slopes of F along a step before and after it: the step is bad if
-#: s1 > BAD_SLOPE |s0|, unless the violation fell to FELL of what it was; it is good if
-#: s1 <= GOOD_SLOPE |s0|, or if the violation fell to FELL_FAR.
-BAD_SLOPE, GOOD_SLOPE, FELL, FELL_FAR = 0.5, 0.25, 0.5, 0.3
-#: The entries are kept anew if g has moved by more than this, in epsilon, since they were.
-STALE = 3.0
+#: How well a step went: what it must leave of the violation, or of the slope of F along the step
+#: with its sign turned. Beyond FAIR a step is poor. Beyond STAYS it is taken back: the slopes at
+#: both ends say that F rose.
+GOOD, FAIR, STAYS = (0.3, 0.25), (0.5, 0.5), (0.8, 1.0)
+#: The entries are kept anew on the way if g has moved by more than FRESH, in epsilon, since they
+#: were; if by more than STALE, the matrix is read for it.
+FRESH, STALE = 0.1, 3.0
 #: Steps on the kept entries between two reads: while each lowers the predicted violation to HALF,
 #: down to this part of that of the reading; and while they have cost less than so many reads.
 HALF, KNOWN, CHEAP = 0.5, 0.01, 0.15
+#: The violation that is found is seldom more than so many times what was predicted.
+CAREFUL = 3.0
 #: Conjugate gradients: the part of the residual that they leave, at most; the most steps; a device
 #: is asked every so many whether they are done.
 FORCING, CG_STEPS, CG_PATIENCE = 0.1, 50, 8
@@ -42,10 +45,11 @@ class Model:
         self.xp = namespace(problem.b)
         self.problem, self.passes = problem, passes
         self.lam = START
-        self.trusted = True  # the last step was not taken back
+        self.trusted = True  # the last step was good or fair
         self.kept, self.spare = (passes.keep(words // SETS) for _ in range(SETS))
         self.kept_at: Array = None  # the g at which entries were kept
         self.spare_at: Array = None
+        self.stride = 0  # of the last read that kept entries
         self.at: Array = None  # how far g is from there, in epsilon
         self.m: Array = None  # of the kept entries: column masses
         self.s: Array = None  # and sums of squares
@@ -53,9 +57,16 @@ class Model:
     def read(
         self, g: Array, *, exact: bool = False, assign: bool = False, stride: int = 1
     ) -> Reading:
-        """Read the matrix, and keep entries on the way."""
-        self.spare_at = g
-        return self.passes.read(g, exact=exact, assign=assign, stride=stride, kept=self.spare)
+        """Read the matrix, and keep entries on the way, if those that are there are old."""
+        kept = None
+        if stride != self.stride or not self.reaches(g, FRESH):
+            self.spare_at, self.stride, kept = g, stride, self.spare
+        return self.passes.read(g, exact=exact, assign=assign, stride=stride, kept=kept)
+
+    def reaches(self, g: Array, far: float) -> bool:
+        """Whether entries were kept at a g that is at most so far away, in epsilon."""
+        at = self.kept_at
+        return at is not None and float(abs(moved(g, at, self.problem)).max()) <= far
 
     def accepts(self, before: Seen, after: Seen) -> bool:
         """Whether the step between two readings may stay; lam follows how good it was."""
@@ -63,21 +74,22 @@ class Model:
         gradients = self.xp.stack([seen.gradient(self.problem.b) for seen in (before, after)])
         first, last = (d * gradients).sum(1).tolist()
         ratio = after.violation / max(before.violation, TINY)
-        self.trusted = ratio < FELL or last <= BAD_SLOPE * abs(first)
-        if not self.trusted and self.lam > LARGE:
+
+        def within(violation: float, slope: float) -> bool:
+            return ratio < violation or last <= slope * abs(first)
+
+        stays, self.trusted = within(*STAYS), within(*FAIR)
+        if not stays and self.lam > LARGE:
             return True  # it was Sinkhorn's
-        if not self.trusted:
-            self.lam = max(RISE * self.lam, AGAIN)
-        elif ratio < FELL_FAR or last <= GOOD_SLOPE * abs(first):
+        if within(*GOOD):
             self.lam = self.lam / FALL if self.lam > LEAST else 0.0
-        return self.trusted
+        elif not self.trusted:
+            self.lam = max((POOR if stays else RISE) * self.lam, AGAIN)
+        return stays
 
     def settle(self, now: Seen, *, stride: int = 1) -> None:
         """Make the kept entries those of a reading, or of one near it."""
-        if self.spare_at is not now.g and (
-            self.kept_at is None
-            or float(abs(moved(now.g, self.kept_at, self.problem)).max()) > STALE
-        ):
+        if self.spare_at is not now.g and not self.reaches(now.g, STALE):
             self.read(now.g, stride=stride)
         if self.spare_at is now.g:
             self.kept, self.spare = self.spare, self.kept
@@ -91,16 +103,19 @@ class Model:
         variance = self.xp.where(self.m < b / 2, b, self.s - self.m**2).clip(0.0)
         return math.sqrt(2 / math.pi / rows) * float(self.xp.sqrt(variance).sum())
 
-    def step(self, now: Seen) -> Array:
-        """Return how far to move g, in epsilon.
+    def step(self, now: Seen, enough: float = 0.0) -> tuple[Array, float]:
+        """Return how far to move g, in epsilon, and the violation to be expected there.
 
         The first step is that of the formula. The kept entries then predict the masses after it,
-        ``m(d) = m(0) * kept(d) / kept(0)``, and as long as they know enough and are cheap beside a
-        read, another step follows from there. After a step that was taken back there is only one.
+        ``m(d) = m(0) * kept(d) / kept(0)``, and until the violation is likely to be `enough`, as
+        long as they know it and are cheap beside a read, another step follows from there. After a
+        step that was poor or taken back there is only one.
+
+        The violation is inf where nothing was predicted.
         """
         xp, start, kept = self.xp, self.passes.kept_reads, self.m
         d = self.direction(now)
-        left = now.violation
+        left, known = now.violation, max(KNOWN * now.violation, enough / CAREFUL)
         while (
             self.trusted
             and self.lam <= LARGE
@@ -112,11 +127,11 @@ class Model:
             change = xp.log(xp.where(seen, m, 1.0) / xp.where(seen, kept, 1.0))
             there = Seen(now.g, now.log_mass + change, 0.0)
             predicted = float(abs(there.gradient(self.problem.b)).sum())
-            if not KNOWN * now.violation < predicted < HALF * left:
-                break
+            if not known < predicted < HALF * left:
+                return d, CAREFUL * max(predicted, known)
             self.m, self.s, left = m, s, predicted
             d = d + self.direction(replace(there, violation=predicted))
-        return d
+        return d, math.inf
 
     def direction(self, now: Seen) -> Array:
         """Return d of ``(H + lam diag(b)) d = (b - m) + lam diag(b) log(b / m)``.

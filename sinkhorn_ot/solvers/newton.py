@@ -11,10 +11,10 @@ follows well enough. A step moves g by epsilon * d, where
 
 With lam = 0 this is Newton's step, and as lam grows it becomes Sinkhorn's, d = log(b / m). Whether
 a step was good, the next read tells, by the slopes of F along d at both ends and by the violation.
-After a good step lam falls; after a bad one it rises, and another step is taken from the same g.
-Sinkhorn's own step, which is taken when lam has become large, always stays, as it always lowers F.
-So a run of bad steps ends, whatever the kept entries are worth, and where they are right the steps
-are Newton's. This is no proof of convergence: docs/algorithm.md says what is missing.
+After a good step lam falls; after a bad one it rises, and if F rose another step is taken from the
+same g. Sinkhorn's own step, which is taken when lam has become large, always stays, as it always
+lowers F. So a run of bad steps ends, whatever the kept entries are worth, and where they are right
+the steps are Newton's. This is no proof of convergence: docs/algorithm.md says what is missing.
 """
 
 from __future__ import annotations
@@ -91,13 +91,13 @@ def solve(watch: Watch, g: Array, *, max_iter: int, words: int, warm: bool) -> t
                 now = seen
             else:
                 ratio = math.inf  # the next step is another one from the same g
-        expected = ratio * now.violation
         if plain:
             plain -= ratio > SLOW
-            d = sinkhorn_step(now.log_mass, b)
+            d, foreseen = sinkhorn_step(now.log_mass, b), math.inf
         else:
             model.settle(now)
-            d = model.step(now)
+            d, foreseen = model.step(now, tol)
+        expected = min(ratio * now.violation, foreseen)
         g = centre(now.g + problem.epsilon * d, b)
     assert watch.best is not None
     return watch.best, n_iter
@@ -121,7 +121,8 @@ def start_by_samples(model: Model, g: Array) -> Array:
             model.settle(now, stride=stride)
             if now.violation <= NOISE * model.noise(problem.n // stride):
                 break
-            g = centre(now.g + problem.epsilon * model.step(now), problem.b)
+            d, _ = model.step(now)
+            g = centre(now.g + problem.epsilon * d, problem.b)
         if now is not None:
             g = now.g
             model.lam = min(model.lam, NEAR)

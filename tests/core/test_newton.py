@@ -1,5 +1,6 @@
 """The accelerated solve: as right as the textbook iteration, and cheaper where that crawls."""
 
+import math
 import subprocess
 import sys
 import textwrap
@@ -18,7 +19,7 @@ from sinkhorn_ot.backends.cpu import CpuPasses, needs
 from sinkhorn_ot.checks import room_for_entries
 from sinkhorn_ot.group import Group, GroupPasses
 from sinkhorn_ot.passes import Problem
-from sinkhorn_ot.solvers.model import Model
+from sinkhorn_ot.solvers.model import CAREFUL, KNOWN, Model
 from sinkhorn_ot.solvers.watch import Seen
 
 N, K = 20_000, 100
@@ -155,7 +156,7 @@ def test_a_step_solves_its_formula(model, lam):
     made.lam = lam
     right = b - m + lam * b * np.log(b / m)
     d = np.linalg.lstsq(hessian + lam * np.diag(b), right, rcond=None)[0]
-    found = made.step(seen)
+    found, _ = made.step(seen)
     free = b @ (d - found)  # a constant changes nothing, and lam = 0 leaves it open
     np.testing.assert_allclose(found + free * (lam == 0), d, atol=1e-4)
     if lam > 1e6:
@@ -178,6 +179,31 @@ def test_lam_follows_how_good_a_step_was(model):
     made.lam = 1.0
     assert not made.accepts(start, after(3 * np.log(b / m) + 20 * (np.arange(12) == 0)))
     assert made.lam > 1.0
+
+
+@pytest.mark.parametrize(("slope", "lam"), [(0.2, 1 / 3), (0.4, 1.0), (0.9, 2.0), (1.1, 5.0)])
+def test_lam_follows_the_slope_at_the_end_of_a_step(model, slope, lam):
+    """Where the violation stayed as it was, two slopes decide; the last step is taken back."""
+    made, seen, m, _, b = model
+    made.lam = 1.0
+    step = np.log(b / m)
+    before = 0.01 * (m - b)  # gradients, so that the slopes are as 1 to -slope
+    after = -slope * before
+    start = Seen(seen.g, np.log(before + b), 1.0)
+    end = Seen(seen.g + step, np.log(after + b), 1.0)
+    assert made.accepts(start, end) == (slope <= 1)
+    assert made.lam == pytest.approx(lam)
+
+
+def test_the_foreseen_violation_is_found(model, monkeypatch):
+    """Kept entries that are all there are predict it: no more is found, and hardly less."""
+    made, seen, m, _, b = model
+    monkeypatch.setattr("sinkhorn_ot.solvers.model.CHEAP", math.inf)  # all entries are not cheap
+    start = replace(seen, violation=float(abs(m - b).sum()))
+    made.lam = 0.3
+    d, foreseen = made.step(start)
+    found = abs(np.exp(made.read(seen.g + d).log_mass) - b).sum()
+    assert found <= foreseen <= max(CAREFUL * found * 1.01, CAREFUL * KNOWN * start.violation)
 
 
 def test_a_rare_cluster_is_filled():
