@@ -33,9 +33,11 @@ if TYPE_CHECKING:
     from torch.distributed import ProcessGroup
 
 METHODS = ("auto", "sinkhorn", "newton")
-#: Of the bytes of the input, what a solve may add by default. Of the entries of the matrix, one of
-#: so many is worth a word, and so many words are worth it at most.
-DEFAULT_LIMIT, ONE_OF, MOST_WORDS = 0.55, 8, 1 << 25
+#: Of the bytes of the input, what a solve may add by default.
+DEFAULT_LIMIT = 0.55
+#: Words of kept entries that pay: of the entries of the matrix one of so many; for each number of
+#: the Hessian so many, within bounds. More cost more time than the steps become better.
+ONE_OF, A_PAIR, FEW_WORDS, MANY_WORDS = 8, 16, 1 << 22, 1 << 25
 
 Callback = Callable[[Progress], object]
 
@@ -173,7 +175,8 @@ def room_for_entries(logits: Array, n: int, memory_limit: int | None, needs: Nee
     limit = default if memory_limit is None else memory_limit
     # the allocator's pages and the threads' stacks are within the limit too
     room = int(0.95 * limit - needs.besides - (SETS - 1) * needs.held) // 4
-    wanted = max(min(max(entries // ONE_OF, needs.small), MOST_WORDS), SETS * needs.least)
+    pay = min(max(A_PAIR * logits.shape[1] ** 2, FEW_WORDS), MANY_WORDS)
+    wanted = max(min(max(entries // ONE_OF, needs.small), pay), SETS * needs.least)
     words = min(room, wanted, SETS * needs.everything)
     return words if words >= SETS * min(needs.least, needs.everything) else 0
 
