@@ -13,7 +13,7 @@ from problems import EPSILON, FAMILIES, make_logits
 from sinkhorn_ot.arrays import place_of
 from sinkhorn_ot.backends import named
 from sinkhorn_ot.backends.cpu import needs
-from sinkhorn_ot.checks import room_for_entries
+from sinkhorn_ot.entropic.checks import room_for_entries
 from sinkhorn_ot.group import Group, GroupPasses
 from sinkhorn_ot.passes import SETS, Problem
 

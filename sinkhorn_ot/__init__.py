@@ -13,9 +13,9 @@ from sinkhorn_ot.api import (
     sinkhorn,
     sinkhorn_codes,
 )
+from sinkhorn_ot.entropic.result import Progress, SinkhornResult, SinkhornWarning
 from sinkhorn_ot.exact.balanced import balanced_labels
 from sinkhorn_ot.exact.result import BalancedProgress, BalancedResult
-from sinkhorn_ot.result import Progress, SinkhornResult, SinkhornWarning
 
 __version__ = "0.1.0"
 

@@ -10,11 +10,11 @@ import numpy as np
 
 from sinkhorn_ot import backends
 from sinkhorn_ot.arrays import Array, check_matrix, is_torch, place_of
-from sinkhorn_ot.checks import Callback, Options
-from sinkhorn_ot.codes import check_codes, solve_codes
+from sinkhorn_ot.entropic.checks import Callback, Options
+from sinkhorn_ot.entropic.codes import check_codes, solve_codes
+from sinkhorn_ot.entropic.heads import labels_of, results_of
+from sinkhorn_ot.entropic.result import SinkhornResult
 from sinkhorn_ot.exact.balanced import exact_labels
-from sinkhorn_ot.result import SinkhornResult
-from sinkhorn_ot.solve import labels_of, results_of
 
 if TYPE_CHECKING:
     import torch

@@ -19,7 +19,7 @@ from sklearn.utils import check_random_state
 from sklearn.utils.validation import check_is_fitted, validate_data
 
 from sinkhorn_ot.arrays import row_blocks
-from sinkhorn_ot.checks import check_integer, check_number
+from sinkhorn_ot.entropic.checks import check_integer, check_number
 from sinkhorn_ot.exact.balanced import SAMPLE_ENTRIES
 from sinkhorn_ot.exact.potentials import Goal, entropic_potentials
 from sinkhorn_ot.exact.repair import BadRow, Sizes, TooLarge

@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
-from sinkhorn_ot.checks import Options
-from sinkhorn_ot.codes import solve_codes
+from sinkhorn_ot.entropic.checks import Options
+from sinkhorn_ot.entropic.codes import solve_codes
+from sinkhorn_ot.entropic.heads import labels_of
 from sinkhorn_ot.exact.balanced import exact_labels
-from sinkhorn_ot.solve import labels_of
 
 if TYPE_CHECKING:
     from torch.distributed import ProcessGroup

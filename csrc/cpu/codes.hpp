@@ -1,4 +1,4 @@
-// The step of SwAV and DINOv2 on minibatches (sinkhorn_ot/codes.py), as three passes over the rows:
+// The step of SwAV and DINOv2 on minibatches (sinkhorn_ot/entropic/codes.py), as three passes over the rows:
 // `codes_first`, n_iter - 1 times `codes_next`, `codes_last`.
 //
 // The iterates are diag(v) Q diag(u), with Q_ik = exp((score_ik - top_i) / epsilon) and top_i the

@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from sinkhorn_ot.arrays import Array, check_matrix, heads_of, is_torch, namespace
-from sinkhorn_ot.checks import METHODS, Options, check_integer, check_number
+from sinkhorn_ot.entropic.checks import METHODS, Options, check_integer, check_number
+from sinkhorn_ot.entropic.heads import alike, naming, with_options
 from sinkhorn_ot.exact.equal_rows import EqualRows
 from sinkhorn_ot.exact.errors import explain_conflict, explain_row
 from sinkhorn_ot.exact.potentials import Goal, entropic_potentials, given_potentials
@@ -30,7 +31,6 @@ from sinkhorn_ot.exact.result import BalancedProgress, BalancedResult
 from sinkhorn_ot.exact.rows import HostRows
 from sinkhorn_ot.exact.sizes import class_sizes
 from sinkhorn_ot.exact.start import EPSILON, WIDEST, Sample, solve_from
-from sinkhorn_ot.solve import alike, naming, with_options
 
 if TYPE_CHECKING:
     from torch.distributed import ProcessGroup

@@ -11,13 +11,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sinkhorn_ot.arrays import Array, float64, row_blocks
-from sinkhorn_ot.checks import Options
+from sinkhorn_ot.entropic.checks import Options
+from sinkhorn_ot.entropic.heads import solve_one
+from sinkhorn_ot.entropic.result import SinkhornResult
 from sinkhorn_ot.exact.certificate import as_numpy
 from sinkhorn_ot.exact.repair import Floats, Sizes
 from sinkhorn_ot.exact.start import Sample, masses_within
 from sinkhorn_ot.passes import Progress
-from sinkhorn_ot.result import SinkhornResult
-from sinkhorn_ot.solve import solve_one
 
 #: Where a start at the wanted epsilon does not come to balance in so many reads, as with many equal
 #: rows, epsilon falls to it from so many steps above, by this factor each.

@@ -139,7 +139,7 @@ def test_large_scores_neither_overflow_nor_vanish():
 def test_rows_sum_to_one_where_many_columns_have_no_mass(step, monkeypatch):
     """In float32: exp(-200) is 0 there, and 2000 times the inverse of next to nothing is large."""
     if step is not None:
-        monkeypatch.setattr(sinkhorn_ot.codes, "minibatch_of", lambda place: step)
+        monkeypatch.setattr(sinkhorn_ot.entropic.codes, "minibatch_of", lambda place: step)
     scores = np.zeros((3, 2000), np.float32)
     scores[0, 0] = 10
     codes = sinkhorn_codes(scores)

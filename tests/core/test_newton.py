@@ -16,7 +16,7 @@ from sinkhorn_ot import SinkhornWarning, equipartition_labels, sinkhorn
 from sinkhorn_ot.arrays import place_of
 from sinkhorn_ot.backends import named
 from sinkhorn_ot.backends.cpu import CpuPasses, needs
-from sinkhorn_ot.checks import room_for_entries
+from sinkhorn_ot.entropic.checks import room_for_entries
 from sinkhorn_ot.group import Group, GroupPasses
 from sinkhorn_ot.passes import Problem
 from sinkhorn_ot.solvers.model import CAREFUL, KNOWN, Model

@@ -12,7 +12,7 @@ import torch
 from sinkhorn_ot.backends.gpu import cuda
 from sinkhorn_ot.backends.gpu.kept import WORDS_PER_ENTRY
 from sinkhorn_ot.backends.reference import ReferencePasses
-from sinkhorn_ot.checks import room_for_entries
+from sinkhorn_ot.entropic.checks import room_for_entries
 from sinkhorn_ot.passes import REACH, Problem
 
 DTYPES = [torch.float64, torch.float32, torch.float16, torch.bfloat16]

@@ -16,7 +16,7 @@ from problems import EPSILON
 from gpu_check.machinery import machines_of, synchronise
 from gpu_check.problems_on_device import make_logits
 from gpu_check.stage import Stage
-from sinkhorn_ot.checks import room_for_entries
+from sinkhorn_ot.entropic.checks import room_for_entries
 from sinkhorn_ot.passes import SETS, Problem
 
 MILLION, WIDER, LONG = (1_000_000, 1_000), (1_000_000, 3_000), (100_000, 30_000)

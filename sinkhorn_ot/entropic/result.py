@@ -18,7 +18,7 @@ from sinkhorn_ot.arrays import (
     place_of,
     row_blocks,
 )
-from sinkhorn_ot.gap import plan_gap
+from sinkhorn_ot.entropic.gap import plan_gap
 from sinkhorn_ot.group import Group
 from sinkhorn_ot.passes import Problem
 from sinkhorn_ot.passes import Progress as Progress

@@ -15,10 +15,10 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from sinkhorn_ot.arrays import Array, float64, heads_of, namespace
-from sinkhorn_ot.checks import Options, check
-from sinkhorn_ot.gap import plan_objective
+from sinkhorn_ot.entropic.checks import Options, check
+from sinkhorn_ot.entropic.gap import plan_objective
+from sinkhorn_ot.entropic.result import SinkhornResult, SinkhornWarning
 from sinkhorn_ot.group import Group, GroupPasses, Told
-from sinkhorn_ot.result import SinkhornResult, SinkhornWarning
 from sinkhorn_ot.solvers import annealing
 
 #: Reads after which a violation that has not fallen is not expected to fall any more.
@@ -27,7 +27,7 @@ RECENT = 15
 UNEVEN = 0.5
 #: With fewer samples a class than this, sizes are not looked at.
 FEW = 10
-HERE = str(Path(__file__).parent) + os.sep
+HERE = str(Path(__file__).parents[1]) + os.sep
 
 
 def solve_heads(heads: Iterator[Array], options: Options) -> Iterator[SinkhornResult]:

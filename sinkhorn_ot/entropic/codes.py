@@ -10,7 +10,7 @@ import numpy as np
 from sinkhorn_ot.arrays import Array, check_floats, dtype_name, is_torch, namespace, place_of
 from sinkhorn_ot.backends import minibatch_of
 from sinkhorn_ot.backends.minibatch import TINY
-from sinkhorn_ot.checks import check_integer, check_number
+from sinkhorn_ot.entropic.checks import check_integer, check_number
 from sinkhorn_ot.group import Group
 
 if TYPE_CHECKING:
