@@ -20,7 +20,7 @@ LARGE = 1e3
 #: both ends say that F rose.
 GOOD, FAIR, STAYS = (0.3, 0.25), (0.5, 0.5), (0.8, 1.0)
 #: The entries are kept anew on the way if g has moved by more than FRESH, in epsilon, since they
-#: were; if by more than STALE, the matrix is read for it.
+#: were, or if the last step was not good; if by more than STALE, the matrix is read for it.
 FRESH, STALE = 0.1, 3.0
 #: Steps on the kept entries between two reads: while each lowers the predicted violation to HALF,
 #: down to this part of that of the reading; and while they have cost less than so many reads.
@@ -46,6 +46,7 @@ class Model:
         self.problem, self.passes = problem, passes
         self.lam = START
         self.trusted = True  # the last step was good or fair
+        self.proven = False  # it lowered the violation as a good one does
         self.kept, self.spare = (passes.keep(words // SETS) for _ in range(SETS))
         self.kept_at: Array = None  # the g at which entries were kept
         self.spare_at: Array = None
@@ -57,9 +58,9 @@ class Model:
     def read(
         self, g: Array, *, exact: bool = False, assign: bool = False, stride: int = 1
     ) -> Reading:
-        """Read the matrix, and keep entries on the way, if those that are there are old."""
+        """Read the matrix, and keep entries on the way, if those that are there are old or bad."""
         kept = None
-        if stride != self.stride or not self.reaches(g, FRESH):
+        if stride != self.stride or not (self.proven and self.reaches(g, FRESH)):
             self.spare_at, self.stride, kept = g, stride, self.spare
         return self.passes.read(g, exact=exact, assign=assign, stride=stride, kept=kept)
 
@@ -79,6 +80,7 @@ class Model:
             return ratio < violation or last <= slope * abs(first)
 
         stays, self.trusted = within(*STAYS), within(*FAIR)
+        self.proven = ratio < GOOD[0]
         if not stays and self.lam > LARGE:
             return True  # it was Sinkhorn's
         if within(*GOOD):
@@ -111,7 +113,7 @@ class Model:
         long as they know it and are cheap beside a read, another step follows from there. After a
         step that was poor or taken back there is only one.
 
-        The violation is inf where nothing was predicted.
+        The violation is inf where nothing was predicted, or the last step was not good.
         """
         xp, start, kept = self.xp, self.passes.kept_reads, self.m
         d = self.direction(now)
@@ -128,7 +130,7 @@ class Model:
             there = Seen(now.g, now.log_mass + change, 0.0)
             predicted = float(abs(there.gradient(self.problem.b)).sum())
             if not known < predicted < HALF * left:
-                return d, CAREFUL * max(predicted, known)
+                return d, CAREFUL * max(predicted, known) if self.proven else math.inf
             self.m, self.s, left = m, s, predicted
             d = d + self.direction(replace(there, violation=predicted))
         return d, math.inf

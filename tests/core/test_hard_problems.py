@@ -117,10 +117,14 @@ def test_a_heavy_tailed_marginal():
     assert result.n_passes <= 40
 
 
-@pytest.mark.parametrize("joining", [50, 0])
-def test_blocks_that_hardly_any_row_joins(joining):
-    """Ten groups of clusters; their masses are right only once mass goes from one to another."""
-    logits = blocks(5, joining)
+@pytest.mark.parametrize(("seed", "joining"), [(5, 50), (5, 0), (18, 50)])
+def test_blocks_that_hardly_any_row_joins(seed, joining):
+    """Ten groups of clusters; their masses are right only once mass goes from one to another.
+
+    With seed 18, a solve that goes on with entries kept near by, as g has hardly moved, takes 70
+    tiny steps.
+    """
+    logits = blocks(seed, joining)
     result = sinkhorn(logits, epsilon=1.0, tol=1e-4)
     assert result.converged
     assert result.n_passes <= 60

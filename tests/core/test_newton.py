@@ -200,7 +200,7 @@ def test_the_foreseen_violation_is_found(model, monkeypatch):
     made, seen, m, _, b = model
     monkeypatch.setattr("sinkhorn_ot.solvers.model.CHEAP", math.inf)  # all entries are not cheap
     start = replace(seen, violation=float(abs(m - b).sum()))
-    made.lam = 0.3
+    made.lam, made.proven = 0.3, True
     d, foreseen = made.step(start)
     found = abs(np.exp(made.read(seen.g + d).log_mass) - b).sum()
     assert found <= foreseen <= max(CAREFUL * found * 1.01, CAREFUL * KNOWN * start.violation)
