@@ -19,7 +19,7 @@ import os
 import re
 import shutil
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +31,6 @@ from selfsup.config import Config, RunConfig
 from selfsup.errors import UNLOADABLE, RunError
 
 VERSION = 4
-NAME = re.compile(r"epoch-(\d+)-step-(\d+)\.pt")
 
 
 def refuse_existing(run: Path) -> None:
@@ -47,17 +46,15 @@ def create_run(config: Config, run: Path) -> None:
     """Make a new run directory; an existing one is never touched."""
     refuse_existing(run)
     new = run.with_name(f".{run.name}.new")
-    try:
-        shutil.rmtree(new, ignore_errors=True)
+    shutil.rmtree(new, ignore_errors=True)
+    with _writing(run):
         (new / "checkpoints").mkdir(parents=True)
-        write_whole(new / "config.json", config.to_json().encode())
+        write_config(config, new)
         os.replace(new, run)  # whole from the start
-    except OSError as error:
-        raise RunError(f"{run} cannot be made: {error.strerror}") from error
 
 
 def write_config(config: Config, run: Path) -> None:
-    """Replace the settings of a run that is made longer."""
+    """Write the settings of a run, or replace those of one that is made longer."""
     write_whole(run / "config.json", config.to_json().encode())
 
 
@@ -130,15 +127,12 @@ def write_whole(path: Path, content: bytes | memoryview) -> None:
 
 def checkpoints(run: Path) -> list[Path]:
     """Return the checkpoints of a run, the oldest first."""
-    found = (run / "checkpoints").glob("epoch-*.pt")
-    return sorted((p for p in found if NAME.fullmatch(p.name)), key=_position)
+    return sorted((run / "checkpoints").glob("epoch-[0-9]*-step-[0-9]*.pt"), key=_position)
 
 
-def _position(path: Path) -> tuple[int, int]:
-    match = NAME.fullmatch(path.name)
-    if match is None:
-        raise ValueError(f"{path} is not a checkpoint")
-    return int(match[1]), int(match[2])
+def _position(path: Path) -> list[int]:
+    """Return the epochs, and the steps after them, that a checkpoint's name tells."""
+    return [int(number) for number in re.findall(r"\d+", path.name)]
 
 
 def save_checkpoint(
@@ -198,23 +192,16 @@ def append_log(run: Path, line: dict[str, Any]) -> None:
 
 def read_log(run: Path, event: str | None = None) -> list[dict[str, Any]]:
     """Return the log's lines ("update" or "epoch" ones); those that are none are left out."""
-    path = run / "log.jsonl"
-    text = path.read_text(errors="replace").splitlines(keepends=True) if path.exists() else []
-    lines = []
-    for line in text:
-        try:
-            content = json.loads(line if line.endswith("\n") else "")  # cut short by a crash
-        except ValueError:
-            continue
-        if isinstance(content, dict) and content.get("event") in ("update", "epoch"):
-            lines.append(content)
-    return [line for line in lines if event in (None, line["event"])]
+    path, lines = run / "log.jsonl", []
+    for line in path.read_text(errors="replace").splitlines(True) if path.exists() else ():
+        with suppress(ValueError):  # of a line that a crash has cut short
+            lines.append(json.loads(line if line.endswith("\n") else ""))
+    wanted = ("update", "epoch") if event is None else (event,)
+    return [line for line in lines if isinstance(line, dict) and line.get("event") in wanted]
 
 
 def cut_log(run: Path, epochs: int, updates: int) -> None:
     """Drop the lines of what happened after a checkpoint, which will happen again."""
-    if not (run / "log.jsonl").exists():
-        return
     done = {"epoch": epochs, "update": updates}
     kept = [line for line in read_log(run) if line[line["event"]] <= done[line["event"]]]
     write_whole(run / "log.jsonl", "".join(json.dumps(line) + "\n" for line in kept).encode())

@@ -14,10 +14,16 @@ from torch import Tensor
 from selfsup.config import LabelConfig
 from selfsup.data import ImageSet
 from selfsup.errors import RunError
-from selfsup.training.checkpoints import check_images, load_checkpoint, load_config, write_whole
+from selfsup.training.checkpoints import (
+    check_images,
+    fingerprint,
+    load_checkpoint,
+    load_config,
+    write_whole,
+)
 
 
-def read_labels(source: Path) -> tuple[Tensor, tuple[int, ...], tuple[str, ...] | None]:
+def read_labels(source: Path) -> tuple[Tensor, tuple[int, ...], str | None]:
     """Read labels from a run, or from the .npy or .csv file that one wrote.
 
     Returns
@@ -26,20 +32,20 @@ def read_labels(source: Path) -> tuple[Tensor, tuple[int, ...], tuple[str, ...] 
         (heads, N) int64.
     clusters : tuple of int
         K of each head: of a file, one more than its largest label.
-    paths : tuple of str, optional
-        The images' paths, where the source has them.
+    images : str, optional
+        The fingerprint of the labelled images; an .npy file has none.
     """
     if not source.exists():
         raise RunError(f"{source}: no labels here; pass a run, or the .npy or .csv file of one")
     if source.is_dir():
-        labels = load_checkpoint(source)["labels"]["labels"]
-        return labels, load_config(source).labels.clusters, None
-    paths = None
+        state = load_checkpoint(source)
+        return state["labels"]["labels"], load_config(source).labels.clusters, state["images"]
+    images = None
     try:
         if source.suffix == ".npy":
             table = np.load(source)
         else:
-            table, paths = _read_csv(source)
+            table, images = _read_csv(source)
     except (ValueError, EOFError, OSError) as error:
         reason = "no array of numbers" if source.suffix == ".npy" else error
         raise RunError(f"{source}: not a file of labels ({reason})") from error
@@ -50,10 +56,10 @@ def read_labels(source: Path) -> tuple[Tensor, tuple[int, ...], tuple[str, ...] 
             f"{table.shape} {table.dtype}"
         )
     clusters = tuple(max(2, int(head.max()) + 1) for head in table)
-    return torch.from_numpy(table.astype(np.int64)), clusters, paths
+    return torch.from_numpy(table.astype(np.int64)), clusters, images
 
 
-def _read_csv(source: Path) -> tuple[NDArray[np.int64], tuple[str, ...]]:
+def _read_csv(source: Path) -> tuple[NDArray[np.int64], str]:
     # spreadsheets put a mark before the text, and semicolons between the columns in some languages
     text = source.read_text(encoding="utf-8-sig", errors="surrogateescape")
     mark = ";" if text.startswith("index;") else ","
@@ -63,7 +69,7 @@ def _read_csv(source: Path) -> tuple[NDArray[np.int64], tuple[str, ...]]:
     if [row[0] for row in rows[1:]] != [str(i) for i in range(len(rows) - 1)]:
         raise ValueError("its indices are not 0, 1, 2, ... in order")
     table = np.array([row[2:] for row in rows[1:]], np.int64).T
-    return table, tuple(row[1] for row in rows[1:])
+    return table, fingerprint([row[1] for row in rows[1:]])
 
 
 def write_csv(path: Path, images: ImageSet, labels: Tensor) -> None:
@@ -79,19 +85,15 @@ def write_csv(path: Path, images: ImageSet, labels: Tensor) -> None:
 def fixed_labels(config: LabelConfig, images: ImageSet) -> Tensor:
     """Return the (heads, N) labels that `config` names, for training on them as they are."""
     source = Path(str(config.labels_file))
-    labels, _, paths = read_labels(source)
-    if source.is_dir():
-        check_images(source, load_checkpoint(source)["images"], images.paths)
+    labels, _, labelled = read_labels(source)
+    if labelled is not None:
+        check_images(source, labelled, images.paths)
     if labels.shape != (len(config.clusters), len(images)):
         raise RunError(
             f"{source} holds labels of {labels.shape[1]} images by {labels.shape[0]} heads; there "
             f"are {len(images)} images and {len(config.clusters)} heads"
         )
-    for head, k in enumerate(config.clusters):
-        if int(labels[head].max()) >= k:
-            raise RunError(f"{source}: head {head} has label {int(labels[head].max())}, K is {k}")
-    if paths is not None:
-        for i, (theirs, ours) in enumerate(zip(paths, images.paths, strict=True)):
-            if theirs != ours:
-                raise RunError(f"{source}: image {i} is {theirs}, in the data it is {ours}")
+    for head, (largest, k) in enumerate(zip(labels.amax(1), config.clusters, strict=True)):
+        if largest >= k:
+            raise RunError(f"{source}: head {head} has label {largest}, K is {k}")
     return labels
