@@ -27,17 +27,23 @@ DatasetName = Literal[
 ]
 
 
-def _check(part: object, positive: str = "", counts: str = "", not_negative: str = "") -> None:
-    """Refuse numbers out of range; each argument is a list of names."""
-    for name in counts.split():
-        if getattr(part, name) < 1:
-            raise ConfigError(f"{name} must be at least 1, got {getattr(part, name)}")
-    for name in positive.split():
-        if not getattr(part, name) > 0:
-            raise ConfigError(f"{name} must be positive, got {getattr(part, name)}")
-    for name in not_negative.split():
-        if not getattr(part, name) >= 0:
-            raise ConfigError(f"{name} must not be negative, got {getattr(part, name)}")
+#: Settings of any part that are at least 1, above 0, at least 0.
+COUNTS = {"image_size", "width", "blocks", "stem_stride", "head_groups", "label_views", "max_iter",
+          "epochs", "batch_size", "accumulate", "keep", "keep_every"}  # fmt: skip
+POSITIVE = {"epsilon", "schedule_power", "marginal_spread", "tol", "lr", "lr_heads", "lr_fall"}
+NOT_NEGATIVE = {"workers", "hold_out", "imbalance_seed", "updates", "momentum", "weight_decay",
+                "clip", "seed", "checkpoint_minutes", "report_minutes", "knn_every"}  # fmt: skip
+
+
+def _check(part: object) -> None:
+    """Refuse numbers out of range."""
+    for name, value in vars(part).items():
+        if name in COUNTS and not value >= 1:
+            raise ConfigError(f"{name} must be at least 1, got {value}")
+        if name in POSITIVE and value is not None and not value > 0:
+            raise ConfigError(f"{name} must be positive, got {value}")
+        if name in NOT_NEGATIVE and not value >= 0:
+            raise ConfigError(f"{name} must not be negative, got {value}")
 
 
 @dataclass(frozen=True)
@@ -118,7 +124,7 @@ class DataConfig:
 
     def __post_init__(self) -> None:
         """Refuse settings that cannot be meant."""
-        _check(self, counts="image_size", not_negative="workers hold_out imbalance_seed")
+        _check(self)
         if self.hold_out >= 1:
             raise ConfigError(f"hold_out is a share below 1, got {self.hold_out}")
         if self.hold_out and self.classes == "none":
@@ -151,11 +157,10 @@ class ModelConfig:
 
     def __post_init__(self) -> None:
         """Refuse settings that cannot be meant."""
-        _check(self, counts="width blocks stem_stride")
-        if self.arch not in ARCHS and ":" not in self.arch and self.arch != "own":
-            raise ConfigError(
-                f"arch {self.arch!r} is none of {', '.join(ARCHS)} or module:function"
-            )
+        _check(self)
+        if self.arch not in (*ARCHS, "own") and ":" not in self.arch:
+            known = ", ".join(ARCHS)
+            raise ConfigError(f"arch {self.arch!r} is none of {known} or module:function")
 
 
 @dataclass(frozen=True)
@@ -200,12 +205,7 @@ class LabelConfig:
 
     def __post_init__(self) -> None:
         """Refuse settings that cannot be meant."""
-        _check(
-            self,
-            counts="head_groups label_views max_iter",
-            positive="epsilon schedule_power marginal_spread tol",
-            not_negative="updates",
-        )
+        _check(self)
         if self.labelling == "none":
             if self.clusters:
                 raise ConfigError("labelling none has no clusters: --clusters without a number")
@@ -248,19 +248,10 @@ class OptimiserConfig:
 
     def __post_init__(self) -> None:
         """Refuse settings that cannot be meant."""
-        _check(
-            self,
-            counts="epochs batch_size accumulate",
-            positive="lr lr_fall",
-            not_negative="momentum weight_decay clip",
-        )
-        if self.lr_heads is not None:
-            _check(self, positive="lr_heads")
+        _check(self)
         if self.batch_size % self.accumulate:
-            raise ConfigError(
-                f"batch_size {self.batch_size} cannot be cut into {self.accumulate} equal parts "
-                "(accumulate)"
-            )
+            parts = f"{self.accumulate} equal parts (accumulate)"
+            raise ConfigError(f"batch_size {self.batch_size} cannot be cut into {parts}")
         if self.nesterov and not self.momentum:
             raise ConfigError("nesterov needs a momentum above 0")
 
@@ -289,11 +280,7 @@ class RunConfig:
 
     def __post_init__(self) -> None:
         """Refuse settings that cannot be meant."""
-        _check(
-            self,
-            counts="keep keep_every",
-            not_negative="seed checkpoint_minutes report_minutes knn_every",
-        )
+        _check(self)
 
 
 @dataclass(frozen=True)

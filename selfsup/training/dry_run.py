@@ -49,11 +49,13 @@ def dry_run(config: Config) -> None:
           f"heads: {', '.join(heads)}")  # fmt: skip
     with torch.random.fork_rng(devices=[]):
         label = _try_update(trainer) if clusters else {}
-        seconds, kept = _try_steps(trainer, config.optimiser.batch_size)
+        step, kept = _try_steps(trainer, config.optimiser.batch_size)
     assumed = " assumed, as no --data was given" * (data.dataset == "folder" and not data.data)
+    side = data.image_size if data.dataset == "folder" or channels == 1 else 32
+    decoded = n * channels * side**2 * data.in_memory
     print(f"\nthe full run: {n:,} images of {data.dataset}{assumed}")
-    _print_memory(config, trainer, n, channels, kept)
-    _print_time(config, n, seconds, label)
+    print(_memory(config, n, trainer, kept, decoded))
+    print(_time(config, n, step, label))
     print("This was a dry run: nothing was trained or written.")
 
 
@@ -62,10 +64,10 @@ def _try_update(trainer: Trainer) -> dict[str, float]:
     report = label_step(
         trainer.network, trainer.images, trainer.labels, trainer.show, trainer.world
     )
+    heads = report.heads
     print(f"reduced: label update of {IMAGES} generated images: sizes "
-          f"{min(head.size_min for head in report.heads)} to "
-          f"{max(head.size_max for head in report.heads)}; violation "
-          f"{max(head.violation for head in report.heads):.1e}")  # fmt: skip
+          f"{min(h.size_min for h in heads)} to {max(h.size_max for h in heads)}; "
+          f"violation {max(h.violation for h in heads):.1e}")  # fmt: skip
     return report.seconds
 
 
@@ -78,14 +80,16 @@ def _try_steps(trainer: Trainer, full: int) -> tuple[float, float]:
         if isinstance(output, Tensor) and not list(module.children()):
             held += output.nbytes
 
+    batches = torch.arange(STEPS * batch).view(STEPS, batch).unbind()
+    views = trainer.images.views(
+        batches, trainer.config.optimiser.augment, trainer.config.data.image_size,
+        seeds=range(STEPS), device=trainer.device,
+    )  # fmt: skip
     with register_module_forward_hook(count):
-        for step in range(STEPS):
-            index = torch.arange(step * batch, (step + 1) * batch)
-            augment, size = trainer.config.optimiser.augment, trainer.show.size
-            (x,) = trainer.images.views([index], augment, size, seeds=[step], device=trainer.device)
+        for index, x in zip(batches, views, strict=True):
             began = time.perf_counter()
             trainer.train_step(x, index)
-            loss = float(trainer.loss) / (step + 1)  # waits for a GPU
+            loss = float(trainer.loss) / trainer.step  # waits for a GPU
             seconds.append(time.perf_counter() - began)
     began = time.perf_counter()
     trainer.optimiser.step()  # costs the same for a batch of any size
@@ -96,33 +100,34 @@ def _try_steps(trainer: Trainer, full: int) -> tuple[float, float]:
     return per_image, held / (STEPS * batch)
 
 
-def _print_memory(config: Config, trainer: Trainer, n: int, channels: int, kept: float) -> None:
-    batch = config.optimiser.batch_size / config.optimiser.accumulate
-    k = max(trainer.config.labels.clusters, default=0)
-    side = config.data.image_size if config.data.dataset == "folder" or channels == 1 else 32
+def _memory(config: Config, n: int, trainer: Trainer, kept: float, decoded: int) -> str:
+    batch = config.optimiser.batch_size // config.optimiser.accumulate
+    k, features = max(trainer.labels.clusters, default=0), 4 * n * trainer.network.dim
     parts = {
         "weights, gradients, momenta": 12 * parameter_count(trainer.network),
-        f"activations of {batch:.0f} images": kept * batch,
-        f"features of the label pass ({config.labels.features_in})":
-            4 * n * trainer.network.dim * bool(k),
+        f"activations of {batch} images": kept * batch,
+        f"features of the label pass ({config.labels.features_in})": features * bool(k),
         f"logits of one head (N x {k:,})": 4 * n * k,
         "kept entries of the solver": min(4 * n * k // 8, 134_000_000),
         "labels": 16 * n * len(config.labels.clusters),
-        "decoded images": n * channels * side**2 * config.data.in_memory,
-    }  # fmt: skip
+        "decoded images": decoded,
+    }
     text = "; ".join(f"{name} {size / 1e9:.2f}" for name, size in parts.items() if size)
-    print(f"memory, estimated: {sum(parts.values()) / 1e9:.1f} GB in one process ({text}); with "
-          "several processes the label pass and the activations are divided among them",
-    )  # fmt: skip
+    return (
+        f"memory, estimated: {sum(parts.values()) / 1e9:.1f} GB in one process ({text}); "
+        "with several processes the label pass and the activations are divided among them"
+    )
 
 
-def _print_time(config: Config, n: int, step: float, label: dict[str, float]) -> None:
-    updates = config.labels.updates * (config.labels.labelling not in ("fixed", "none"))
-    heads = len(config.labels.clusters) if config.labels.heads_per_update == "one" else 1
-    trained, scale = config.optimiser.epochs * n * step / 3600, updates * n / IMAGES / 3600
-    forward = scale * label.get("forward", 0.0)
-    solves = scale * sum(label.get(part, 0.0) for part in ("logits", "transport")) / max(heads, 1)
-    print(f"time, scaled from these few steps on this machine: {trained + forward + solves:,.1f} "
-          f"hours ({trained:,.1f} training at {1 / step:,.0f} images/s, {forward:,.1f} network in "
-          f"{updates} label updates, {solves:,.1f} logits and transport; loading images is not in "
-          "it)")  # fmt: skip
+def _time(config: Config, n: int, step: float, label: dict[str, float]) -> str:
+    labels = config.labels
+    updates = labels.updates * (labels.labelling not in ("fixed", "none"))
+    hours = {part: updates * n / IMAGES * spent / 3600 for part, spent in label.items()}
+    trained, forward = config.optimiser.epochs * n * step / 3600, hours.get("forward", 0.0)
+    solves = hours.get("logits", 0.0) + hours.get("transport", 0.0)
+    solves /= len(labels.clusters) if labels.heads_per_update == "one" else 1
+    return (
+        f"time, scaled from these few steps on this machine: {trained + forward + solves:,.1f} "
+        f"hours ({trained:,.1f} training at {1 / step:,.0f} images/s, {forward:,.1f} network in "
+        f"{updates} label updates, {solves:,.1f} logits and transport; loading images is not in it)"
+    )

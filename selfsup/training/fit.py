@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable
-from contextlib import nullcontext
+from contextlib import closing, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -32,7 +32,7 @@ from selfsup.training.checkpoints import (
     save_labels,
 )  # fmt: skip
 from selfsup.training.label_files import fixed_labels
-from selfsup.training.label_pass import Clock, FeaturePass, label_step, new_labels
+from selfsup.training.label_pass import Clock, FeaturePass, batch_of, label_step, new_labels
 from selfsup.training.monitor import KnnWatch, Monitor
 from selfsup.training.processes import World
 from selfsup.training.step import build_optimiser, gradient_step, learning_rate, new_scaler
@@ -65,11 +65,11 @@ def new_network(
         load_weights(network, checkpoints(source)[-1] if checkpoints(source) else source)
     network.to(device)
     if calibrated and config.model.init is None and config.model.arch in ARCHS:
-        show = FeaturePass.of(config)
+        augment, size = config.label_augment, config.data.image_size
         some = torch.arange(0, len(images), max(1, len(images) // CALIBRATION_IMAGES))
-        batches = list(torch.split(some, show.batch))
+        batches = list(torch.split(some, batch_of(size)))
         seeds = [seed_of(config.run.seed, Stream.WEIGHTS, i) for i in range(len(batches))]
-        views = images.views(batches, show.augment, show.size, seeds=seeds, device=device)
+        views = images.views(batches, augment, size, seeds=seeds, device=device)
         network.calibrate(views)
     return network
 
@@ -121,7 +121,7 @@ class Trainer:
         )
         if labels is None and config.labels.labelling == "fixed" and fresh:
             self.labels.labels = fixed_labels(config.labels, images)
-        self.show, self.watch = FeaturePass.of(config), KnnWatch(config, self.images)
+        self.show, self.watch = FeaturePass(config), KnnWatch(config, self.images)
         self.step, self.saved = 0, -math.inf  # when, in seconds
         # of the epoch's steps so far, over all processes
         self.loss = torch.zeros((), dtype=torch.float64, device=self.device)
@@ -177,18 +177,15 @@ class Trainer:
                 return
             if run is not None:
                 cut_log(run, self.epoch, self.labels.updates)
-            epochs = self.config.optimiser.epochs
-            monitor = Monitor(run, self.config.labels.clusters, epochs, self.step)
-            try:
-                if self.saved < 0:
-                    self.save()
+            if self.saved < 0:
+                self.save()
+            clusters, epochs = self.config.labels.clusters, self.config.optimiser.epochs
+            with closing(Monitor(run, clusters, epochs, self.step)) as monitor:
                 while self.step < self.steps:
                     self.train_epoch(monitor)
                     self.end_epoch(monitor)
                     if after_epoch is not None:
                         after_epoch()
-            finally:
-                monitor.close()
 
     def train_epoch(self, monitor: Monitor) -> None:
         """Train for one epoch, or for what is left of one."""
@@ -197,7 +194,7 @@ class Trainer:
         order = torch.randperm(len(self.images), generator=generator_of(seed, Stream.ORDER, epoch))
         batches = order[: self.steps_per_epoch * self.batch_size].view(-1, self.batch_size)
         mine = list(batches[first - epoch * self.steps_per_epoch :, world.rank :: world.size])
-        augment, size = self.config.optimiser.augment, self.show.size
+        augment, size = self.config.optimiser.augment, self.config.data.image_size
         seeds = [seed_of(seed, Stream.VIEWS, first + i, world.rank) for i in range(len(mine))]
         views = self.images.views(mine, augment, size, seeds=seeds, device=self.device)
         hidden = None if monitor.run else True  # None: unless there is a terminal

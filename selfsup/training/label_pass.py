@@ -13,7 +13,7 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from selfsup.config import AugmentConfig, Config, LabelConfig
+from selfsup.config import Config, LabelConfig
 from selfsup.data import ImageSet
 from selfsup.errors import ConfigError, RunError
 from selfsup.evaluation.scores import entropy, nmi
@@ -34,35 +34,26 @@ BLOCK = 1 << 24
 IMAGES_PER_CLUSTER, MOST_CLUSTERS = 20, 128
 
 
+def batch_of(size: int) -> int:
+    """Return how many images of size x size go through the network at once in a label pass."""
+    return max(1, min(BATCH_IMAGES, BATCH_NUMBERS // (3 * size**2)))
+
+
 @dataclass(frozen=True)
 class FeaturePass:
-    """How features are taken of images, in their order."""
+    """How features are taken of images, in their order: as in the label pass of a run.
 
-    augment: AugmentConfig
-    size: int
-    seed: int
-    precision: str = "float32"
-    views: int = 1
-    """Random views whose mean is taken: as heads are linear, also the mean of their logits."""
-    train_mode: bool = False
-    """As the authors: dropout, statistics of shuffled batches, which the running ones follow."""
-    place: str = "device"
-    """Or memory, or disk."""
+    As heads are linear, the mean features of random views have the mean of their logits. In
+    training mode there are dropout and the statistics of shuffled batches, as the authors have
+    them, and the running statistics follow.
+    """
 
-    @classmethod
-    def of(cls, config: Config) -> FeaturePass:
-        """Return the label pass of a run."""
-        labels = config.labels
-        return cls(
-            config.label_augment, config.data.image_size, config.run.seed,
-            config.optimiser.precision, labels.label_views, labels.label_mode == "train",
-            labels.features_in,
-        )  # fmt: skip
+    config: Config
 
     @property
     def batch(self) -> int:
         """How many images go through the network at once."""
-        return max(1, min(BATCH_IMAGES, BATCH_NUMBERS // (3 * self.size**2)))
+        return batch_of(self.config.data.image_size)
 
     @torch.no_grad()
     def __call__(
@@ -73,37 +64,40 @@ class FeaturePass:
 
         `position` decides the random views.
         """
-        device, rows = network.mean.device, rows or slice(0, len(images))
+        config, labels, device = self.config, self.config.labels, network.mean.device
+        rows, training = rows or slice(0, len(images)), labels.label_mode == "train"
         index = torch.arange(rows.start, rows.stop)
-        if self.train_mode:
-            generator = generator_of(self.seed, Stream.LABEL_VIEWS, *position)
+        if training:
+            generator = generator_of(config.run.seed, Stream.LABEL_VIEWS, *position)
             index = index[torch.randperm(len(index), generator=generator)]
         batches = list(torch.split(index, self.batch)) if len(index) else []
-        if self.train_mode and len(batches) > 1 and len(batches[-1]) == 1:
+        if training and len(batches) > 1 and len(batches[-1]) == 1:
             batches[-2:] = [torch.cat(batches[-2:])]  # one image has no variance
-        total = self._room(len(index), network.dim, device)
+        total = _room(labels.features_in, len(index), network.dim, device)
         was_training, first = network.training, rows.start // self.batch
-        network.train(self.train_mode)
-        for view in range(self.views):
-            seed = partial(seed_of, self.seed, Stream.LABEL_VIEWS, *position, view)
+        augment, size = config.label_augment, config.data.image_size
+        network.train(training)
+        for view in range(labels.label_views):
+            seed = partial(seed_of, config.run.seed, Stream.LABEL_VIEWS, *position, view)
             seeds = [seed(first + i) for i in range(len(batches))]
-            if self.train_mode:  # dropout draws from the global generator
+            if training:  # dropout draws from the global generator
                 torch.manual_seed(seed())
-            shown = images.views(batches, self.augment, self.size, seeds=seeds, device=device)
+            shown = images.views(batches, augment, size, seeds=seeds, device=device)
             for some, x in zip(batches, shown, strict=True):
-                with autocast(device, self.precision):
+                with autocast(device, config.optimiser.precision):
                     features = network.features(x)
-                share = (features.float() / self.views).to(total.device)
+                share = (features.float() / labels.label_views).to(total.device)
                 total[(some - rows.start).to(total.device)] += share
         network.train(was_training)
         return total
 
-    def _room(self, n: int, dim: int, device: torch.device) -> Tensor:
-        if self.place != "disk" or not n:
-            return torch.zeros((n, dim), device=device if self.place == "device" else "cpu")
-        with tempfile.NamedTemporaryFile(prefix="features-") as file:  # unlinked, but mapped
-            file.truncate(4 * n * dim)
-            return torch.from_file(file.name, shared=True, size=n * dim).view(n, dim)
+
+def _room(place: str, n: int, dim: int, device: torch.device) -> Tensor:
+    if place != "disk" or not n:
+        return torch.zeros((n, dim), device=device if place == "device" else "cpu")
+    with tempfile.NamedTemporaryFile(prefix="features-") as file:  # unlinked, but mapped
+        file.truncate(4 * n * dim)
+        return torch.from_file(file.name, shared=True, size=n * dim).view(n, dim)
 
 
 class Clock:

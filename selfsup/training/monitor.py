@@ -125,9 +125,11 @@ class KnnWatch:
         order = torch.randperm(len(images), generator=generator_of(config.run.seed, Stream.SPLITS))
         some = order[:count].sort().values
         self.images = images.select(some) if images.labelled and count > K else None
-        view = AugmentConfig(centre=config.labels.label_augment.centre)
-        size, seed, precision = config.data.image_size, config.run.seed, config.optimiser.precision
-        self.show = FeaturePass(view, size, seed, precision)
+        clean = AugmentConfig(centre=config.labels.label_augment.centre)
+        self.show = FeaturePass(config.but(
+            label_augment=clean, label_sees="label-augment", label_views=1, label_mode="eval",
+            features_in="device",
+        ))  # fmt: skip
 
     def __call__(self, network: Network, epoch: int) -> dict[str, float]:
         """Return the accuracy after so many epochs, if it is due; the network stays as it is."""

@@ -92,7 +92,7 @@ def test_losses_and_labels_are_those_of_the_authors_loop(one_head, seen):
     monitor.close()
 
     clusters, lam = config.labels.clusters, round(1 / config.labels.epsilon)
-    label_batch = FeaturePass.of(config).batch
+    label_batch = FeaturePass(config).batch
     heads = [nn.Linear(network.dim, k) for k in clusters]  # ours are rows of one matrix
     for h, head in enumerate(heads):
         weight, bias = network.heads.parameters_of(h)

@@ -64,12 +64,12 @@ def step(network, images, config, old=None):
     labels = at_random(len(images), config)
     if old is not None:
         labels.load_state_dict(copy.deepcopy(old.state_dict()))
-    report = label_step(network, images, labels, FeaturePass.of(config), World())
+    report = label_step(network, images, labels, FeaturePass(config), World())
     return labels, report
 
 
 def features_of(network, images, config=CONFIG, **options):
-    return FeaturePass.of(config)(network, images, **options)
+    return FeaturePass(config)(network, images, **options)
 
 
 def logits_of(network, images, head=0):

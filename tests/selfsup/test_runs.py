@@ -494,7 +494,7 @@ def test_labels_that_do_not_fit_the_images_are_refused(tmp_path, images, finishe
 def test_a_network_restored_without_its_images_gives_the_same_features(images, finished):
     trained = Trained.load(finished)
     trainer = resume(finished, images)
-    show = FeaturePass.of(trained.config)
+    show = FeaturePass(trained.config)
     torch.testing.assert_close(
         show(trained.network, images),
         show(trainer.network, images),
