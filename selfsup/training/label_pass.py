@@ -125,22 +125,16 @@ class HeadReport:
     ln_k: float
     ce_before: float
     """Cross-entropy of the labels before the update, in nats, at the network as it is."""
-    ce_after: float
-    """And after; it may rise, as argmax labels are not exactly balanced."""
-    bits: float
-    """(ln K - cross-entropy) / ln 2: a lower bound on the information about the image."""
-    entropy: float
-    """Of the labels, in nats; ln K when all classes are equally large."""
+    ce_after: float  #: And after; it may rise, as argmax labels are not exactly balanced.
+    bits: float  #: (ln K - cross-entropy) / ln 2: a lower bound on the information about the image.
+    entropy: float  #: Of the labels, in nats; ln K when all classes are equally large.
     size_min: int
     size_max: int
-    changed: float
-    """Part of the labels that changed."""
-    nmi_last: float
-    """Normalised mutual information with the labels before."""
+    changed: float  #: Part of the labels that changed.
+    nmi_last: float  #: Normalised mutual information with the labels before.
     violation: float
     converged: bool
-    passes: float
-    """Reads of the N x K matrix."""
+    passes: float  #: Reads of the N x K matrix.
 
 
 @dataclass(frozen=True)

@@ -28,8 +28,7 @@ class Trained:
     config: Config
     network: Network
     labels: SelfLabels
-    images: str
-    """The fingerprint of the images that were trained on."""
+    images: str  #: The fingerprint of the images that were trained on.
 
     @classmethod
     def load(
