@@ -27,10 +27,16 @@ from selfsup.presets import PRESETS
 from selfsup.presets import as_authors as like_authors
 from selfsup.report.page import write_report
 from selfsup.training.api import trainer_of
-from selfsup.training.checkpoints import check_images, load_config, read_log, refuse_existing
+from selfsup.training.checkpoints import (
+    check_images,
+    load_config,
+    read_labels,
+    read_log,
+    refuse_existing,
+    write_csv,
+)
 from selfsup.training.dry_run import dry_run as try_small
 from selfsup.training.fit import Trainer
-from selfsup.training.label_files import read_labels, write_csv
 from selfsup.training.monitor import time_shares
 from selfsup.training.trained import Trained
 

@@ -48,8 +48,7 @@ def dry_run(config: Config) -> None:
           f"{parameter_count(network.trunk):,} of them in the trunk; {network.dim} features; "
           f"heads: {', '.join(heads)}")  # fmt: skip
     with torch.random.fork_rng(devices=[]):
-        label = _try_update(trainer) if clusters else {}
-        step, kept = _try_steps(trainer, config.optimiser.batch_size)
+        label, step, kept = _tried(trainer, config.optimiser.batch_size)
     assumed = " assumed, as no --data was given" * (data.dataset == "folder" and not data.data)
     side = data.image_size if data.dataset == "folder" or channels == 1 else 32
     decoded = n * channels * side**2 * data.in_memory
@@ -59,27 +58,23 @@ def dry_run(config: Config) -> None:
     print("This was a dry run: nothing was trained or written.")
 
 
-def _try_update(trainer: Trainer) -> dict[str, float]:
-    """Return the seconds of each part of a label update."""
-    report = label_step(
-        trainer.network, trainer.images, trainer.labels, trainer.show, trainer.world
-    )
-    heads = report.heads
-    print(f"reduced: label update of {IMAGES} generated images: sizes "
-          f"{min(h.size_min for h in heads)} to {max(h.size_max for h in heads)}; "
-          f"violation {max(h.violation for h in heads):.1e}")  # fmt: skip
-    return report.seconds
-
-
-def _try_steps(trainer: Trainer, full: int) -> tuple[float, float]:
-    """Return the seconds of an image in `full` batches, and its bytes for the backward pass."""
-    seconds, batch, held = [], trainer.batch_size, 0
+def _tried(trainer: Trainer, full: int) -> tuple[dict[str, float], float, float]:
+    """Return the seconds of a label update, and of an image in `full` batches with its bytes."""
+    seconds, batch, held, label = [], trainer.batch_size, 0, {}
 
     def count(module: nn.Module, _: object, output: object) -> None:
         nonlocal held
         if isinstance(output, Tensor) and not list(module.children()):
             held += output.nbytes
 
+    if trainer.labels.clusters:
+        report = label_step(
+            trainer.network, trainer.images, trainer.labels, trainer.show, trainer.world
+        )
+        label, heads = report.seconds, report.heads
+        print(f"reduced: label update of {IMAGES} generated images: sizes "
+              f"{min(h.size_min for h in heads)} to {max(h.size_max for h in heads)}; "
+              f"violation {max(h.violation for h in heads):.1e}")  # fmt: skip
     batches = torch.arange(STEPS * batch).view(STEPS, batch).unbind()
     views = trainer.images.views(
         batches, trainer.config.optimiser.augment, trainer.config.data.image_size,
@@ -97,7 +92,7 @@ def _try_steps(trainer: Trainer, full: int) -> tuple[float, float]:
     print(f"reduced: {STEPS} steps on {batch} generated images each: loss {loss:.4f} "
           f"(ln K = {trainer.config.ln_k:.4f})")  # fmt: skip
     per_image = max(min(seconds) - fixed, 1e-9) / batch + fixed / full
-    return per_image, held / (STEPS * batch)
+    return label, per_image, held / (STEPS * batch)
 
 
 def _memory(config: Config, n: int, trainer: Trainer, kept: float, decoded: int) -> str:

@@ -26,12 +26,12 @@ from selfsup.training.checkpoints import (
     checkpoints,
     cut_log,
     fingerprint,
+    fixed_labels,
     load_checkpoint,
     locked,
     save_checkpoint,
     save_labels,
 )  # fmt: skip
-from selfsup.training.label_files import fixed_labels
 from selfsup.training.label_pass import Clock, FeaturePass, batch_of, label_step, new_labels
 from selfsup.training.monitor import KnnWatch, Monitor
 from selfsup.training.processes import World
@@ -204,7 +204,8 @@ class Trainer:
                 x = next(views)
             with self.clock("network"):
                 self.train_step(x, index)
-            if self.step % self.steps_per_epoch and self._overdue():
+            since = time.monotonic() - self.saved
+            if self.step % self.steps_per_epoch and since > 60 * self.config.run.checkpoint_minutes:
                 self.save()
         for _ in views:  # ends it, and leaves its workers for the next epoch
             pass
@@ -329,7 +330,3 @@ class Trainer:
                 f"{self.step} of {self.steps}: training has diverged. The checkpoints of "
                 f"{self.run} are from before; start anew with a smaller --lr"
             )
-
-    def _overdue(self) -> bool:
-        since = time.monotonic() - self.saved
-        return self.world.first and since > 60 * self.config.run.checkpoint_minutes

@@ -25,6 +25,7 @@ from selfsup.presets import PRESETS
 from selfsup.training.checkpoints import (
     checkpoints,
     create_run,
+    fixed_labels,
     load_checkpoint,
     load_config,
     locked,
@@ -33,7 +34,6 @@ from selfsup.training.checkpoints import (
     write_whole,
 )
 from selfsup.training.fit import Trainer, new_network
-from selfsup.training.label_files import fixed_labels
 from selfsup.training.label_pass import FeaturePass, new_labels
 from selfsup.training.processes import World
 from selfsup.training.step import gradient_step, learning_rate
