@@ -12,6 +12,7 @@ from typing import Annotated, Any, Literal
 import tyro
 from tyro.conf import arg
 
+from selfsup import presets
 from selfsup.config import FLAT, LEVELS, Config
 from selfsup.data import ImageSet, load_data, new_images
 from selfsup.errors import RunError, SelfsupError
@@ -23,8 +24,6 @@ from selfsup.evaluation.subject import Images, load_subject
 from selfsup.evaluation.table import report_text
 from selfsup.evaluation.transfer import transfer_config
 from selfsup.export import export_clusters, export_run
-from selfsup.presets import PRESETS
-from selfsup.presets import as_authors as like_authors
 from selfsup.report.page import write_report
 from selfsup.training.api import trainer_of
 from selfsup.training.checkpoints import (
@@ -43,7 +42,7 @@ from selfsup.training.trained import Trained
 PROG = "python -m selfsup"
 USAGE = f"""usage: {PROG} COMMAND ...
 
-  train PRESET [options]      train; presets: {", ".join(PRESETS)}
+  train PRESET [options]      train; presets: {", ".join(presets.PRESETS)}
   train --resume RUN          go on with a stopped run, or with --epochs N make it longer
   report RUN                  write RUN/report.html: curves, clusters, a map
   evaluate RUN                how good features and clusters are, by the paper's protocols
@@ -102,7 +101,7 @@ def train(
         changes["label_augment"] = LEVELS[label_level]
     config = config.but(**changes)
     if as_authors:
-        config = like_authors(config)
+        config = presets.as_authors(config)
     if dry_run:
         try_small(config)
         return
@@ -126,8 +125,9 @@ def go_on(
     """
     config = load_config(resume, data)
     if epochs is not None:
-        updates = max(1, round(config.labels.updates * epochs / config.optimiser.epochs))
-        config = config.but(epochs=epochs, updates=updates)
+        updates = round(config.labels.updates * epochs / config.optimiser.epochs)
+        fewest = min(1, config.labels.updates)  # random labels stay, others are renewed
+        config = config.but(epochs=epochs, updates=max(fewest, updates))
     with trainer_of(
         config, resume, resume=True, processes_may_differ=processes_may_differ
     ) as trainer:
@@ -339,10 +339,10 @@ def command_of(name: str, *rest: str) -> tuple[Callable[..., None], Sequence[str
             raise RunError(f"--resume takes its settings from the run; drop {rest[0]}")
         return go_on, rest, name
     preset = rest[0] if rest else ""
-    if preset not in PRESETS:
-        known = ", ".join(PRESETS)
+    if preset not in presets.PRESETS:
+        known = ", ".join(presets.PRESETS)
         raise RunError(f"train: name a preset ({known}) or --resume RUN, got {preset!r}")
-    return functools.partial(train, config=PRESETS[preset]), rest[1:], f"train {preset}"
+    return functools.partial(train, config=presets.PRESETS[preset]), rest[1:], f"train {preset}"
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

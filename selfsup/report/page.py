@@ -159,7 +159,7 @@ def _confidence(trained: Trained, head: int, features: torch.Tensor, labels: Int
     """Return the probability that a head gives to the label of each image."""
     logits = in_blocks(trained.network, head, features)
     own = torch.from_numpy(labels).to(logits.device)[:, None]
-    return (logits.gather(1, own)[:, 0] - logits.logsumexp(1)).exp().double().cpu().numpy()
+    return logits.softmax(1).gather(1, own)[:, 0].double().cpu().numpy()
 
 
 def _means(k: int, labels: Integers, confidence: Floats) -> list[float]:

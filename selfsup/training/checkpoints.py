@@ -170,17 +170,15 @@ def load_checkpoint(run: Path, device: str = "cpu") -> dict[str, Any]:
     found = checkpoints(run)
     if not found:
         raise RunError(f"{run}: no checkpoint in {run / 'checkpoints'}")
-    newest, before = found[-1], "Delete it to go on from the one before"
+    newest = found[-1]
     try:
-        state: Any = torch.load(newest, map_location=device, weights_only=True)
+        state: dict[str, Any] = torch.load(newest, map_location=device, weights_only=True)
+        version, _ = state["version"], state["labels"]["labels"]
     except UNLOADABLE as error:
-        raise RunError(
-            f"{newest} cannot be read: it is damaged, or no checkpoint. {before}"
-        ) from error
-    if not isinstance(state, dict) or not {"network", "labels", "step"} <= state.keys():
-        raise RunError(f"{newest} is not a checkpoint of a run. {before}")
-    if state.get("version") != VERSION:
-        raise RunError(f"{newest} has version {state.get('version')}, this program reads {VERSION}")
+        raise RunError(f"{newest} cannot be read: it is damaged, or no checkpoint of a run. "
+                       "Delete it to go on from the one before") from error  # fmt: skip
+    if version != VERSION:
+        raise RunError(f"{newest} has version {version}, this program reads {VERSION}")
     return state
 
 

@@ -50,11 +50,6 @@ class FeaturePass:
 
     config: Config
 
-    @property
-    def batch(self) -> int:
-        """How many images go through the network at once."""
-        return batch_of(self.config.data.image_size)
-
     @torch.no_grad()
     def __call__(
         self, network: Network, images: ImageSet, rows: slice | None = None,
@@ -70,19 +65,19 @@ class FeaturePass:
         if training:
             generator = generator_of(config.run.seed, Stream.LABEL_VIEWS, *position)
             index = index[torch.randperm(len(index), generator=generator)]
-        batches = list(torch.split(index, self.batch)) if len(index) else []
+        batch = batch_of(size := config.data.image_size)
+        batches = list(torch.split(index, batch)) if len(index) else []
         if training and len(batches) > 1 and len(batches[-1]) == 1:
             batches[-2:] = [torch.cat(batches[-2:])]  # one image has no variance
         total = _room(labels.features_in, len(index), network.dim, device)
-        was_training, first = network.training, rows.start // self.batch
-        augment, size = config.label_augment, config.data.image_size
+        was_training, first = network.training, rows.start // batch
         network.train(training)
         for view in range(labels.label_views):
             seed = partial(seed_of, config.run.seed, Stream.LABEL_VIEWS, *position, view)
             seeds = [seed(first + i) for i in range(len(batches))]
             if training:  # dropout draws from the global generator
                 torch.manual_seed(seed())
-            shown = images.views(batches, augment, size, seeds=seeds, device=device)
+            shown = images.views(batches, config.label_augment, size, seeds=seeds, device=device)
             for some, x in zip(batches, shown, strict=True):
                 with autocast(device, config.optimiser.precision):
                     features = network.features(x)
@@ -191,10 +186,8 @@ def cross_entropies(logits: Tensor, *labellings: Tensor) -> Tensor:
     sums = torch.zeros(len(labellings), dtype=torch.float64, device=logits.device)
     rows = max(1, BLOCK // logits.shape[1])
     for block, *some in zip(*(torch.split(x, rows) for x in (logits, *labellings)), strict=True):
-        normaliser = block.logsumexp(1)
-        for i, labels in enumerate(some):
-            own = block.gather(1, labels[:, None])[:, 0]
-            sums[i] += (normaliser - own).double().sum()
+        logs = block.log_softmax(1)
+        sums -= torch.stack([logs.gather(1, y[:, None]).double().sum() for y in some])
     return sums
 
 
@@ -231,7 +224,8 @@ def label_step(
     watch = labels.labeller
     assert isinstance(watch, Watched)
     watch.begin(labels.labels, network.mean.device)
-    rows, update = world.share(len(images), show.batch), labels.updates
+    rows = world.share(len(images), batch_of(show.config.data.image_size))
+    update = labels.updates
 
     def features(group: int) -> Tensor:
         with watch.clock("forward"):

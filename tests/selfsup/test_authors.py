@@ -22,7 +22,7 @@ from selfsup.presets import PAPER, PRESETS, as_authors
 from selfsup.seeds import Stream, generator_of
 from selfsup.sela import Shard, equipartition
 from selfsup.training.fit import Trainer, new_network
-from selfsup.training.label_pass import FeaturePass, label_step, new_labels
+from selfsup.training.label_pass import FeaturePass, batch_of, label_step, new_labels
 from selfsup.training.processes import World
 from selfsup.training.step import learning_rate, precision_on
 
@@ -45,7 +45,7 @@ def test_their_label_pass_is_in_training_mode_on_shuffled_images(images, network
     order = torch.randperm(len(images), generator=generator_of(0, Stream.LABEL_VIEWS, 0))
     theirs = torch.empty_like(features)
     with torch.no_grad():
-        for index in order.split(show.batch):
+        for index in order.split(batch_of(8)):
             theirs[index] = twin.features(images.images[index].float() / 255)
     torch.testing.assert_close(features, theirs, atol=1e-5, rtol=1e-5)
     ours, expected = network.state_dict(), twin.state_dict()
