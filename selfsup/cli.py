@@ -56,7 +56,7 @@ USAGE = f"""usage: {PROG} COMMAND ...
 On several GPUs or processes: torchrun --nproc-per-node 8 -m selfsup train ..."""
 
 #: What several commands take.
-RunDir = tyro.conf.Positional[Path]
+Place = tyro.conf.Positional[Path]
 Moved = Annotated[str | None, arg(help="Folder of the images, when it has moved.")]
 Protocols = Annotated[
     tuple[str, ...], arg(help="Names of protocols; the usual ones when left out.")
@@ -167,14 +167,14 @@ def fit(trainer: Trainer) -> None:
     report(final=True)
 
 
-def report(run: RunDir, data: Moved = None) -> None:
+def report(run: Place, data: Moved = None) -> None:
     """Write a run's page."""
     trained = Trained.load(run, data, "auto")
     print(f"report: {write_report(run, trained, load_data(trained.config.data).train)}")
 
 
 def evaluate(
-    run: RunDir, protocol: Protocols = (), baselines: tuple[str, ...] = (),
+    run: Place, protocol: Protocols = (), baselines: tuple[str, ...] = (),
     images: Annotated[Images, FLAT] = AS_TRAINED, device: str = "auto", fresh: bool = False,
     settings: Annotated[Settings, FLAT] = USUAL,
 ) -> None:  # fmt: skip
@@ -211,7 +211,7 @@ def evaluate(
 
 
 def transfer(
-    run: RunDir, arch: str, rotation: bool = False, image_size: int | None = None,
+    run: Place, arch: str, rotation: bool = False, image_size: int | None = None,
     epochs: int | None = None, out: Path | None = None, data: Moved = None, device: str = "auto",
     protocol: Protocols = (),
 ) -> None:  # fmt: skip
@@ -251,7 +251,7 @@ def own_images(trained: Trained, run: Path) -> ImageSet:
     return images
 
 
-def write_labels(run: RunDir, data: Moved = None, csv: Path = Path("labels.csv")) -> None:
+def write_labels(run: Place, data: Moved = None, csv: Path = Path("labels.csv")) -> None:
     """Write a run's labels: index, path and one column per head."""
     trained = Trained.load(run, data)
     images, labels = own_images(trained, run), trained.labels.labels
@@ -260,7 +260,7 @@ def write_labels(run: RunDir, data: Moved = None, csv: Path = Path("labels.csv")
 
 
 def predict(
-    run: RunDir, data: str, csv: Path | None = None, device: str = "auto", workers: int = 0
+    run: Place, data: str, csv: Path | None = None, device: str = "auto", workers: int = 0
 ) -> None:
     """Label new images with a trained run: index, path and one column per head.
 
@@ -283,7 +283,7 @@ def predict(
     print(f"{len(images)} images, {len(trained.labels.states)} heads: {path}")
 
 
-def export(run: RunDir, out: RunDir, data: str | None = None, device: str = "auto") -> None:
+def export(run: Place, out: Place, data: str | None = None, device: str = "auto") -> None:
     """Write weights, how to standardise images for them, and the embeddings of the run's images.
 
     Parameters
@@ -302,7 +302,7 @@ def export(run: RunDir, out: RunDir, data: str | None = None, device: str = "aut
 
 
 def clusters(
-    run: RunDir, out: RunDir, head: int = 0, copy: bool = False, data: Moved = None
+    run: Place, out: Place, head: int = 0, copy: bool = False, data: Moved = None
 ) -> None:
     """Make a folder for every cluster of a head, with links to its images.
 
