@@ -301,9 +301,7 @@ def export(run: Place, out: Place, data: str | None = None, device: str = "auto"
     print(f"{out}: weights.pt, preprocessing.json, embeddings.npy of {len(images)} images")
 
 
-def clusters(
-    run: Place, out: Place, head: int = 0, copy: bool = False, data: Moved = None
-) -> None:
+def clusters(run: Place, out: Place, head: int = 0, copy: bool = False, data: Moved = None) -> None:
     """Make a folder for every cluster of a head, with links to its images.
 
     Parameters
