@@ -29,7 +29,7 @@ def main() -> None:
         images = load_data(config.data).train
         network = new_network(config, images, device)
         labels = new_labels(config.labels, len(images), config.run.seed, 1, world)
-        label_step(network, images, labels, FeaturePass.of(config), world)
+        label_step(network, images, labels, FeaturePass(config), world)
         if world.first:
             potentials = np.concatenate([g for g in labels.states if g is not None])
             print(

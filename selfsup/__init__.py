@@ -16,16 +16,6 @@ if TYPE_CHECKING:
     from selfsup.training.api import train
     from selfsup.training.trained import Trained
 
-_HOMES = {
-    "SelfLabels": "selfsup.sela",
-    "SelfsupError": "selfsup.errors",
-    "Trained": "selfsup.training.trained",
-    "equipartition": "selfsup.sela",
-    "multi_head_loss": "selfsup.sela",
-    "train": "selfsup.training.api",
-    "update_times": "selfsup.sela",
-}
-
 __all__ = [
     "SelfLabels", "SelfsupError", "Trained", "equipartition", "multi_head_loss", "train",
     "update_times",
@@ -34,9 +24,10 @@ __all__ = [
 
 def __getattr__(name: str) -> Any:
     """Import what is asked for: without torch the command line can still say what is missing."""
-    if name not in _HOMES:
+    if name not in __all__:
         raise AttributeError(f"module 'selfsup' has no attribute {name!r}")
-    return getattr(import_module(_HOMES[name]), name)
+    others = {"SelfsupError": "errors", "Trained": "training.trained", "train": "training.api"}
+    return getattr(import_module(f"selfsup.{others.get(name, 'sela')}"), name)
 
 
 def __dir__() -> list[str]:

@@ -1,59 +1,48 @@
-"""The command line: one function for each command."""
+"""The command line: a function for each command, whose arguments are its options."""
 
 from __future__ import annotations
 
+import functools
 import sys
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Literal
 
 import tyro
+from tyro.conf import arg
 
-from selfsup.commands import (
-    Evaluate,
-    Export,
-    ExportClusters,
-    Labels,
-    Predict,
-    Resume,
-    Run,
-    Train,
-    Transfer,
-)
-from selfsup.config import LEVELS, Config
-from selfsup.data import ImageSet, Splits, load_data, new_images
+from selfsup import presets
+from selfsup.config import FLAT, LEVELS, Config
+from selfsup.data import ImageSet, load_data, new_images
 from selfsup.errors import RunError, SelfsupError
 from selfsup.evaluation.baselines import BASELINES
-from selfsup.evaluation.protocols import PROTOCOLS
+from selfsup.evaluation.protocols import PROTOCOLS, Settings
 from selfsup.evaluation.run import Result
 from selfsup.evaluation.run import evaluate as run_protocols
-from selfsup.evaluation.subject import load_subject
+from selfsup.evaluation.subject import Images, load_subject
 from selfsup.evaluation.table import report_text
 from selfsup.evaluation.transfer import transfer_config
 from selfsup.export import export_clusters, export_run
-from selfsup.presets import PRESETS, as_authors
-from selfsup.report import write_report
+from selfsup.report.page import write_report
+from selfsup.training.api import trainer_of
 from selfsup.training.checkpoints import (
     check_images,
-    create_run,
     load_config,
+    read_labels,
     read_log,
     refuse_existing,
-    write_config,
+    write_csv,
 )
-from selfsup.training.dry_run import DryRun
+from selfsup.training.dry_run import dry_run as try_small
 from selfsup.training.fit import Trainer
-from selfsup.training.label_files import read_labels, write_csv
-from selfsup.training.label_pass import fit_clusters
 from selfsup.training.monitor import time_shares
-from selfsup.training.processes import World, joined
 from selfsup.training.trained import Trained
 
 PROG = "python -m selfsup"
 USAGE = f"""usage: {PROG} COMMAND ...
 
-  train PRESET [options]      train; presets: {", ".join(PRESETS)}
+  train PRESET [options]      train; presets: {", ".join(presets.PRESETS)}
   train --resume RUN          go on with a stopped run, or with --epochs N make it longer
   report RUN                  write RUN/report.html: curves, clusters, a map
   evaluate RUN                how good features and clusters are, by the paper's protocols
@@ -66,93 +55,104 @@ USAGE = f"""usage: {PROG} COMMAND ...
 
 On several GPUs or processes: torchrun --nproc-per-node 8 -m selfsup train ..."""
 
+#: What several commands take.
+Place = tyro.conf.Positional[Path]
+Moved = Annotated[str | None, arg(help="Folder of the images, when it has moved.")]
+Protocols = Annotated[
+    tuple[str, ...], arg(help="Names of protocols; the usual ones when left out.")
+]
+Level = Literal["0", "1", "2", "3", "moco-v2"]
+AS_TRAINED, USUAL = Images(), Settings()
 
-def resolve(command: Train) -> Config:
-    """Return the settings that a command line means."""
-    config = command.config
+
+def train(
+    config: Annotated[Config, FLAT], out: Path | None = None, level: Level | None = None,
+    label_level: Level | None = None, as_authors: bool = False, dry_run: bool = False,
+) -> None:  # fmt: skip
+    """Train from a preset.
+
+    Parameters
+    ----------
+    config : Config
+        The settings.
+    out : Path, optional
+        New run directory; runs/PRESET when left out.
+    level : str, optional
+        Augmentation level of the training views, as in the authors' code; sets all of augment.
+    label_level : str, optional
+        The same for the label pass; sets all of label-augment.
+    as_authors : bool
+        Do all that docs/differences.md lists as the authors' code does it.
+    dry_run : bool
+        Build everything, print the settings and what the full run needs, try a few small steps.
+    """
     changes: dict[str, Any] = {}
     dataset, data, file = config.data.dataset, config.data.data, config.labels.labels_file
-    if file is not None and not (command.dry_run and file == "RUN"):
+    if file is not None and not (dry_run and file == "RUN"):
         _, changes["clusters"], _ = read_labels(Path(file).resolve())
         changes["labels_file"] = str(Path(file).resolve())
     if data is None and dataset not in ("digits", "fashion-mnist", "folder"):
         data = "data"
     if data is not None:  # a run can then be resumed from anywhere
         changes["data"] = str(Path(data).resolve())
-    if command.level is not None:
-        changes["augment"] = LEVELS[command.level]
-    if command.label_level is not None:
-        changes["label_augment"] = LEVELS[command.label_level]
+    if level is not None:
+        changes["augment"] = LEVELS[level]
+    if label_level is not None:
+        changes["label_augment"] = LEVELS[label_level]
     config = config.but(**changes)
-    return as_authors(config) if command.as_authors else config
+    if as_authors:
+        config = presets.as_authors(config)
+    if dry_run:
+        try_small(config)
+        return
+    with trainer_of(config, out or Path("runs") / config.run.preset) as trainer:
+        fit(trainer)
 
 
-def train(command: Train) -> None:
-    """Train a new run, or look at what it would be."""
-    config = resolve(command)
-    run = command.out or Path("runs") / config.run.preset
-    trial = DryRun.of(config) if command.dry_run else None
-    with joined(config.run.device) as (world, device):
-        if trial is not None:
-            config, images = trial.reduced, trial.images
-        else:
-            if world.first:
-                refuse_existing(run)
-            images = told(load_data(config.data), world, device)
-            config = config.but(clusters=fit_clusters(config.labels, len(images)))
-            if world.first and config.labels.clusters:
-                print(f"clusters of each head: {', '.join(map(str, config.labels.clusters))}")
-        trainer = Trainer(
-            config, images, None if trial else run, World() if trial else world, device
-        )
-        if trial is not None:
-            if world.first:
-                trial.print(trainer)
-            return
-        if world.first:
-            create_run(config, run)
-        fit(trainer, run)
+def go_on(
+    resume: Path, data: Moved = None, epochs: int | None = None, processes_may_differ: bool = False
+) -> None:
+    """Go on with a stopped run; it ends in the same bits as if never stopped.
+
+    Parameters
+    ----------
+    resume : Path
+        The run.
+    epochs : int, optional
+        Train to so many epochs instead; schedules stretch, and label updates grow in proportion.
+    processes_may_differ : bool
+        Go on with another number of processes; the bits are others then.
+    """
+    config = load_config(resume, data)
+    if epochs is not None:
+        updates = round(config.labels.updates * epochs / config.optimiser.epochs)
+        fewest = min(1, config.labels.updates)  # random labels stay, others are renewed
+        config = config.but(epochs=epochs, updates=max(fewest, updates))
+    with trainer_of(
+        config, resume, resume=True, processes_may_differ=processes_may_differ
+    ) as trainer:
+        fit(trainer)
 
 
-def resume(command: Resume) -> None:
-    """Go on with a run."""
-    run, config = command.resume, load_config(command.resume, command.data)
-    longer = command.epochs is not None and command.epochs != config.optimiser.epochs
-    if longer:
-        epochs = int(command.epochs or 0)
-        updates = max(1, round(config.labels.updates * epochs / config.optimiser.epochs))
-        config = config.but(epochs=epochs, updates=updates)
-    with joined(config.run.device) as (world, device):
-        images = told(load_data(config.data), world, device)
-        trainer = Trainer(config, images, run, world, device)
-        trainer.load(processes_may_differ=command.processes_may_differ)
-        if longer and world.first:
-            write_config(config, run)
-        fit(trainer, run)
-
-
-def told(splits: Splits, world: World, device: str) -> ImageSet:
-    """Say what was found and where it computes."""
-    if world.first:
-        print(f"{splits.found}\ndevice: {device}", flush=True)
-    return splits.train
-
-
-def fit(trainer: Trainer, run: Path) -> None:
+def fit(trainer: Trainer) -> None:
     """Train to the end; say how to go on when that is not reached."""
-    first, config, reported = trainer.world.first, trainer.config, [time.monotonic()]
+    first, config, run = trainer.world.first, trainer.config, Path(str(trainer.run))
+    labelled, reported = config.labels.clusters, time.monotonic()
+    if first and labelled:
+        print(f"clusters of each head: {', '.join(map(str, labelled))}")
     if first and len(trainer.labels.times) > trainer.steps + 1:
         print(f"note: {len(trainer.labels.times)} label updates are asked for in {trainer.steps} "
               "steps; there is one at most before each step, and one at the end")  # fmt: skip
 
-    def trained() -> Trained:
-        return Trained.load(run, device=str(trainer.device))
-
-    def report() -> None:
-        overdue = time.monotonic() - reported[0] > 60 * config.run.report_minutes
-        if first and overdue and config.labels.clusters and trainer.step < trainer.steps:
-            write_report(run, trained(), trainer.images, final=False)
-            reported[0] = time.monotonic()
+    def report(final: bool = False) -> None:
+        nonlocal reported
+        overdue = time.monotonic() - reported > 60 * config.run.report_minutes
+        if first and labelled and (final or (overdue and trainer.step < trainer.steps)):
+            trained = Trained.load(run, device=str(trainer.device))
+            page = write_report(run, trained, trainer.images)
+            reported = time.monotonic()
+            if final:
+                print(f"report: {page}\nnext: {PROG} labels {run} --csv labels.csv")
 
     try:
         trainer.fit(report)
@@ -160,37 +160,45 @@ def fit(trainer: Trainer, run: Path) -> None:
         command = f"{PROG} train --resume {run}"
         print(f"\nstopped; go on from the last checkpoint with: {command}", file=sys.stderr)
         raise
-    if not first:
-        return
-    spent = ", ".join(f"{k} {x:.1%}" for k, x in time_shares(read_log(run, "epoch")).items())
-    print(f"trained {config.optimiser.epochs} epochs: {run}\ntime: {spent}")
-    if config.labels.clusters:
-        print(f"report: {write_report(run, trained(), trainer.images)}")
-        print(f"next: {PROG} labels {run} --csv labels.csv")
+    if first:
+        shares = time_shares(read_log(run, "epoch")).items()
+        print(f"trained {config.optimiser.epochs} epochs: {run}")
+        print(f"time: {', '.join(f'{part} {share:.1%}' for part, share in shares)}")
+    report(final=True)
 
 
-def report(command: Run) -> None:
+def report(run: Place, data: Moved = None) -> None:
     """Write a run's page."""
-    trained = Trained.load(command.run, command.data, "auto")
-    print(f"report: {write_report(command.run, trained, load_data(trained.config.data).train)}")
+    trained = Trained.load(run, data, "auto")
+    print(f"report: {write_report(run, trained, load_data(trained.config.data).train)}")
 
 
-def evaluate(command: Evaluate) -> None:
-    """Run the evaluate command."""
-    subject = load_subject(command.run, command.images, command.device)
+def evaluate(
+    run: Place, protocol: Protocols = (), baselines: tuple[str, ...] = (),
+    images: Annotated[Images, FLAT] = AS_TRAINED, device: str = "auto", fresh: bool = False,
+    settings: Annotated[Settings, FLAT] = USUAL,
+) -> None:  # fmt: skip
+    """Say how good a run is; writes RUN/evaluation.json.
+
+    RUN/report.html is written anew where the images are those that the run was trained on.
+
+    Parameters
+    ----------
+    baselines : tuple of str
+        What to compare with: untrained, pixels, kmeans, supervised.
+    fresh : bool
+        Compute anew what RUN/evaluation.json has already; trainings of protocols begin anew.
+    """
+    subject = load_subject(run, images, device)
     print(f"{subject.found}\ndevice: {subject.evaluation.device}", flush=True)
     results: list[Result] = []
-    found = run_protocols(
-        subject.evaluation, command.protocol, command.baselines, command.settings,
-        fresh=command.fresh,
-    )  # fmt: skip
-    for result in found:
+    for result in run_protocols(subject.evaluation, protocol, baselines, settings, fresh=fresh):
         results.append(result)
         said = "was there already" if result.kept else f"{result.seconds:.1f} s"
         print(f"{result.protocol} of {result.method}: {'not run' if result.reason else said}",
               flush=True)  # fmt: skip
     print(f"\n{report_text(results)}")
-    more = [name for name in BASELINES if name not in command.baselines]
+    more = [name for name in BASELINES if name not in baselines]
     others = [p.name for p in PROTOCOLS if p.name not in {r.protocol for r in results}]
     for option, names in (("--protocol", others), ("--baselines", more)):
         if names:
@@ -199,30 +207,41 @@ def evaluate(command: Evaluate) -> None:
     if subject.own is None:
         print("no page is written: it is about the images that the run was trained on")
     elif subject.trained.config.labels.clusters:
-        print(f"report: {write_report(command.run, subject.trained, subject.own)}")
+        print(f"report: {write_report(run, subject.trained, subject.own)}")
 
 
-def transfer(command: Transfer) -> None:
-    """Run the transfer command."""
+def transfer(
+    run: Place, arch: str, rotation: bool = False, image_size: int | None = None,
+    epochs: int | None = None, out: Path | None = None, data: Moved = None, device: str = "auto",
+    protocol: Protocols = (),
+) -> None:  # fmt: skip
+    """Train a fresh network on a run's labels, and evaluate it; called again, it goes on.
+
+    Parameters
+    ----------
+    arch : str
+        As of train.
+    rotation : bool
+        Predict quarter turns as well.
+    image_size : int, optional
+        Side of the network's input; that of the run, for AlexNet 224.
+    epochs : int, optional
+        As published (90) of ImageNet, those of the run for other images.
+    out : Path, optional
+        New run directory; RUN-to-ARCH when left out.
+    """
     config = transfer_config(
-        command.run, command.arch, rotation=command.rotation, image_size=command.image_size,
-        epochs=command.epochs, data=command.data, device=command.device,
+        run, arch, rotation=rotation, image_size=image_size, epochs=epochs, data=data,
+        device=device,
     )  # fmt: skip
-    kind = command.arch.replace(":", "-")
-    out = command.out or command.run.with_name(f"{command.run.name}-to-{kind}")
-    with joined(config.run.device) as (world, device):
-        begun = out.exists()
-        if begun and load_config(out) != config:
-            refuse_existing(out)
-        images = told(load_data(config.data), world, device)
-        trainer = Trainer(config, images, out, world, device)
-        if begun:
-            trainer.load()
-        elif world.first:
-            create_run(config, out)
-        fit(trainer, out)
-    if world.first:
-        evaluate(Evaluate(out, command.protocol, device=command.device))
+    out = out or run.with_name(f"{run.name}-to-{arch.replace(':', '-')}")
+    begun = out.exists()
+    if begun and load_config(out) != config:
+        refuse_existing(out)
+    with trainer_of(config, out, resume=begun) as trainer:
+        fit(trainer)
+    if trainer.world.first:
+        evaluate(out, protocol, device=device)
 
 
 def own_images(trained: Trained, run: Path) -> ImageSet:
@@ -232,91 +251,108 @@ def own_images(trained: Trained, run: Path) -> ImageSet:
     return images
 
 
-def write_labels(command: Labels) -> None:
-    """Run the labels command."""
-    trained = Trained.load(command.run, command.data)
-    images, labels = own_images(trained, command.run), trained.labels.labels
-    write_csv(command.csv, images, labels)
-    print(f"{len(images)} images, {len(labels)} heads: {command.csv}")
+def write_labels(run: Place, data: Moved = None, csv: Path = Path("labels.csv")) -> None:
+    """Write a run's labels: index, path and one column per head."""
+    trained = Trained.load(run, data)
+    images, labels = own_images(trained, run), trained.labels.labels
+    write_csv(csv, images, labels)
+    print(f"{len(images)} images, {len(labels)} heads: {csv}")
 
 
-def predict(command: Predict) -> None:
-    """Run the predict command."""
-    trained = Trained.load(command.run, device=command.device)
-    data = trained.config.but(workers=command.workers).data
-    images, problems = new_images(Path(command.data), data, trained.network.mean.shape[1])
+def predict(
+    run: Place, data: str, csv: Path | None = None, device: str = "auto", workers: int = 0
+) -> None:
+    """Label new images with a trained run: index, path and one column per head.
+
+    Parameters
+    ----------
+    data : str
+        Folder of images, however nested; or a zip file of one.
+    csv : Path, optional
+        File to write; RUN/predictions.csv when left out.
+    workers : int
+        Processes that decode images.
+    """
+    trained = Trained.load(run, device=device)
+    settings = trained.config.but(workers=workers).data
+    images, problems = new_images(Path(data), settings, trained.network.mean.shape[1])
     for problem in problems:
         print(f"left out: {problem}", file=sys.stderr)
-    path = command.csv or command.run / "predictions.csv"
+    path = csv or run / "predictions.csv"
     write_csv(path, images, trained.predict(images))
     print(f"{len(images)} images, {len(trained.labels.states)} heads: {path}")
 
 
-def export(command: Export) -> None:
-    """Run the export command."""
-    trained = Trained.load(command.run, device=command.device)
-    if command.data is None:
-        images = own_images(trained, command.run)
+def export(run: Place, out: Place, data: str | None = None, device: str = "auto") -> None:
+    """Write weights, how to standardise images for them, and the embeddings of the run's images.
+
+    Parameters
+    ----------
+    data : str, optional
+        Folder of other images to embed; those of the run when left out.
+    """
+    trained = Trained.load(run, device=device)
+    if data is None:
+        images = own_images(trained, run)
     else:
         channels = trained.network.mean.shape[1]
-        images, _ = new_images(Path(command.data), trained.config.data, channels)
-    export_run(trained, images, command.out)
-    print(f"{command.out}: weights.pt, preprocessing.json, embeddings.npy of {len(images)} images")
+        images, _ = new_images(Path(data), trained.config.data, channels)
+    export_run(trained, images, out)
+    print(f"{out}: weights.pt, preprocessing.json, embeddings.npy of {len(images)} images")
 
 
-def clusters(command: ExportClusters) -> None:
-    """Run the export-clusters command."""
-    trained = Trained.load(command.run, command.data)
-    images = own_images(trained, command.run)
-    made = export_clusters(trained, images, command.out, command.head, command.copy)
-    print(f"{command.out}: {len(images)} images in {made} folders")
+def clusters(run: Place, out: Place, head: int = 0, copy: bool = False, data: Moved = None) -> None:
+    """Make a folder for every cluster of a head, with links to its images.
+
+    Parameters
+    ----------
+    copy : bool
+        Copy the images instead.
+    """
+    trained = Trained.load(run, data)
+    images = own_images(trained, run)
+    made = export_clusters(trained, images, out, head, copy)
+    print(f"{out}: {len(images)} images in {made} folders")
 
 
-COMMANDS: dict[str, tuple[Callable[..., None], type]] = {
-    "report": (report, Run),
-    "evaluate": (evaluate, Evaluate),
-    "transfer": (transfer, Transfer),
-    "labels": (write_labels, Labels),
-    "predict": (predict, Predict),
-    "export": (export, Export),
-    "export-clusters": (clusters, ExportClusters),
+COMMANDS: dict[str, Callable[..., None]] = {
+    "report": report,
+    "evaluate": evaluate,
+    "transfer": transfer,
+    "labels": write_labels,
+    "predict": predict,
+    "export": export,
+    "export-clusters": clusters,
 }
 
 
-def parse(arguments: Sequence[str]) -> tuple[Callable[..., None], object]:
-    """Return the function to call and its command."""
-    name, rest = arguments[0], list(arguments[1:])
-    prog = f"{PROG} {name}"
-    if name == "train" and "--resume" in rest:
+def command_of(name: str, *rest: str) -> tuple[Callable[..., None], Sequence[str], str]:
+    """Return the function of a command, the arguments that are left, and what it is called."""
+    if name in COMMANDS:
+        return COMMANDS[name], rest, name
+    if name != "train":
+        raise RunError(f"no command {name!r}\n{USAGE}")
+    if "--resume" in rest:
         if not rest[0].startswith("-"):
             raise RunError(f"--resume takes its settings from the run; drop {rest[0]}")
-        return resume, tyro.cli(Resume, args=rest, prog=prog)
-    if name == "train":
-        preset = rest[0] if rest else ""
-        if preset in ("-h", "--help"):
-            print(USAGE)
-            raise SystemExit(0)
-        if preset not in PRESETS:
-            known = ", ".join(PRESETS)
-            raise RunError(f"train: name a preset ({known}) or --resume RUN, got {preset!r}")
-        command = tyro.cli(Train, default=Train(PRESETS[preset]), args=rest[1:],
-                           prog=f"{prog} {preset}")  # fmt: skip
-        return train, command
-    if name in COMMANDS:
-        function, kind = COMMANDS[name]
-        return function, tyro.cli(kind, args=rest, prog=prog)
-    raise RunError(f"no command {name!r}\n{USAGE}")
+        return go_on, rest, name
+    preset = rest[0] if rest else ""
+    if preset not in presets.PRESETS:
+        known = ", ".join(presets.PRESETS)
+        raise RunError(f"train: name a preset ({known}) or --resume RUN, got {preset!r}")
+    return functools.partial(train, config=presets.PRESETS[preset]), rest[1:], f"train {preset}"
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line; return the exit status."""
-    arguments = sys.argv[1:] if arguments is None else arguments
-    if not arguments or arguments[0] in ("-h", "--help"):
+    arguments = list(sys.argv[1:] if arguments is None else arguments)
+    asked = arguments[1:2] if arguments[:1] == ["train"] else arguments[:1]
+    if not arguments or asked in (["-h"], ["--help"]):
         print(USAGE)
         return 0
     try:
-        run, command = parse(arguments)
-        run(command)
+        command, rest, name = command_of(*arguments)
+        tyro.cli(command, args=rest, prog=f"{PROG} {name}")
     except SelfsupError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1

@@ -27,17 +27,23 @@ DatasetName = Literal[
 ]
 
 
-def _check(part: object, positive: str = "", counts: str = "", not_negative: str = "") -> None:
-    """Refuse numbers out of range; each argument is a list of names."""
-    for name in counts.split():
-        if getattr(part, name) < 1:
-            raise ConfigError(f"{name} must be at least 1, got {getattr(part, name)}")
-    for name in positive.split():
-        if not getattr(part, name) > 0:
-            raise ConfigError(f"{name} must be positive, got {getattr(part, name)}")
-    for name in not_negative.split():
-        if not getattr(part, name) >= 0:
-            raise ConfigError(f"{name} must not be negative, got {getattr(part, name)}")
+#: Settings of any part that are at least 1, above 0, at least 0.
+COUNTS = {"image_size", "width", "blocks", "stem_stride", "head_groups", "label_views", "max_iter",
+          "epochs", "batch_size", "accumulate", "keep", "keep_every"}  # fmt: skip
+POSITIVE = {"epsilon", "schedule_power", "marginal_spread", "tol", "lr", "lr_heads", "lr_fall"}
+NOT_NEGATIVE = {"workers", "hold_out", "imbalance_seed", "updates", "momentum", "weight_decay",
+                "clip", "seed", "checkpoint_minutes", "report_minutes", "knn_every"}  # fmt: skip
+
+
+def _check(part: object) -> None:
+    """Refuse numbers out of range."""
+    for name, value in vars(part).items():
+        if name in COUNTS and not value >= 1:
+            raise ConfigError(f"{name} must be at least 1, got {value}")
+        if name in POSITIVE and value is not None and not value > 0:
+            raise ConfigError(f"{name} must be positive, got {value}")
+        if name in NOT_NEGATIVE and not value >= 0:
+            raise ConfigError(f"{name} must not be negative, got {value}")
 
 
 @dataclass(frozen=True)
@@ -46,38 +52,28 @@ class AugmentConfig:
 
     crop: tuple[float, float] = (1.0, 1.0)
     """Share of the area that a random crop shows, resized to the input; (1, 1): centre crop."""
-    crop_ratio: tuple[float, float] = (3 / 4, 4 / 3)
-    """Aspect ratio of a random crop."""
+    crop_ratio: tuple[float, float] = (3 / 4, 4 / 3)  #: Aspect ratio of a random crop.
     crop_grid: int = 0
     """Draw crops as of an image whose shorter side has so many pixels; 0: as it is."""
-    centre: float = 1.0
-    """Part of the shorter side that a centre crop shows."""
+    centre: float = 1.0  #: Part of the shorter side that a centre crop shows.
     place: tuple[float, float] = (0.5, 0.5)
     """Where a centre crop lies instead, down and across: (0, 0) is the upper left corner."""
-    rotate: float = 0.0
-    """Degrees, either way."""
-    scale: tuple[float, float] = (1.0, 1.0)
-    """Shown part of the side: below 1 zooms in."""
-    stretch: float = 0.0
-    """Log of the largest change of aspect ratio."""
-    shift: float = 0.0
-    """Fraction of the side, either way."""
+    rotate: float = 0.0  #: Degrees, either way.
+    scale: tuple[float, float] = (1.0, 1.0)  #: Shown part of the side: below 1 zooms in.
+    stretch: float = 0.0  #: Log of the largest change of aspect ratio.
+    shift: float = 0.0  #: Fraction of the side, either way.
     flip: bool = False
     brightness: float = 0.0
     contrast: float = 0.0
     saturation: float = 0.0
-    hue: float = 0.0
-    """Turns of the colour circle, either way."""
+    hue: float = 0.0  #: Turns of the colour circle, either way.
     jitter: float = 1.0
     """Probability that brightness, contrast, saturation and hue of an image are changed."""
-    grey: float = 0.0
-    """Probability."""
-    blur: float = 0.0
-    """Probability of a Gaussian blur."""
+    grey: float = 0.0  #: Probability.
+    blur: float = 0.0  #: Probability of a Gaussian blur.
     blur_sigma: tuple[float, float] = (0.1, 2.0)
     """In pixels of an input of 224; in proportion for other sizes."""
-    erase: float = 0.0
-    """Probability of a hole."""
+    erase: float = 0.0  #: Probability of a hole.
 
 
 _COLOUR = AugmentConfig(brightness=0.4, contrast=0.4, saturation=0.4, hue=0.4, grey=0.2, flip=True)
@@ -96,10 +92,8 @@ class DataConfig:
     """Which images."""
 
     dataset: DatasetName
-    image_size: int
-    """Side of the network's input."""
-    data: str | None = None
-    """Folder (or zip file) of the images."""
+    image_size: int  #: Side of the network's input.
+    data: str | None = None  #: Folder (or zip file) of the images.
     classes: Literal["none", "folders"] = "none"
     """folder: whether the names of folders are classes; they are watched, never trained on."""
     hold_out: float = 0.0
@@ -107,18 +101,15 @@ class DataConfig:
     imbalance: Literal["full", "light", "heavy"] = "full"
     """Of training images with classes, leave out: light, half of the last class; heavy, a share of
     each class that grows from 1/C of the first to all of the last of C, in the paper C = 10."""
-    imbalance_seed: int = 0
-    """Decides which images are left out."""
-    skip_unreadable: bool = False
-    """Go on without the files that cannot be read."""
+    imbalance_seed: int = 0  #: Decides which images are left out.
+    skip_unreadable: bool = False  #: Go on without the files that cannot be read.
     in_memory: bool = True
     """Decode all images once; otherwise each time they are used, in worker processes."""
-    workers: int = 0
-    """Processes that decode images; 0 decodes in the training process."""
+    workers: int = 0  #: Processes that decode images; 0 decodes in the training process.
 
     def __post_init__(self) -> None:
         """Refuse settings that cannot be meant."""
-        _check(self, counts="image_size", not_negative="workers hold_out imbalance_seed")
+        _check(self)
         if self.hold_out >= 1:
             raise ConfigError(f"hold_out is a share below 1, got {self.hold_out}")
         if self.hold_out and self.classes == "none":
@@ -132,30 +123,23 @@ class ModelConfig:
     arch: str = "small-resnet"
     """small-resnet, alexnet, alexnet-small, resnet18, resnet50, preact-resnet18, preact-resnet50;
     or module:function, which returns a torch.nn.Module that makes features of images."""
-    width: int = 16
-    """small-resnet: channels after the stem; the features have four times as many."""
-    blocks: int = 1
-    """small-resnet: residual blocks in each of the three stages."""
-    stem_stride: int = 1
-    """small-resnet: stride of the first convolution."""
+    width: int = 16  #: small-resnet: channels after the stem; the features have four times as many.
+    blocks: int = 1  #: small-resnet: residual blocks in each of the three stages.
+    stem_stride: int = 1  #: small-resnet: stride of the first convolution.
     final_norm: bool = True
     """preact-resnet: normalise before the pooling, which the authors' code leaves out."""
     channels_last: bool = True
     """Memory format of images and weights; not of a small-resnet with a `width` below 8."""
-    init: str | None = None
-    """A run, or a file of weights, to start from."""
-    rotation: bool = False
-    """Predict quarter turns as well (RotNet)."""
-    sync_batch_norm: bool = False
-    """On several GPUs, share the statistics of batch normalisation."""
+    init: str | None = None  #: A run, or a file of weights, to start from.
+    rotation: bool = False  #: Predict quarter turns as well (RotNet).
+    sync_batch_norm: bool = False  #: On several GPUs, share the statistics of batch normalisation.
 
     def __post_init__(self) -> None:
         """Refuse settings that cannot be meant."""
-        _check(self, counts="width blocks stem_stride")
-        if self.arch not in ARCHS and ":" not in self.arch and self.arch != "own":
-            raise ConfigError(
-                f"arch {self.arch!r} is none of {', '.join(ARCHS)} or module:function"
-            )
+        _check(self)
+        if self.arch not in (*ARCHS, "own") and ":" not in self.arch:
+            known = ", ".join(ARCHS)
+            raise ConfigError(f"arch {self.arch!r} is none of {known} or module:function")
 
 
 @dataclass(frozen=True)
@@ -170,25 +154,20 @@ class LabelConfig:
     """Where fixed labels come from: a run, or the .npy or .csv file that it wrote."""
     rounding: Literal["argmax", "exact"] = "argmax"
     """Labels of equipartition: the argmax of its plan, or classes of exactly the wanted sizes."""
-    epsilon: float = 0.04
-    """1 / lambda."""
+    epsilon: float = 0.04  #: 1 / lambda.
     marginal: Literal["uniform", "gaussian", "zipf"] = "uniform"
     """Sizes of the clusters; the larger go to those that are the larger now, as SeLaVi meant it."""
-    marginal_spread: float = 0.1
-    """gaussian: standard deviation over mean; zipf: exponent."""
-    tol: float = 1e-2
-    """Marginal violation at which a solve stops."""
+    marginal_spread: float = 0.1  #: gaussian: standard deviation over mean; zipf: exponent.
+    tol: float = 1e-2  #: Marginal violation at which a solve stops.
     max_iter: int = 300
     updates: int = 80
     """Label updates, the first before the first step, the last at the end; 0: random labels."""
-    schedule_power: float = 2.0
-    """1 linear, 1.5 as SeLaVi, 2 as SeLa on ImageNet."""
+    schedule_power: float = 2.0  #: 1 linear, 1.5 as SeLaVi, 2 as SeLa on ImageNet.
     heads_per_update: Literal["all", "one"] = "all"
     """"one": each update renews one head, in turn; others keep their labels, random at first."""
     head_groups: int = 1
     """Groups of heads that see other random views in a label pass, which keeps them different."""
-    label_augment: AugmentConfig = AugmentConfig()
-    """What a label pass sees."""
+    label_augment: AugmentConfig = AugmentConfig()  #: What a label pass sees.
     label_sees: Literal["label-augment", "augment"] = "label-augment"
     """augment: a label pass sees the views of training, as the authors'."""
     label_views: int = 1
@@ -200,12 +179,7 @@ class LabelConfig:
 
     def __post_init__(self) -> None:
         """Refuse settings that cannot be meant."""
-        _check(
-            self,
-            counts="head_groups label_views max_iter",
-            positive="epsilon schedule_power marginal_spread tol",
-            not_negative="updates",
-        )
+        _check(self)
         if self.labelling == "none":
             if self.clusters:
                 raise ConfigError("labelling none has no clusters: --clusters without a number")
@@ -224,23 +198,16 @@ class OptimiserConfig:
     """How the network learns."""
 
     epochs: int = 100
-    batch_size: int = 128
-    """Images per step, over all processes."""
-    accumulate: int = 1
-    """Parts in which a batch goes through the network, to save memory."""
+    batch_size: int = 128  #: Images per step, over all processes.
+    accumulate: int = 1  #: Parts in which a batch goes through the network, to save memory.
     precision: Literal["auto", "float32", "bfloat16", "float16"] = "float32"
     """auto: bfloat16 on a GPU that has it, else float32."""
-    lr: float = 0.05
-    """Highest learning rate."""
-    lr_heads: float | None = None
-    """Highest learning rate of the heads, where it differs."""
+    lr: float = 0.05  #: Highest learning rate.
+    lr_heads: float | None = None  #: Highest learning rate of the heads, where it differs.
     lr_schedule: Literal["cosine", "step"] = "cosine"
-    lr_drops: tuple[int, ...] = ()
-    """Epochs before which the rate of a step schedule falls."""
-    lr_fall: float = 0.1
-    """What it is multiplied by at a drop."""
-    clip: float = 0.0
-    """Largest norm of the gradient; 0 leaves it as it is."""
+    lr_drops: tuple[int, ...] = ()  #: Epochs before which the rate of a step schedule falls.
+    lr_fall: float = 0.1  #: What it is multiplied by at a drop.
+    clip: float = 0.0  #: Largest norm of the gradient; 0 leaves it as it is.
     momentum: float = 0.9
     nesterov: bool = False
     weight_decay: float = 5e-4
@@ -248,19 +215,10 @@ class OptimiserConfig:
 
     def __post_init__(self) -> None:
         """Refuse settings that cannot be meant."""
-        _check(
-            self,
-            counts="epochs batch_size accumulate",
-            positive="lr lr_fall",
-            not_negative="momentum weight_decay clip",
-        )
-        if self.lr_heads is not None:
-            _check(self, positive="lr_heads")
+        _check(self)
         if self.batch_size % self.accumulate:
-            raise ConfigError(
-                f"batch_size {self.batch_size} cannot be cut into {self.accumulate} equal parts "
-                "(accumulate)"
-            )
+            parts = f"{self.accumulate} equal parts (accumulate)"
+            raise ConfigError(f"batch_size {self.batch_size} cannot be cut into {parts}")
         if self.nesterov and not self.momentum:
             raise ConfigError("nesterov needs a momentum above 0")
 
@@ -269,19 +227,14 @@ class OptimiserConfig:
 class RunConfig:
     """What is kept of a run, and where it computes."""
 
-    preset: str = "own"
-    """Names the run's directory and its report."""
+    preset: str = "own"  #: Names the run's directory and its report.
     seed: int = 0
     device: str = "auto"
     """auto: the first GPU if there is one, else the CPU; only CPU runs repeat to the bit."""
-    keep: int = 2
-    """Newest checkpoints that are kept."""
-    keep_every: int = 50
-    """Epochs between checkpoints that are kept for good."""
-    checkpoint_minutes: float = 15.0
-    """A checkpoint inside an epoch after that long without one."""
-    report_minutes: float = 10.0
-    """A report while training after that long without one."""
+    keep: int = 2  #: Newest checkpoints that are kept.
+    keep_every: int = 50  #: Epochs between checkpoints that are kept for good.
+    checkpoint_minutes: float = 15.0  #: A checkpoint inside an epoch after that long without one.
+    report_minutes: float = 10.0  #: A report while training after that long without one.
     knn_every: int = 5
     """Epochs between kNN accuracies of a few images, where classes are known; 0: none."""
     supervised_epochs: int = 20
@@ -289,11 +242,7 @@ class RunConfig:
 
     def __post_init__(self) -> None:
         """Refuse settings that cannot be meant."""
-        _check(
-            self,
-            counts="keep keep_every",
-            not_negative="seed checkpoint_minutes report_minutes knn_every",
-        )
+        _check(self)
 
 
 @dataclass(frozen=True)

@@ -16,6 +16,7 @@ from tqdm import tqdm
 from selfsup.errors import RunError
 from selfsup.evaluation.features import View, digest, images_digest
 from selfsup.evaluation.frame import Evaluation, Part, classes
+from selfsup.evaluation.training import ClassLabels
 from selfsup.labellers import equipartition, nearest
 from selfsup.models import Network
 from selfsup.seeds import Stream, seed_of
@@ -135,7 +136,7 @@ def supervised(run: Evaluation) -> Iterator[Evaluation]:
         folder.parent.mkdir(exist_ok=True)
         create_run(config, folder)
     trainer = Trainer(
-        config, run.train, folder, device=str(run.device), labels=run.train.targets[None]
+        config, run.train, folder, device=str(run.device), labels=ClassLabels(run.train)
     )
     if checkpoints(folder):
         trainer.load()

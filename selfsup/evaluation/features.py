@@ -26,7 +26,7 @@ from selfsup.data import ImageSet
 from selfsup.errors import ConfigError, RunError
 from selfsup.models import AlexNet, Network, ResNet
 from selfsup.sela import SelfLabels
-from selfsup.training.label_pass import FeaturePass
+from selfsup.training.label_pass import batch_of
 from selfsup.training.step import autocast
 
 #: The layer that heads see.
@@ -64,7 +64,7 @@ class View:
     @property
     def batch(self) -> int:
         """How many images go through the network at once."""
-        return FeaturePass(self.augment, self.size, seed=0).batch
+        return batch_of(self.size)
 
 
 def layer_module(network: Network, layer: str) -> nn.Module:

@@ -7,8 +7,7 @@ from pathlib import Path
 from selfsup.config import Config
 from selfsup.evaluation.training import drops
 from selfsup.presets import PRESETS
-from selfsup.training.checkpoints import load_config
-from selfsup.training.label_files import read_labels
+from selfsup.training.checkpoints import load_config, read_labels
 
 #: The authors' retraining on ImageNet: 90 epochs of batches of 64, with their augmentation.
 RETRAINING = PRESETS["imagenet-alexnet-retrain"].optimiser

@@ -1,7 +1,9 @@
-"""A run as one HTML page that needs no network: curves, every cluster of every head, a map."""
+"""A run as one HTML page that needs no network: evaluation, clusters of every head, map, curves."""
 
 from __future__ import annotations
 
+import base64
+import io
 import json
 from collections.abc import Sequence
 from importlib.resources import files
@@ -12,75 +14,68 @@ import jinja2
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from sklearn.decomposition import PCA
+from PIL import Image, ImageOps
 from sklearn.manifold import TSNE
 
 from selfsup.data import ImageSet
-from selfsup.evaluation.features import state_digest
+from selfsup.data.decode import pictures
+from selfsup.evaluation.features import shown_digest, state_digest
+from selfsup.evaluation.protocols import PROTOCOLS
 from selfsup.evaluation.run import Result, read_results
 from selfsup.evaluation.scores import nmi
-from selfsup.report.evaluation_part import evaluation_part
-from selfsup.report.tiles import TILE, data_url, tiles_of
+from selfsup.evaluation.table import cells, left_out
 from selfsup.training.checkpoints import read_log, write_whole
 from selfsup.training.label_pass import in_blocks
 from selfsup.training.monitor import whole_seconds
 from selfsup.training.trained import Trained
 
+Integers = NDArray[np.int64]
+Floats = NDArray[np.float64]
 #: Images that the page holds, about, and on the map. Of more than `LOOKED_AT` images a sample is
 #: looked at, so that a page of a million costs no label pass.
 SHOWN, MAPPED, LOOKED_AT = 2500, 1500, 20_000
 MOST_CLASSES = 30
+#: Side of a small picture.
+TILE = 64
 
 
-def write_report(run: Path, trained: Trained, images: ImageSet, final: bool = True) -> Path:
-    """Write RUN/report.html from the log, the labels and the checkpointed network.
-
-    With `final`, small pictures are made of the files where there are any, and the map is t-SNE's;
-    without, while a run trains, of what is in memory, and the map is of two principal components.
-    """
-    config, whole, total = trained.config, trained.labels.labels.numpy(), len(images)
-    some = torch.from_numpy(_spread(total, LOOKED_AT))
-    truth = images.targets.numpy() if images.labelled else None
-    whole_images = images
-    images, labels = images.select(some), whole[:, some.numpy()]
-    features = trained.features(images)
-    confidence = np.stack([
-        _confidence(trained, h, features, torch.from_numpy(y)) for h, y in enumerate(labels)
-    ])  # fmt: skip
-    shown, mapped = _chosen(labels, confidence, trained.network.heads.clusters)
+def write_report(run: Path, trained: Trained, images: ImageSet) -> Path:
+    """Write RUN/report.html from the log, the labels and the checkpointed network."""
+    config, labels, total = trained.config, trained.labels.labels.numpy(), len(images)
+    looked_at = _spread(total, LOOKED_AT)
+    some, own = images.select(torch.from_numpy(looked_at)), labels[:, looked_at]
+    features = trained.features(some)
+    confidence = np.stack([_confidence(trained, h, features, y) for h, y in enumerate(own)])
+    shown, mapped = _chosen(own, confidence, trained.labels.clusters)
     log, updates = read_log(run, "epoch"), read_log(run, "update")
     data = {
-        "images": _images(images, shown, labels, confidence),
+        "images": _images(some, shown, own, confidence),
         "columns": int(np.ceil(np.sqrt(len(shown)))),
         "tile": TILE,
-        "map": _map(features[torch.from_numpy(mapped)].cpu().numpy(), final),
+        "map": _map(features[torch.from_numpy(mapped)].cpu().numpy()),
         "mapped": np.searchsorted(shown, mapped).tolist(),
         "heads": [
-            _head(k, y, truth, len(images.classes)) | {"confidence": _means(k, part, c)}
-            for k, y, part, c in zip(
-                trained.network.heads.clusters, whole, labels, confidence, strict=True
-            )
+            _head(k, labels[h], images) | {"confidence": _means(k, own[h], confidence[h])}
+            for h, k in enumerate(trained.labels.clusters)
         ],
         "classes": list(images.classes),
         "curves": _curves(log, updates),
-    }  # fmt: skip
+    }
     seconds = sum(whole_seconds(line["seconds"]) for line in log)
-    page = jinja2.Environment(autoescape=True).from_string(
-        files("selfsup.report").joinpath("page.html").read_text()
-    )
-    text = page.render(
+    template = files("selfsup.report").joinpath("page.html").read_text()
+    page = jinja2.Environment(autoescape=True).from_string(template).render(
         title=config.run.preset,
         facts=f"{total:,} images, {len(log)} of {config.optimiser.epochs} epochs in "
         f"{seconds / 60:.1f} minutes; {len(labels)} heads; epsilon {config.labels.epsilon:g}; "
         f"{len(updates)} label updates; seed {config.run.seed}",
-        evaluation=evaluation_part(_results(run, trained), whole_images),
+        evaluation=evaluation_part(_results(run, trained), images),
         shown=len(shown),
         total=total,
-        sprite=data_url(tiles_of(images, shown, final), data["columns"]),
+        sprite=data_url(tiles_of(some, shown), data["columns"]),
         data=json.dumps(data).replace("</", "<\\/"),
-    )
+    )  # fmt: skip
     path = run / "report.html"
-    write_whole(path, text.encode(errors="replace"))
+    write_whole(path, page.encode(errors="replace"))
     return path
 
 
@@ -92,31 +87,91 @@ def _results(run: Path, trained: Trained) -> list[Result]:
         return []
 
 
-def _spread(n: int, most: int) -> NDArray[np.int64]:
+def evaluation_part(results: Sequence[Result], images: ImageSet) -> dict[str, Any]:
+    """Return the tables of an evaluation's results, and what was left out.
+
+    Nearest neighbours are drawn of `images`, all that the run was trained on.
+    """
+    tables, several = [], len({result.images for result in results}) > 1
+    for protocol in PROTOCOLS:
+        own = [r for r in results if r.protocol == protocol.name and r.rows]
+        for place in sorted({result.images for result in own}):
+            rows = [row for result in own if result.images == place for row in result.rows]
+            heads = [
+                {"method": row["method"], "part": row["part"], **head}
+                for row in rows
+                for head in row.get("each_head", [])
+            ]
+            tables.append({
+                "title": protocol.name + (f" on {place}" if several else ""),
+                "help": protocol.help,
+                "cells": cells(rows),
+                "heads": cells(heads) if heads else None,
+                "picture": _neighbours(rows, images),
+            })  # fmt: skip
+    told = [
+        left_out(result) + (f" ({result.images})" if several else "")
+        for result in results
+        if result.reason
+    ]
+    return {"tables": tables, "left_out": told}
+
+
+def _neighbours(rows: Sequence[dict[str, Any]], images: ImageSet) -> str | None:
+    """Return the first row's neighbours: an image on the left, its neighbours beside it.
+
+    They are drawn only where `images` has images of the same names that show the same.
+    """
+    found = next((row["neighbours"] for row in rows if "neighbours" in row), None)
+    number = {path: i for i, path in enumerate(images.paths)}
+    index = [number.get(path, -1) for line in (found["paths"] if found else ()) for path in line]
+    if found is None or -1 in index or shown_digest(images, torch.tensor(index)) != found["shown"]:
+        return None
+    return data_url(tiles_of(images, np.array(index)), len(found["paths"][0]))
+
+
+def tiles_of(images: ImageSet, shown: Integers) -> list[NDArray[np.uint8]]:
+    """Return small (h, w, C) pictures, of the files where there are any."""
+    located = [Path(images.locate(i) or "") for i in shown.tolist()]
+    if all(file.is_file() for file in located):
+        return pictures(located, TILE)
+    return images.thumbnails(torch.from_numpy(shown), TILE)
+
+
+def data_url(tiles: Sequence[NDArray[np.uint8]], columns: int) -> str:
+    """Return the pictures in rows of `columns`, the middle of each, as the data URL of a JPEG."""
+    sheet = Image.new("RGB", (columns * TILE, -(-len(tiles) // columns) * TILE), "white")
+    for position, tile in enumerate(tiles):
+        picture = Image.fromarray(tile if tile.shape[2] == 3 else tile[:, :, 0])
+        square = ImageOps.fit(picture, (TILE, TILE))
+        sheet.paste(square, (position % columns * TILE, position // columns * TILE))
+    content = io.BytesIO()
+    sheet.save(content, "JPEG", quality=80)
+    return "data:image/jpeg;base64," + base64.b64encode(content.getvalue()).decode()
+
+
+def _spread(n: int, most: int) -> Integers:
     """Return at most so many of n positions, evenly spaced."""
     return np.unique(np.linspace(0, n - 1, min(n, most)).astype(np.int64))
 
 
-def _confidence(
-    trained: Trained, head: int, features: torch.Tensor, labels: torch.Tensor
-) -> NDArray[np.float64]:
+def _confidence(trained: Trained, head: int, features: torch.Tensor, labels: Integers) -> Floats:
     """Return the probability that a head gives to the label of each image."""
     logits = in_blocks(trained.network, head, features)
-    own = labels.to(logits.device)[:, None]
-    return (logits.gather(1, own)[:, 0] - logits.logsumexp(1)).exp().double().cpu().numpy()
+    own = torch.from_numpy(labels).to(logits.device)[:, None]
+    return logits.softmax(1).gather(1, own)[:, 0].double().cpu().numpy()
 
 
-def _means(k: int, labels: NDArray[np.int64], confidence: NDArray[np.float64]) -> list[float]:
-    sizes = np.bincount(labels, minlength=k)
-    means: list[float] = (
-        (np.bincount(labels, confidence, minlength=k) / np.maximum(sizes, 1)).round(3).tolist()
-    )
+def _means(k: int, labels: Integers, confidence: Floats) -> list[float]:
+    """Return the mean confidence of each cluster."""
+    sums, sizes = np.bincount(labels, confidence, k), np.bincount(labels, minlength=k)
+    means: list[float] = (sums / np.maximum(sizes, 1)).round(3).tolist()
     return means
 
 
 def _chosen(
-    labels: NDArray[np.int64], confidence: NDArray[np.float64], clusters: Sequence[int]
-) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    labels: Integers, confidence: Floats, clusters: Sequence[int]
+) -> tuple[Integers, Integers]:
     """Return the images that the page shows, and those of them on its map, sorted."""
     n = labels.shape[1]
     mapped = _spread(n, MAPPED)
@@ -132,31 +187,28 @@ def _chosen(
 
 
 def _images(
-    images: ImageSet,
-    shown: NDArray[np.int64],
-    labels: NDArray[np.int64],
-    confidence: NDArray[np.float64],
+    images: ImageSet, shown: Integers, labels: Integers, confidence: Floats
 ) -> list[dict[str, Any]]:
-    rows = []
-    for i in shown.tolist():
-        file = images.locate(i)
-        rows.append({
+    """Return what the page knows of each image that it shows."""
+    located = [Path(images.locate(i) or "") for i in shown.tolist()]
+    return [
+        {
             "name": images.paths[i],
-            "link": Path(file).as_uri() if file and Path(file).is_file() else None,
+            "link": file.as_uri() if file.is_file() else None,
             "labels": labels[:, i].tolist(),
-            "confidence": [round(float(c), 3) for c in confidence[:, i]],
+            "confidence": confidence[:, i].round(3).tolist(),
             "class": int(images.targets[i]),
-        })  # fmt: skip
-    return rows
+        }
+        for i, file in zip(shown.tolist(), located, strict=True)
+    ]
 
 
-def _head(
-    k: int, labels: NDArray[np.int64], truth: NDArray[np.int64] | None, classes: int
-) -> dict[str, Any]:
+def _head(k: int, labels: Integers, images: ImageSet) -> dict[str, Any]:
     """Return sizes and, where classes are known, what is in each cluster."""
     sizes = np.bincount(labels, minlength=k)
     head: dict[str, Any] = {"sizes": sizes.tolist()}
-    if truth is not None:
+    if images.labelled:
+        classes, truth = len(images.classes), images.targets.numpy()
         table = np.bincount(labels * classes + truth, minlength=k * classes).reshape(k, classes)
         head["purity"] = (table.max(1) / np.maximum(sizes, 1)).round(3).tolist()
         head["class"] = table.argmax(1).tolist()
@@ -165,15 +217,13 @@ def _head(
     return head
 
 
-def _map(features: NDArray[np.float32], final: bool) -> list[list[float]]:
+def _map(features: NDArray[np.float32]) -> list[list[float]]:
     """Return places in the unit square."""
     n, dim = features.shape
     if n < 5 or dim < 2:
         places = np.column_stack([np.arange(n), np.zeros(n)])
-    elif final:
-        places = TSNE(perplexity=min(30.0, (n - 1) / 3), random_state=0).fit_transform(features)
     else:
-        places = PCA(2, random_state=0).fit_transform(features)
+        places = TSNE(perplexity=min(30.0, (n - 1) / 3), random_state=0).fit_transform(features)
     low, high = places.min(0), places.max(0)
     shares: list[list[float]] = ((places - low) / np.maximum(high - low, 1e-9)).round(4).tolist()
     return shares
@@ -181,23 +231,18 @@ def _map(features: NDArray[np.float32], final: bool) -> list[list[float]]:
 
 def _curves(log: list[dict[str, Any]], updates: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """Return titles and points."""
-    epochs, moments = [line["epoch"] for line in log], [line["epoch"] for line in updates]
     ln_k = f" (ln K = {log[0]['ln_k']:.2f})" if log else ""
-    curves = {"Cross-entropy, mean over heads" + ln_k: (epochs, [line["loss"] for line in log])}
-    if updates:
-        changes = [100 * np.mean(line["changed"]) for line in updates]
-        bits = [np.mean(line["bits"]) for line in updates]
-        curves["Labels changed by an update, %"] = (moments[1:], changes[1:])
-        curves["Bits that labels tell of an image, at least"] = (moments, bits)
-    if log and "nmi" in log[-1]:
-        scores = [np.mean(line["nmi"]) for line in log]
-        curves["NMI with the classes, which training never sees"] = (epochs, scores)
-    watched = [line for line in log if "knn" in line]
-    curves["kNN accuracy among a few training images"] = (
-        [line["epoch"] for line in watched], [line["knn"] for line in watched]
-    )  # fmt: skip
-    return [
-        {"title": title, "x": x, "y": [round(float(v), 4) for v in y]}
-        for title, (x, y) in curves.items()
-        if len(x) > 1
+    curves = [
+        ("Cross-entropy, mean over heads" + ln_k, "loss", log, 1),
+        ("Labels changed by an update, %", "changed", updates[1:], 100),
+        ("Bits that labels tell of an image, at least", "bits", updates, 1),
+        ("NMI with the classes, which training never sees", "nmi", log, 1),
+        ("kNN accuracy among a few training images", "knn", log, 1),
     ]
+    found = []
+    for title, name, lines, factor in curves:
+        points = [(line["epoch"], factor * np.mean(line[name])) for line in lines if name in line]
+        if len(points) > 1:
+            x, y = zip(*points, strict=True)
+            found.append({"title": title, "x": x, "y": [round(float(value), 4) for value in y]})
+    return found

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +13,7 @@ from selfsup.config import Config
 from selfsup.data import ImageSet, load_data, own_images
 from selfsup.errors import ConfigError
 from selfsup.presets import PRESETS
-from selfsup.training.checkpoints import create_run, load_config, refuse_existing
+from selfsup.training.checkpoints import create_run, load_config, refuse_existing, write_config
 from selfsup.training.fit import Trainer
 from selfsup.training.label_pass import fit_clusters
 from selfsup.training.processes import joined
@@ -57,33 +59,46 @@ def train(
     SelfsupError
         Settings that cannot be meant, images that cannot be read, training that diverges.
     """
-    run = Path(out)
-    trunk = model if isinstance(model, nn.Module) else None
-    arch = {"arch": "own"} if trunk is not None else {"arch": model} if model else {}
-    config = PRESETS[preset].but(**arch, **settings) if not resume else load_config(run)
+    run, trunk = Path(out), model if isinstance(model, nn.Module) else None
+    images: ImageSet | None = None
     if resume and settings:
         raise ConfigError(f"resume takes its settings from {run}; drop {', '.join(settings)}")
-    with joined(config.run.device) as (world, device):
-        config, images = _images(data, config)
-        clusters = fit_clusters(config.labels, len(images))
-        config = config.but(clusters=clusters)
-        if world.first and not resume:
-            refuse_existing(run)
-        trainer = Trainer(config, images, run, world, device, trunk)
-        if resume:
-            trainer.load()
-        elif world.first:
-            create_run(config, run)
-        trainer.fit()
-    return Trained.load(run, device=device, trunk=trunk)
-
-
-def _images(data: Any, config: Config) -> tuple[Config, ImageSet]:
+    arch = "own" if trunk is not None else model
+    own = settings | ({"arch": arch} if arch else {})
+    config = load_config(run) if resume else PRESETS[preset].but(**own)
     if isinstance(data, str | Path):
         config = config.but(data=str(Path(data).resolve()))
-        return config, load_data(config.data).train
-    config = config.but(dataset="own", data=None)
-    files = own_images(data, config.data.workers)
-    if not config.data.in_memory:
-        return config, files
-    return config, files.in_memory(config.data.image_size, config.data.skip_unreadable)[0]
+    else:
+        config = config.but(dataset="own", data=None)
+        images = files = own_images(data, config.data.workers)
+        if config.data.in_memory:
+            images, _ = files.in_memory(config.data.image_size, config.data.skip_unreadable)
+    with trainer_of(config, run, images, trunk=trunk, resume=resume) as trainer:
+        trainer.fit()
+    return Trained.load(run, device=str(trainer.device), trunk=trunk)
+
+
+@contextmanager
+def trainer_of(
+    config: Config, run: Path, images: ImageSet | None = None, *, trunk: nn.Module | None = None,
+    resume: bool = False, processes_may_differ: bool = False,
+) -> Iterator[Trainer]:  # fmt: skip
+    """Give the trainer of a new run, or of one that goes on; without `images` load and tell them.
+
+    Inside, the processes that ``torchrun`` started are joined.
+    """
+    with joined(config.run.device) as (world, device):
+        if world.first and not resume:
+            refuse_existing(run)
+        if images is None:
+            splits = load_data(config.data)
+            images = splits.train
+            if world.first:
+                print(f"{splits.found}\ndevice: {device}", flush=True)
+        config = config.but(clusters=fit_clusters(config.labels, len(images)))
+        trainer = Trainer(config, images, run, world, device, trunk)
+        if resume:
+            trainer.load(processes_may_differ=processes_may_differ)
+        if world.first:
+            (write_config if resume else create_run)(config, run)
+        yield trainer

@@ -1,4 +1,4 @@
-"""A run's directory: settings, log, checkpoints. Every file in it is whole at any moment.
+"""A run's directory: settings, log, checkpoints, labels. Every file is whole at any moment.
 
 ::
 
@@ -10,6 +10,7 @@
 
 from __future__ import annotations
 
+import csv
 import errno
 import fcntl
 import hashlib
@@ -19,19 +20,20 @@ import os
 import re
 import shutil
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
-from selfsup.config import Config, RunConfig
+from selfsup.config import Config, LabelConfig, RunConfig
+from selfsup.data import ImageSet
 from selfsup.errors import UNLOADABLE, RunError
 
 VERSION = 4
-NAME = re.compile(r"epoch-(\d+)-step-(\d+)\.pt")
 
 
 def refuse_existing(run: Path) -> None:
@@ -47,17 +49,15 @@ def create_run(config: Config, run: Path) -> None:
     """Make a new run directory; an existing one is never touched."""
     refuse_existing(run)
     new = run.with_name(f".{run.name}.new")
-    try:
-        shutil.rmtree(new, ignore_errors=True)
+    shutil.rmtree(new, ignore_errors=True)
+    with _writing(run):
         (new / "checkpoints").mkdir(parents=True)
-        write_whole(new / "config.json", config.to_json().encode())
+        write_config(config, new)
         os.replace(new, run)  # whole from the start
-    except OSError as error:
-        raise RunError(f"{run} cannot be made: {error.strerror}") from error
 
 
 def write_config(config: Config, run: Path) -> None:
-    """Replace the settings of a run that is made longer."""
+    """Write the settings of a run, or replace those of one that is made longer."""
     write_whole(run / "config.json", config.to_json().encode())
 
 
@@ -130,15 +130,12 @@ def write_whole(path: Path, content: bytes | memoryview) -> None:
 
 def checkpoints(run: Path) -> list[Path]:
     """Return the checkpoints of a run, the oldest first."""
-    found = (run / "checkpoints").glob("epoch-*.pt")
-    return sorted((p for p in found if NAME.fullmatch(p.name)), key=_position)
+    return sorted((run / "checkpoints").glob("epoch-[0-9]*-step-[0-9]*.pt"), key=_position)
 
 
-def _position(path: Path) -> tuple[int, int]:
-    match = NAME.fullmatch(path.name)
-    if match is None:
-        raise ValueError(f"{path} is not a checkpoint")
-    return int(match[1]), int(match[2])
+def _position(path: Path) -> list[int]:
+    """Return the epochs, and the steps after them, that a checkpoint's name tells."""
+    return [int(number) for number in re.findall(r"\d+", path.name)]
 
 
 def save_checkpoint(
@@ -173,18 +170,92 @@ def load_checkpoint(run: Path, device: str = "cpu") -> dict[str, Any]:
     found = checkpoints(run)
     if not found:
         raise RunError(f"{run}: no checkpoint in {run / 'checkpoints'}")
-    newest, before = found[-1], "Delete it to go on from the one before"
+    newest = found[-1]
     try:
-        state: Any = torch.load(newest, map_location=device, weights_only=True)
+        state: dict[str, Any] = torch.load(newest, map_location=device, weights_only=True)
+        version, _ = state["version"], state["labels"]["labels"]
     except UNLOADABLE as error:
-        raise RunError(
-            f"{newest} cannot be read: it is damaged, or no checkpoint. {before}"
-        ) from error
-    if not isinstance(state, dict) or not {"network", "labels", "step"} <= state.keys():
-        raise RunError(f"{newest} is not a checkpoint of a run. {before}")
-    if state.get("version") != VERSION:
-        raise RunError(f"{newest} has version {state.get('version')}, this program reads {VERSION}")
+        raise RunError(f"{newest} cannot be read: it is damaged, or no checkpoint of a run. "
+                       "Delete it to go on from the one before") from error  # fmt: skip
+    if version != VERSION:
+        raise RunError(f"{newest} has version {version}, this program reads {VERSION}")
     return state
+
+
+def read_labels(source: Path) -> tuple[Tensor, tuple[int, ...], str | None]:
+    """Read labels from a run, or from the .npy or .csv file that one wrote.
+
+    Returns
+    -------
+    labels : Tensor
+        (heads, N) int64.
+    clusters : tuple of int
+        K of each head: of a file, one more than its largest label.
+    images : str, optional
+        The fingerprint of the labelled images; an .npy file has none.
+    """
+    if not source.exists():
+        raise RunError(f"{source}: no labels here; pass a run, or the .npy or .csv file of one")
+    if source.is_dir():
+        state = load_checkpoint(source)
+        return state["labels"]["labels"], load_config(source).labels.clusters, state["images"]
+    images = None
+    try:
+        if source.suffix == ".npy":
+            table = np.load(source)
+        else:
+            table, images = _read_csv(source)
+    except (ValueError, EOFError, OSError) as error:
+        reason = "no array of numbers" if source.suffix == ".npy" else error
+        raise RunError(f"{source}: not a file of labels ({reason})") from error
+    whole = table.ndim == 2 and table.size and np.issubdtype(table.dtype, np.integer)
+    if not whole or table.min() < 0:
+        raise RunError(
+            f"{source}: labels must be a (heads, N) table of integers >= 0, got "
+            f"{table.shape} {table.dtype}"
+        )
+    clusters = tuple(max(2, int(head.max()) + 1) for head in table)
+    return torch.from_numpy(table.astype(np.int64)), clusters, images
+
+
+def _read_csv(source: Path) -> tuple[NDArray[np.int64], str]:
+    # spreadsheets put a mark before the text, and semicolons between the columns in some languages
+    text = source.read_text(encoding="utf-8-sig", errors="surrogateescape")
+    mark = ";" if text.startswith("index;") else ","
+    rows = list(csv.reader(io.StringIO(text, newline=""), delimiter=mark))
+    if not rows or rows[0][:2] != ["index", "path"]:
+        raise ValueError(f"its first line is not index,path,head_0,... but {rows[:1]}")
+    if [row[0] for row in rows[1:]] != [str(i) for i in range(len(rows) - 1)]:
+        raise ValueError("its indices are not 0, 1, 2, ... in order")
+    table = np.array([row[2:] for row in rows[1:]], np.int64).T
+    return table, fingerprint([row[1] for row in rows[1:]])
+
+
+def write_csv(path: Path, images: ImageSet, labels: Tensor) -> None:
+    """Write one row an image: index, path and one column per head."""
+    text = io.StringIO(newline="")
+    writer = csv.writer(text)
+    writer.writerow(["index", "path", *(f"head_{h}" for h in range(len(labels)))])
+    for i, (name, row) in enumerate(zip(images.paths, labels.T.tolist(), strict=True)):
+        writer.writerow([i, name, *row])
+    write_whole(path, text.getvalue().encode(errors="surrogateescape"))
+
+
+def fixed_labels(config: LabelConfig, images: ImageSet) -> Tensor:
+    """Return the (heads, N) labels that `config` names, for training on them as they are."""
+    source = Path(str(config.labels_file))
+    labels, _, labelled = read_labels(source)
+    if labelled is not None:
+        check_images(source, labelled, images.paths)
+    if labels.shape != (len(config.clusters), len(images)):
+        raise RunError(
+            f"{source} holds labels of {labels.shape[1]} images by {labels.shape[0]} heads; there "
+            f"are {len(images)} images and {len(config.clusters)} heads"
+        )
+    for head, (largest, k) in enumerate(zip(labels.amax(1), config.clusters, strict=True)):
+        if largest >= k:
+            raise RunError(f"{source}: head {head} has label {largest}, K is {k}")
+    return labels
 
 
 def append_log(run: Path, line: dict[str, Any]) -> None:
@@ -198,23 +269,16 @@ def append_log(run: Path, line: dict[str, Any]) -> None:
 
 def read_log(run: Path, event: str | None = None) -> list[dict[str, Any]]:
     """Return the log's lines ("update" or "epoch" ones); those that are none are left out."""
-    path = run / "log.jsonl"
-    text = path.read_text(errors="replace").splitlines(keepends=True) if path.exists() else []
-    lines = []
-    for line in text:
-        try:
-            content = json.loads(line if line.endswith("\n") else "")  # cut short by a crash
-        except ValueError:
-            continue
-        if isinstance(content, dict) and content.get("event") in ("update", "epoch"):
-            lines.append(content)
-    return [line for line in lines if event in (None, line["event"])]
+    path, lines = run / "log.jsonl", []
+    for line in path.read_text(errors="replace").splitlines(True) if path.exists() else ():
+        with suppress(ValueError):  # of a line that a crash has cut short
+            lines.append(json.loads(line if line.endswith("\n") else ""))
+    wanted = ("update", "epoch") if event is None else (event,)
+    return [line for line in lines if isinstance(line, dict) and line.get("event") in wanted]
 
 
 def cut_log(run: Path, epochs: int, updates: int) -> None:
     """Drop the lines of what happened after a checkpoint, which will happen again."""
-    if not (run / "log.jsonl").exists():
-        return
     done = {"epoch": epochs, "update": updates}
     kept = [line for line in read_log(run) if line[line["event"]] <= done[line["event"]]]
     write_whole(run / "log.jsonl", "".join(json.dumps(line) + "\n" for line in kept).encode())

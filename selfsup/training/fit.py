@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable
-from contextlib import nullcontext
+from contextlib import closing, nullcontext
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
+from tqdm import tqdm
 
 from selfsup.config import ARCHS, Config
 from selfsup.data import ImageSet, TensorImages
@@ -24,24 +26,24 @@ from selfsup.training.checkpoints import (
     checkpoints,
     cut_log,
     fingerprint,
+    fixed_labels,
     load_checkpoint,
     locked,
     save_checkpoint,
     save_labels,
 )  # fmt: skip
-from selfsup.training.label_files import fixed_labels
-from selfsup.training.label_pass import FeaturePass, label_step, new_labels
-from selfsup.training.label_report import Clock
-from selfsup.training.monitor import Monitor
+from selfsup.training.label_pass import Clock, FeaturePass, batch_of, label_step, new_labels
+from selfsup.training.monitor import KnnWatch, Monitor
 from selfsup.training.processes import World
 from selfsup.training.step import build_optimiser, gradient_step, learning_rate, new_scaler
-from selfsup.training.watch import KnnWatch
 
 CALIBRATION_IMAGES = 2000
 #: Batch normalisation of fewer images a process is told about.
 SMALL_BATCH = 16
 #: A loss so many times that of guessing is no training any more.
 LOST = 100.0
+#: What of a trainer has a state of its own, in a checkpoint under these names.
+PARTS = ("network", "optimiser", "scaler", "labels")
 
 
 def new_network(
@@ -63,13 +65,12 @@ def new_network(
         load_weights(network, checkpoints(source)[-1] if checkpoints(source) else source)
     network.to(device)
     if calibrated and config.model.init is None and config.model.arch in ARCHS:
-        show = FeaturePass.of(config)
+        augment, size = config.label_augment, config.data.image_size
         some = torch.arange(0, len(images), max(1, len(images) // CALIBRATION_IMAGES))
-        batches = list(torch.split(some, show.batch))
+        batches = list(torch.split(some, batch_of(size)))
         seeds = [seed_of(config.run.seed, Stream.WEIGHTS, i) for i in range(len(batches))]
-        network.calibrate(
-            images.views(batches, show.augment, show.size, seeds=seeds, device=device)
-        )
+        views = images.views(batches, augment, size, seeds=seeds, device=device)
+        network.calibrate(views)
     return network
 
 
@@ -89,9 +90,8 @@ class Trainer:
         The run's directory; nothing is written without one.
     trunk : torch.nn.Module, optional
         A network of one's own, instead of the one that `config` names.
-    labels : Tensor or SelfLabels, optional
-        (heads, N) labels that stay as they are, instead of those that `config` names; or an object
-        with a loss of its own.
+    labels : SelfLabels, optional
+        Labels that stay as they are, and their loss, instead of those that `config` names.
     network : Network, optional
         What is trained, instead of a new one; of its parameters those that require gradients.
     """
@@ -99,11 +99,10 @@ class Trainer:
     def __init__(
         self, config: Config, images: ImageSet, run: Path | None, world: World | None = None,
         device: str = "cpu", trunk: nn.Module | None = None,
-        labels: Tensor | SelfLabels | None = None, network: Network | None = None,
+        labels: SelfLabels | None = None, network: Network | None = None,
     ) -> None:  # fmt: skip
         self.config, self.run = config, run
-        self.world = World() if world is None else world
-        self.device = torch.device(device)
+        self.world, self.device = world or World(), torch.device(device)
         on_gpu = isinstance(images, TensorImages) and self.device.type == "cuda"
         self.images = images.to(self.device) if on_gpu else images  # type: ignore[attr-defined]
         fresh = run is None or not checkpoints(run)  # asked before the processes meet
@@ -116,22 +115,18 @@ class Trainer:
         self.model = self._parallel()
         self.optimiser = build_optimiser(config.optimiser, self.network)
         self.scaler = new_scaler(config.optimiser, self.device)
-        seen = self.steps * self.batch_size
-        self.labels = new_labels(config.labels, len(images), config.run.seed, seen, self.world)
-        if isinstance(labels, SelfLabels):
-            self.labels = labels
-        elif labels is not None:
-            self.labels.labels = labels
-        elif config.labels.labelling == "fixed" and fresh:
+        total = self.steps * self.batch_size
+        self.labels = labels or new_labels(
+            config.labels, len(images), config.run.seed, total, self.world
+        )
+        if labels is None and config.labels.labelling == "fixed" and fresh:
             self.labels.labels = fixed_labels(config.labels, images)
-        self.show = FeaturePass.of(config)
-        self.step = 0
+        self.show, self.watch = FeaturePass(config), KnnWatch(config, self.images)
+        self.step, self.saved = 0, -math.inf  # when, in seconds
         # of the epoch's steps so far, over all processes
         self.loss = torch.zeros((), dtype=torch.float64, device=self.device)
         self.clock = Clock(torch.device("cpu"))
-        self.saved: float | None = None
         self.probe: Tensor | None = None
-        self.watch = KnnWatch(config, self.images)
 
     def _batch_size(self) -> int:
         batch, parts = min(self.config.optimiser.batch_size, len(self.images)), self.world.size
@@ -182,18 +177,15 @@ class Trainer:
                 return
             if run is not None:
                 cut_log(run, self.epoch, self.labels.updates)
-            epochs = self.config.optimiser.epochs
-            monitor = Monitor(run, self.config.labels.clusters, epochs, self.step)
-            try:
-                if self.saved is None:
-                    self.save()
+            if self.saved < 0:
+                self.save()
+            clusters, epochs = self.config.labels.clusters, self.config.optimiser.epochs
+            with closing(Monitor(run, clusters, epochs, self.step)) as monitor:
                 while self.step < self.steps:
                     self.train_epoch(monitor)
                     self.end_epoch(monitor)
                     if after_epoch is not None:
                         after_epoch()
-            finally:
-                monitor.close()
 
     def train_epoch(self, monitor: Monitor) -> None:
         """Train for one epoch, or for what is left of one."""
@@ -202,16 +194,18 @@ class Trainer:
         order = torch.randperm(len(self.images), generator=generator_of(seed, Stream.ORDER, epoch))
         batches = order[: self.steps_per_epoch * self.batch_size].view(-1, self.batch_size)
         mine = list(batches[first - epoch * self.steps_per_epoch :, world.rank :: world.size])
-        augment, size = self.config.optimiser.augment, self.show.size
+        augment, size = self.config.optimiser.augment, self.config.data.image_size
         seeds = [seed_of(seed, Stream.VIEWS, first + i, world.rank) for i in range(len(mine))]
         views = self.images.views(mine, augment, size, seeds=seeds, device=self.device)
-        for index in monitor.steps(mine, epoch + 1):
+        hidden = None if monitor.run else True  # None: unless there is a terminal
+        for index in tqdm(mine, f"epoch {epoch + 1}", leave=False, disable=hidden):
             self.relabel_if_due(monitor)
             with self.clock("loader"):
                 x = next(views)
             with self.clock("network"):
                 self.train_step(x, index)
-            if self.step % self.steps_per_epoch and self._overdue():
+            since = time.monotonic() - self.saved
+            if self.step % self.steps_per_epoch and since > 60 * self.config.run.checkpoint_minutes:
                 self.save()
         for _ in views:  # ends it, and leaves its workers for the next epoch
             pass
@@ -241,9 +235,8 @@ class Trainer:
         if not self.labels.due(self.step * self.batch_size):
             return
         self.refuse_divergence()
-        with self.clock("relabel"):
-            self.world.broadcast_buffers(self.network)
-            report = label_step(self.network, self.images, self.labels, self.show, self.world)
+        self.world.broadcast_buffers(self.network)
+        report = label_step(self.network, self.images, self.labels, self.show, self.world)
         for part, seconds in report.seconds.items():
             self.clock.seconds[part] = self.clock.seconds.get(part, 0.0) + seconds
         epoch = self.step / self.steps_per_epoch
@@ -253,16 +246,15 @@ class Trainer:
         """Log and save."""
         self.refuse_divergence()
         line: dict[str, Any] = {
-            "event": "epoch",
             "epoch": self.epoch,
             "step": self.step,
             "loss": float(self.loss) / self.steps_per_epoch,
             "ln_k": self.config.ln_k,
             "lr": self.optimiser.param_groups[0]["lr"],
         }
-        if self.world.first and self.watch.due(self.epoch):
+        if self.world.first:
             with self.clock("watch"):
-                line["knn"] = self.watch(self.network)
+                line |= self.watch(self.network, self.epoch)
         truth = self.images.targets.numpy() if self.images.labelled else None
         images = self.steps_per_epoch * self.batch_size
         monitor.epoch(line, self.clock.seconds, images, self.labels.labels.numpy(), truth)
@@ -274,10 +266,7 @@ class Trainer:
         """Return all that a checkpoint holds, as tensors and plain values."""
         return {
             "version": VERSION,
-            "network": self.network.state_dict(),
-            "optimiser": self.optimiser.state_dict(),
-            "scaler": self.scaler.state_dict(),
-            "labels": self.labels.state_dict(),
+            **{part: getattr(self, part).state_dict() for part in PARTS},
             "step": self.step,
             "batch_size": self.batch_size,
             "steps": self.steps,
@@ -310,18 +299,15 @@ class Trainer:
         if state["batch_size"] != self.batch_size:
             was = state["batch_size"]
             raise RunError(f"{self.run} has batches of {was} images, not {self.batch_size}")
-        self.network.load_state_dict(state["network"])
-        self.optimiser.load_state_dict(state["optimiser"])
-        self.scaler.load_state_dict(state["scaler"])
-        self.labels.load_state_dict(state["labels"])
+        for part in PARTS:
+            getattr(self, part).load_state_dict(state[part])
         self.labels.labels = self.labels.labels.cpu()
-        self.step = state["step"]
+        self.step, self.saved = state["step"], time.monotonic()
         if state["steps"] != self.steps:  # made longer: moments that have passed are passed over
             passed = sum(time < self.step * self.batch_size - 1e-6 for time in self.labels.times)
             self.labels.updates = max(self.labels.updates, passed)
         self.loss = state["loss"].to(self.device)
         self.clock.seconds = dict(state["seconds"])
-        self.saved = time.monotonic()
 
     @property
     @torch.no_grad()
@@ -344,7 +330,3 @@ class Trainer:
                 f"{self.step} of {self.steps}: training has diverged. The checkpoints of "
                 f"{self.run} are from before; start anew with a smaller --lr"
             )
-
-    def _overdue(self) -> bool:
-        since = time.monotonic() - (self.saved or 0.0)
-        return self.world.first and since > 60 * self.config.run.checkpoint_minutes

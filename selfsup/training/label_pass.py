@@ -1,22 +1,26 @@
-"""The label pass: features of all images, then the labels of one head after the other."""
+"""The label pass: features of all images, the labels of one head after the other, a report."""
 
 from __future__ import annotations
 
+import math
 import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 
 import torch
 from torch import Tensor
 
-from selfsup.config import AugmentConfig, Config, LabelConfig
+from selfsup.config import Config, LabelConfig
 from selfsup.data import ImageSet
-from selfsup.errors import ConfigError
+from selfsup.errors import ConfigError, RunError
+from selfsup.evaluation.scores import entropy, nmi
 from selfsup.labellers import labeller_of
 from selfsup.models import Network
 from selfsup.seeds import Stream, generator_of, seed_of
-from selfsup.sela import SelfLabels, update_times
-from selfsup.training.label_report import LabelReport, Watched
+from selfsup.sela import Labeller, Labelling, SelfLabels, Shard, update_times
 from selfsup.training.processes import World
 from selfsup.training.step import autocast
 
@@ -24,39 +28,27 @@ from selfsup.training.step import autocast
 BATCH_IMAGES, BATCH_NUMBERS = 250, 1 << 24
 #: Rows of features that a head takes at once where they are not on its device.
 HEAD_ROWS = 1 << 16
+#: Logits whose cross-entropies are worked on at once: 64 MB.
+BLOCK = 1 << 24
 #: Without --clusters: so many images for each, and never more clusters than that.
 IMAGES_PER_CLUSTER, MOST_CLUSTERS = 20, 128
 
 
+def batch_of(size: int) -> int:
+    """Return how many images of size x size go through the network at once in a label pass."""
+    return max(1, min(BATCH_IMAGES, BATCH_NUMBERS // (3 * size**2)))
+
+
 @dataclass(frozen=True)
 class FeaturePass:
-    """How features are taken of images, in their order."""
+    """How features are taken of images, in their order: as in the label pass of a run.
 
-    augment: AugmentConfig
-    size: int
-    seed: int
-    precision: str = "float32"
-    views: int = 1
-    """Random views whose mean is taken: as heads are linear, also the mean of their logits."""
-    train_mode: bool = False
-    """As the authors: dropout, statistics of shuffled batches, which the running ones follow."""
-    place: str = "device"
-    """Or memory, or disk."""
+    As heads are linear, the mean features of random views have the mean of their logits. In
+    training mode there are dropout and the statistics of shuffled batches, as the authors have
+    them, and the running statistics follow.
+    """
 
-    @classmethod
-    def of(cls, config: Config) -> FeaturePass:
-        """Return the label pass of a run."""
-        labels = config.labels
-        return cls(
-            config.label_augment, config.data.image_size, config.run.seed,
-            config.optimiser.precision, labels.label_views, labels.label_mode == "train",
-            labels.features_in,
-        )  # fmt: skip
-
-    @property
-    def batch(self) -> int:
-        """How many images go through the network at once."""
-        return max(1, min(BATCH_IMAGES, BATCH_NUMBERS // (3 * self.size**2)))
+    config: Config
 
     @torch.no_grad()
     def __call__(
@@ -67,40 +59,136 @@ class FeaturePass:
 
         `position` decides the random views.
         """
-        device, rows = network.mean.device, rows or slice(0, len(images))
+        config, labels, device = self.config, self.config.labels, network.mean.device
+        rows, training = rows or slice(0, len(images)), labels.label_mode == "train"
         index = torch.arange(rows.start, rows.stop)
-        if self.train_mode:
-            generator = generator_of(self.seed, Stream.LABEL_VIEWS, *position)
+        if training:
+            generator = generator_of(config.run.seed, Stream.LABEL_VIEWS, *position)
             index = index[torch.randperm(len(index), generator=generator)]
-        batches = list(torch.split(index, self.batch)) if len(index) else []
-        if self.train_mode and len(batches) > 1 and len(batches[-1]) == 1:
+        batch = batch_of(size := config.data.image_size)
+        batches = list(torch.split(index, batch)) if len(index) else []
+        if training and len(batches) > 1 and len(batches[-1]) == 1:
             batches[-2:] = [torch.cat(batches[-2:])]  # one image has no variance
-        total = self._room(len(index), network.dim, device)
-        was_training = network.training
-        network.train(self.train_mode)
-        for view in range(self.views):
-            first = rows.start // self.batch
-            seeds = [
-                seed_of(self.seed, Stream.LABEL_VIEWS, *position, view, first + i)
-                for i in range(len(batches))
-            ]
-            if self.train_mode:  # dropout draws from the global generator
-                torch.manual_seed(seed_of(self.seed, Stream.LABEL_VIEWS, *position, view))
-            shown = images.views(batches, self.augment, self.size, seeds=seeds, device=device)
+        total = _room(labels.features_in, len(index), network.dim, device)
+        was_training, first = network.training, rows.start // batch
+        network.train(training)
+        for view in range(labels.label_views):
+            seed = partial(seed_of, config.run.seed, Stream.LABEL_VIEWS, *position, view)
+            seeds = [seed(first + i) for i in range(len(batches))]
+            if training:  # dropout draws from the global generator
+                torch.manual_seed(seed())
+            shown = images.views(batches, config.label_augment, size, seeds=seeds, device=device)
             for some, x in zip(batches, shown, strict=True):
-                with autocast(device, self.precision):
+                with autocast(device, config.optimiser.precision):
                     features = network.features(x)
-                share = (features.float() / self.views).to(total.device)
+                share = (features.float() / labels.label_views).to(total.device)
                 total[(some - rows.start).to(total.device)] += share
         network.train(was_training)
         return total
 
-    def _room(self, n: int, dim: int, device: torch.device) -> Tensor:
-        if self.place != "disk" or not n:
-            return torch.zeros((n, dim), device=device if self.place == "device" else "cpu")
-        with tempfile.NamedTemporaryFile(prefix="features-") as file:  # unlinked, but mapped
-            file.truncate(4 * n * dim)
-            return torch.from_file(file.name, shared=True, size=n * dim).view(n, dim)
+
+def _room(place: str, n: int, dim: int, device: torch.device) -> Tensor:
+    if place != "disk" or not n:
+        return torch.zeros((n, dim), device=device if place == "device" else "cpu")
+    with tempfile.NamedTemporaryFile(prefix="features-") as file:  # unlinked, but mapped
+        file.truncate(4 * n * dim)
+        return torch.from_file(file.name, shared=True, size=n * dim).view(n, dim)
+
+
+class Clock:
+    """Seconds by part; a GPU is waited for, so that they belong to the part that caused them."""
+
+    def __init__(self, device: torch.device) -> None:
+        self.device = device
+        self.seconds: dict[str, float] = {}
+
+    @contextmanager
+    def __call__(self, part: str) -> Iterator[None]:
+        """Add the time inside to `part`."""
+        began = time.perf_counter()
+        yield
+        if self.device.type == "cuda":
+            torch.cuda.synchronize(self.device)
+        self.seconds[part] = self.seconds.get(part, 0.0) + time.perf_counter() - began
+
+
+@dataclass(frozen=True)
+class HeadReport:
+    """What an update did to one head."""
+
+    head: int
+    ln_k: float
+    ce_before: float
+    """Cross-entropy of the labels before the update, in nats, at the network as it is."""
+    ce_after: float  #: And after; it may rise, as argmax labels are not exactly balanced.
+    bits: float  #: (ln K - cross-entropy) / ln 2: a lower bound on the information about the image.
+    entropy: float  #: Of the labels, in nats; ln K when all classes are equally large.
+    size_min: int
+    size_max: int
+    changed: float  #: Part of the labels that changed.
+    nmi_last: float  #: Normalised mutual information with the labels before.
+    violation: float
+    converged: bool
+    passes: float  #: Reads of the N x K matrix.
+
+
+@dataclass(frozen=True)
+class LabelReport:
+    """What a label step did, and where its time went."""
+
+    heads: tuple[HeadReport, ...]
+    seconds: dict[str, float]
+    """forward: views and network; logits: heads and cross-entropies; transport: the solves."""
+
+
+class Watched:
+    """A labeller that notes how labels fare with the logits, before and after, and its time."""
+
+    def __init__(self, labeller: Labeller, world: World) -> None:
+        self.labeller, self.world = labeller, world
+        self.begin(torch.empty(0), torch.device("cpu"))
+
+    def begin(self, labels: Tensor, device: torch.device) -> None:
+        """Take note of the labels before an update."""
+        self.old, self.clock = labels.clone(), Clock(device)
+        self.entropies: dict[int, Tensor] = {}
+
+    def __call__(
+        self, head: int, logits: Tensor, features: Tensor | None, state: Tensor | None, shard: Shard
+    ) -> Labelling:
+        """Label, and compare the labels before and after."""
+        with self.clock("transport"):
+            if not self.world.sum(logits.sum(dtype=torch.float64)).isfinite():
+                raise RunError("logits are not finite: training has diverged; a smaller --lr helps")
+            found = self.labeller(head, logits, features, state, shard)
+        with self.clock("logits"):
+            before = self.old[head, shard.rows].to(logits.device)
+            sums = cross_entropies(logits, before, found.labels)
+            self.entropies[head] = self.world.sum(sums) / shard.n
+        return found
+
+    def report(self, head: int, labels: Tensor, k: int, found: Labelling) -> HeadReport:
+        """Return the report on one head, whose (N,) labels are now these."""
+        before, after = self.entropies[head].tolist()
+        sizes, old, solved = torch.bincount(labels, minlength=k), self.old[head], found.solved
+        return HeadReport(
+            head, math.log(k), before, after, (math.log(k) - after) / math.log(2),
+            entropy(sizes.numpy()), int(sizes.min()), int(sizes.max()),
+            float((old != labels).double().mean()), nmi(old.numpy(), labels.numpy()),
+            violation=0.0 if solved is None else float(solved.marginal_violation),
+            converged=solved is None or bool(solved.converged),
+            passes=0.0 if solved is None else float(solved.n_passes),
+        )  # fmt: skip
+
+
+def cross_entropies(logits: Tensor, *labellings: Tensor) -> Tensor:
+    """Return the cross-entropy of each (n,) labelling, summed over the rows, in float64."""
+    sums = torch.zeros(len(labellings), dtype=torch.float64, device=logits.device)
+    rows = max(1, BLOCK // logits.shape[1])
+    for block, *some in zip(*(torch.split(x, rows) for x in (logits, *labellings)), strict=True):
+        logs = block.log_softmax(1)
+        sums -= torch.stack([logs.gather(1, y[:, None]).double().sum() for y in some])
+    return sums
 
 
 def fit_clusters(config: LabelConfig, n: int) -> tuple[int, ...]:
@@ -136,7 +224,8 @@ def label_step(
     watch = labels.labeller
     assert isinstance(watch, Watched)
     watch.begin(labels.labels, network.mean.device)
-    rows, update = world.share(len(images), show.batch), labels.updates
+    rows = world.share(len(images), batch_of(show.config.data.image_size))
+    update = labels.updates
 
     def features(group: int) -> Tensor:
         with watch.clock("forward"):
@@ -149,9 +238,9 @@ def label_step(
     heads = [partial(logits, head) for head in range(len(labels.labels))]
     found = labels.update(features=features, heads=heads, rows=rows)
     with watch.clock("report"):
-        clusters, told = network.heads.clusters, found.items() if world.first else ()
-        reports = tuple(watch.report(h, labels.labels[h], clusters[h], x) for h, x in told)
-    return LabelReport(reports, watch.clock.seconds)
+        told = found.items() if world.first else ()
+        reports = [watch.report(h, labels.labels[h], labels.clusters[h], x) for h, x in told]
+    return LabelReport(tuple(reports), watch.clock.seconds)
 
 
 @torch.no_grad()
@@ -161,7 +250,6 @@ def in_blocks(network: Network, head: int, features: Tensor) -> Tensor:
     if features.device == device:
         return network.heads[head](features)
     logits = torch.empty((len(features), network.heads.clusters[head]), device=device)
-    for start in range(0, len(features), HEAD_ROWS):
-        rows = slice(start, start + HEAD_ROWS)
+    for rows in torch.split(torch.arange(len(features)), HEAD_ROWS):
         logits[rows] = network.heads[head](features[rows].to(device))
     return logits

@@ -1,27 +1,40 @@
-"""Watching a run: log.jsonl, a line an epoch on the console, TensorBoard."""
+"""Watching a run: log.jsonl, a line an epoch on the console, TensorBoard, kNN accuracies."""
 
 from __future__ import annotations
 
-import math
 import sys
-from collections.abc import Iterable, Iterator, Sequence
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
-from torch import Tensor
 from torch.utils.tensorboard import SummaryWriter
 from tqdm import tqdm
 
+from selfsup.config import AugmentConfig, Config
+from selfsup.data import ImageSet
+from selfsup.evaluation.neighbours import leave_one_out
 from selfsup.evaluation.scores import nmi
+from selfsup.models import Network
+from selfsup.seeds import Stream, generator_of
 from selfsup.training.checkpoints import append_log
-from selfsup.training.label_report import LabelReport
+from selfsup.training.label_pass import FeaturePass, LabelReport
 
 #: Parts of a run's time that the label step is made of.
 LABEL_PARTS = ("forward", "logits", "transport", "report")
 #: What a run's time is made of; on a GPU, "network" ends when its work is queued.
 PARTS = ("network", "loader", *LABEL_PARTS, "watch")
+#: What TensorBoard shows of a line: all but these; and of several heads, other than the mean.
+NOT_PLOTTED = ("event", "update", "epoch", "step", "head", "ln_k")
+OF_HEADS = {"violation": np.max, "passes": np.max, "size_max": np.max, "size_min": np.min}
+#: Images whose kNN accuracy is watched, at most; and of all images for each epoch between two
+#: looks. A look is one forward pass, an epoch about three for each image: it takes a hundredth.
+MOST, SHARE = 2000, 0.03
+#: Votes and sigma of Wu et al. (2018), as the authors' code has them while it trains.
+K, SIGMA = 10, 0.1
 
 
 class Monitor:
@@ -38,31 +51,14 @@ class Monitor:
         if self.board is not None:
             self.board.close()
 
-    def steps(self, batches: Iterable[Tensor], epoch: int) -> Iterator[Tensor]:
-        """Give the batches, with a progress bar on a terminal."""
-        disable = None if self.run else True
-        yield from tqdm(batches, f"epoch {epoch}", leave=False, disable=disable)
-
     def update(self, report: LabelReport, number: int, step: int, epoch: float) -> None:
         """Log a label update."""
         if self.run is None:
             return
         heads = [vars(head) for head in report.heads]
-        line: dict[str, Any] = {
-            "event": "update",
-            "update": number,
-            "step": step,
-            "epoch": epoch,
-            "ln_k": [math.log(self.clusters[h.head]) for h in report.heads],
-            **{name: [head[name] for head in heads] for name in heads[0]},
-            "seconds": {part: round(s, 4) for part, s in report.seconds.items()},
-        }
-        append_log(self.run, line)
-        for name in ("ce_before", "ce_after", "bits", "entropy", "changed", "nmi_last"):
-            self._plot(f"labels/{name}", float(np.mean(line[name])), step)
-        for name in ("violation", "passes", "size_max"):
-            self._plot(f"labels/{name}", float(max(line[name])), step)
-        self._plot("labels/size_min", float(min(line["size_min"])), step)
+        line: dict[str, Any] = {"event": "update", "update": number, "step": step, "epoch": epoch}
+        line |= {name: [head[name] for head in heads] for name in heads[0]}
+        self._log(self.run, line, report.seconds, step)
         self.last = line
 
     def epoch(
@@ -75,23 +71,26 @@ class Monitor:
         sizes = [np.bincount(y, minlength=k) for y, k in zip(labels, self.clusters, strict=True)]
         whole = max(whole_seconds(seconds), 1e-9)
         line |= {
+            "event": "epoch",
             "images_per_second": images / whole,
-            "seconds": {part: round(s, 4) for part, s in sorted(seconds.items())},
             "label_share": sum(seconds.get(part, 0.0) for part in LABEL_PARTS) / whole,
             "size_min": [int(s.min()) for s in sizes],
             "size_max": [int(s.max()) for s in sizes],
         }
         if truth is not None and len(labels):
             line["nmi"] = [nmi(truth, head) for head in labels]
-            self._plot("watch/nmi_with_classes", float(np.mean(line["nmi"])), line["step"] - 1)
-        if "knn" in line:
-            self._plot("watch/knn", line["knn"], line["step"] - 1)
-        append_log(self.run, line)
-        for name in ("loss", "lr", "images_per_second", "label_share"):
-            # the last step of the epoch: a run that is resumed here writes anew from the next
-            self._plot(f"train/{name}", line[name], line["step"] - 1)
+        # at the last step of the epoch: a run that is resumed here writes anew from the next
+        self._log(self.run, line, seconds, line["step"] - 1)
         tqdm.write(self._sentence(line))
         sys.stdout.flush()  # a file that the output goes to is to show it too
+
+    def _log(self, run: Path, line: dict[str, Any], seconds: dict[str, float], step: int) -> None:
+        append_log(run, line | {"seconds": {part: round(s, 4) for part, s in seconds.items()}})
+        group = {"update": "labels", "epoch": "train"}[line["event"]]
+        for name, value in line.items():
+            if self.board is not None and name not in NOT_PLOTTED and value != []:
+                of_heads = OF_HEADS.get(name, np.mean)
+                self.board.add_scalar(f"{group}/{name}", float(of_heads(value)), step)
 
     def _sentence(self, line: dict[str, Any]) -> str:
         words = [
@@ -113,20 +112,41 @@ class Monitor:
             words.append(f"label step {100 * line['label_share']:.1f}%")
         return "  ".join(words)
 
-    def _plot(self, name: str, value: float, step: int) -> None:
-        if self.board is not None:
-            self.board.add_scalar(name, value, step)
+
+class KnnWatch:
+    """The kNN accuracy of some training images among themselves, always the same ones.
+
+    ``run.knn_every`` says after which epochs it is due; after the last one always.
+    """
+
+    def __init__(self, config: Config, images: ImageSet) -> None:
+        self.every, self.epochs = config.run.knn_every, config.optimiser.epochs
+        count = min(MOST, round(SHARE * self.every * len(images)), len(images))
+        order = torch.randperm(len(images), generator=generator_of(config.run.seed, Stream.SPLITS))
+        some = order[:count].sort().values
+        self.images = images.select(some) if images.labelled and count > K else None
+        clean = AugmentConfig(centre=config.labels.label_augment.centre)
+        self.show = FeaturePass(config.but(
+            label_augment=clean, label_sees="label-augment", label_views=1, label_mode="eval",
+            features_in="device",
+        ))  # fmt: skip
+
+    def __call__(self, network: Network, epoch: int) -> dict[str, float]:
+        """Return the accuracy after so many epochs, if it is due; the network stays as it is."""
+        if self.images is None or (epoch % self.every and epoch != self.epochs):
+            return {}
+        features, classes = self.show(network, self.images), len(self.images.classes)
+        return {"knn": leave_one_out(features, self.images.targets, classes, K, SIGMA)}
 
 
 def time_shares(epochs: list[dict[str, Any]]) -> dict[str, float]:
     """Return what part of a run's time went where, from the log's epoch lines."""
-    totals: dict[str, float] = {}
+    totals: Counter[str] = Counter()
     for line in epochs:
-        for part, seconds in line["seconds"].items():
-            totals[part] = totals.get(part, 0.0) + seconds
-    return {part: totals.get(part, 0.0) / max(whole_seconds(totals), 1e-9) for part in PARTS}
+        totals.update(line["seconds"])
+    return {part: totals[part] / max(whole_seconds(totals), 1e-9) for part in PARTS}
 
 
-def whole_seconds(parts: dict[str, float]) -> float:
+def whole_seconds(parts: Mapping[str, float]) -> float:
     """Return the seconds of all parts together."""
     return sum(parts.get(part, 0.0) for part in PARTS)

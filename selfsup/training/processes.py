@@ -70,16 +70,15 @@ def joined(device: str) -> Iterator[tuple[World, str]]:
     device = check_device(device)
     if several and device == "cuda":
         device = check_device(f"cuda:{os.environ.get('LOCAL_RANK', '0')}")
-    if device.startswith("cuda"):
+    on_gpu = device.startswith("cuda")
+    if on_gpu:
         torch.cuda.set_device(device)
         torch.backends.cudnn.benchmark = True  # images have one size
     if not several:
         yield World(), device
         return
-    dist.init_process_group(
-        "nccl" if device.startswith("cuda") else "gloo",
-        timeout=timedelta(hours=2),  # the others wait while the first one clusters by k-means
-    )
+    patience = timedelta(hours=2)  # the others wait while the first one clusters by k-means
+    dist.init_process_group("nccl" if on_gpu else "gloo", timeout=patience)
     try:
         yield World(dist.get_rank(), dist.get_world_size(), dist.group.WORLD), device
     finally:

@@ -27,28 +27,22 @@ def precision_on(device: torch.device, wanted: str) -> torch.dtype:
 def autocast(device: torch.device, wanted: str) -> AbstractContextManager[None]:
     """Return the context of mixed precision; idle for float32."""
     dtype = precision_on(device, wanted)
-    on = dtype != torch.float32
-    return torch.autocast(device.type, dtype=dtype if on else None, enabled=on)
+    return nullcontext() if dtype == torch.float32 else torch.autocast(device.type, dtype)
 
 
 def build_optimiser(config: OptimiserConfig, network: nn.Module) -> torch.optim.SGD:
     """Return SGD as `config` says, for what is not frozen; a group says its share of the rate."""
-    heads: list[Tensor] = []
-    rest: list[Tensor] = []
-    for name, parameter in network.named_parameters():
-        if parameter.requires_grad:
-            own = config.lr_heads is not None and not name.startswith("trunk.")
-            (heads if own else rest).append(parameter)
-    groups: list[dict[str, Any]] = [{"params": rest, "share": 1.0}]
+    learned = [(name, p) for name, p in network.named_parameters() if p.requires_grad]
+    groups: list[dict[str, Any]] = [{"params": [p for _, p in learned], "share": 1.0}]
     if config.lr_heads is not None:
-        groups.append({"params": heads, "share": config.lr_heads / config.lr})
+        share = config.lr_heads / config.lr
+        trunk = [p for name, p in learned if name.startswith("trunk.")]
+        heads = [p for name, p in learned if not name.startswith("trunk.")]
+        groups = [{"params": trunk, "share": 1.0}, {"params": heads, "share": share}]
     return torch.optim.SGD(
-        groups,
-        lr=config.lr,
-        momentum=config.momentum,
-        weight_decay=config.weight_decay,
-        nesterov=config.nesterov,
-    )
+        groups, config.lr, config.momentum,
+        weight_decay=config.weight_decay, nesterov=config.nesterov,
+    )  # fmt: skip
 
 
 def new_scaler(config: OptimiserConfig, device: torch.device) -> torch.amp.GradScaler:
@@ -67,20 +61,13 @@ def learning_rate(config: OptimiserConfig, step: int, steps_per_epoch: int) -> f
         epoch = step // steps_per_epoch
         return float(config.lr * config.lr_fall ** sum(epoch >= drop for drop in config.lr_drops))
     steps = config.epochs * steps_per_epoch
-    warmup = max(1, steps // 50)
-    wave = 0.5 * (1 + math.cos(math.pi * step / steps))
-    return config.lr * min(1.0, (step + 1) / warmup) * wave
+    rise = min(1.0, (step + 1) / max(1, steps // 50))
+    return config.lr * rise * 0.5 * (1 + math.cos(math.pi * step / steps))
 
 
 def quarter_turns(images: Tensor) -> Tensor:
     """Return (4B, C, S, S): the (B, C, S, S) images turned by 0, 90, 180 and 270 degrees."""
     return torch.cat([torch.rot90(images, turns, (2, 3)) for turns in range(4)])
-
-
-def rotation_loss(turns: Tensor) -> Tensor:
-    """Return RotNet's loss of (4B, 4) logits of :func:`quarter_turns`."""
-    truth = torch.arange(4, device=turns.device).repeat_interleave(len(turns) // 4)
-    return F.cross_entropy(turns, truth)
 
 
 def objective(
@@ -90,7 +77,8 @@ def objective(
     if not rotation:
         return labels.loss(model(views), index)
     *heads, turns = model(quarter_turns(views), rotated=True)
-    loss = rotation_loss(turns)
+    truth = torch.arange(4, device=turns.device).repeat_interleave(len(index))
+    loss = F.cross_entropy(turns, truth)  # of RotNet
     return loss + labels.loss(heads, index) if heads else loss
 
 
@@ -108,12 +96,9 @@ def gradient_step(
     """Take one SGD step on (B, C, S, S) views of the images at `index`; return the loss."""
     total = torch.zeros((), dtype=torch.float64, device=views.device)
     optimiser.zero_grad(set_to_none=True)
-    parts = zip(
-        torch.chunk(views, config.accumulate), torch.chunk(index, config.accumulate), strict=True
-    )
-    for i, (x, some) in enumerate(parts):
-        last = i == config.accumulate - 1
-        silent = isinstance(model, DistributedDataParallel) and not last
+    parts = [torch.chunk(x, config.accumulate) for x in (views, index)]
+    for i, (x, some) in enumerate(zip(*parts, strict=True), 1):
+        silent = isinstance(model, DistributedDataParallel) and i < config.accumulate
         with model.no_sync() if silent else nullcontext():  # type: ignore[operator]
             with autocast(views.device, config.precision):
                 loss = objective(model, x, some, labels, rotation) / config.accumulate

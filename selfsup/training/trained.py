@@ -28,8 +28,7 @@ class Trained:
     config: Config
     network: Network
     labels: SelfLabels
-    images: str
-    """The fingerprint of the images that were trained on."""
+    images: str  #: The fingerprint of the images that were trained on.
 
     @classmethod
     def load(
@@ -55,7 +54,7 @@ class Trained:
 
     def features(self, images: ImageSet) -> Tensor:
         """Return the (n, D) features of images as a label pass sees them."""
-        return FeaturePass.of(self.config)(self.network, images)
+        return FeaturePass(self.config)(self.network, images)
 
     def predict(self, images: ImageSet) -> Tensor:
         """Return (heads, n) labels of any images.

@@ -375,12 +375,12 @@ def test_the_watched_accuracy_is_that_of_the_features():
     trainer = Trainer(TINY.but(knn_every=40), images, None)
     watch = trainer.watch
     assert len(watch.images) == len(images)  # all, but no more than 2000
-    accuracy = watch(trainer.network)
-    assert 0.5 < accuracy < 1
+    assert watch(trainer.network, 3) == {}  # due after the last epoch, the fourth
+    assert 0.5 < watch(trainer.network, 4)["knn"] < 1
     with torch.no_grad():
         for parameter in trainer.network.trunk.parameters():
             parameter.zero_()
-    assert watch(trainer.network) < 0.2
+    assert watch(trainer.network, 4)["knn"] < 0.2
 
 
 def test_tables_align_words_left_and_numbers_right():

@@ -23,9 +23,7 @@ from selfsup.evaluation.linear_sgd import LinearSgdSettings, linear_sgd
 from selfsup.evaluation.run import evaluate, read_results
 from selfsup.evaluation.subject import Images, load_subject
 from selfsup.evaluation.table import report_text
-from selfsup.report import write_report
-from selfsup.report.evaluation_part import evaluation_part
-from selfsup.report.tiles import data_url, tiles_of
+from selfsup.report.page import data_url, evaluation_part, tiles_of, write_report
 from selfsup.training.api import train
 from selfsup.training.checkpoints import create_run
 from selfsup.training.fit import Trainer
@@ -261,7 +259,7 @@ def test_the_page_draws_the_images_that_were_evaluated(run, tmp_path):
     (table,) = evaluation_part(results, loaded.own)["tables"]
     lines = results[0].rows[0]["neighbours"]["paths"]
     index = np.array([train.paths.index(path) for line in lines for path in line])
-    assert table["picture"] == data_url(tiles_of(train, index, files=False), len(lines[0]))
+    assert table["picture"] == data_url(tiles_of(train, index), len(lines[0]))
     part = loaded.evaluation.train
     assert shown_digest(train, torch.from_numpy(index)) == shown_digest(
         part, torch.tensor([part.paths.index(train.paths[i]) for i in index])
@@ -271,13 +269,14 @@ def test_the_page_draws_the_images_that_were_evaluated(run, tmp_path):
     assert table["picture"] is None
 
 
-def test_the_page_has_no_results_of_what_the_run_was_before(subject, tmp_path):
+def test_the_page_has_no_results_of_what_the_run_was_before(subject, tmp_path, monkeypatch):
+    monkeypatch.setattr("selfsup.report.page.MAPPED", 50)
     list(evaluate(subject.evaluation, ["clusters"]))
     title = "clusters against classes"
     (tmp_path / "log.jsonl").touch()
 
     def page():
-        return write_report(tmp_path, subject.trained, subject.own, final=False).read_text()
+        return write_report(tmp_path, subject.trained, subject.own).read_text()
 
     assert title in page()
     subject.trained.labels.labels[0, :3] = 0

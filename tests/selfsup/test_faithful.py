@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from selfsup.data import TensorImages, load_data
 from selfsup.presets import as_authors
 from selfsup.training import fit
-from selfsup.training.label_pass import FeaturePass
+from selfsup.training.label_pass import batch_of
 from selfsup.training.monitor import Monitor
 
 STEPS, UPDATES = 50, 3
@@ -92,7 +92,7 @@ def test_losses_and_labels_are_those_of_the_authors_loop(one_head, seen):
     monitor.close()
 
     clusters, lam = config.labels.clusters, round(1 / config.labels.epsilon)
-    label_batch = FeaturePass.of(config).batch
+    label_batch = batch_of(config.data.image_size)
     heads = [nn.Linear(network.dim, k) for k in clusters]  # ours are rows of one matrix
     for h, head in enumerate(heads):
         weight, bias = network.heads.parameters_of(h)

@@ -309,6 +309,7 @@ def test_transfer_on_imagenet_is_the_authors_retraining(tmp_path):
         "step": 0,
         "version": VERSION,
         "labels": {"labels": torch.zeros(2, 5).long()},
+        "images": "5 images",
     }
     save_checkpoint(tmp_path / "run", config.run, state, 0, 0)
     made = transfer_config(tmp_path / "run", "alexnet", rotation=True)

@@ -20,8 +20,13 @@ from selfsup.models import MultiHead
 from selfsup.presets import PRESETS
 from selfsup.sela import SelfLabels, Shard, multi_head_loss, update_times
 from selfsup.training.fit import new_network
-from selfsup.training.label_pass import FeaturePass, fit_clusters, label_step, new_labels
-from selfsup.training.label_report import cross_entropies
+from selfsup.training.label_pass import (
+    FeaturePass,
+    cross_entropies,
+    fit_clusters,
+    label_step,
+    new_labels,
+)
 from selfsup.training.processes import World
 from selfsup.training.step import (
     build_optimiser,
@@ -59,12 +64,12 @@ def step(network, images, config, old=None):
     labels = at_random(len(images), config)
     if old is not None:
         labels.load_state_dict(copy.deepcopy(old.state_dict()))
-    report = label_step(network, images, labels, FeaturePass.of(config), World())
+    report = label_step(network, images, labels, FeaturePass(config), World())
     return labels, report
 
 
 def features_of(network, images, config=CONFIG, **options):
-    return FeaturePass.of(config)(network, images, **options)
+    return FeaturePass(config)(network, images, **options)
 
 
 def logits_of(network, images, head=0):
@@ -289,7 +294,7 @@ def test_cross_entropies_by_hand_and_in_blocks(monkeypatch):
     logits = torch.randn(50, 6, generator=torch.Generator().manual_seed(0)) * 3
     labels = [torch.arange(50) % 6, torch.zeros(50, dtype=torch.int64)]
     expected = [float(torch.nn.functional.cross_entropy(logits.double(), y)) for y in labels]
-    monkeypatch.setattr("selfsup.training.label_report.BLOCK", 42)  # seven rows at a time
+    monkeypatch.setattr("selfsup.training.label_pass.BLOCK", 42)  # seven rows at a time
     assert (cross_entropies(logits, *labels) / 50).tolist() == pytest.approx(expected, rel=1e-6)
 
 

@@ -201,6 +201,16 @@ def test_a_finished_run_is_made_longer(tmp_path, photos):
     assert all(later > earlier for earlier, later in itertools.pairwise(steps[3:]))
 
 
+def test_random_labels_stay_when_a_run_is_made_longer(tmp_path, photos):
+    """A control without label updates would get one otherwise."""
+    run = tmp_path / "run"
+    assert train(photos, run, "--updates", "0") == 0
+    random = np.load(run / "labels.npy")
+    assert main(["train", "--resume", str(run), "--epochs", "2"]) == 0
+    assert load_config(run).labels.updates == 0
+    assert np.array_equal(np.load(run / "labels.npy"), random)
+
+
 def test_another_number_of_processes_goes_on_when_that_is_accepted(tmp_path, photos, capsys):
     run = tmp_path / "run"
     assert train(photos, run, "--epochs", "2") == 0

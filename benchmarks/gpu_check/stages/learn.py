@@ -17,7 +17,7 @@ from selfsup.evaluation.scores import cluster_scores
 from selfsup.presets import PRESETS
 from selfsup.training.checkpoints import create_run, read_log
 from selfsup.training.fit import Trainer
-from selfsup.training.label_report import Clock
+from selfsup.training.label_pass import Clock
 from selfsup.training.monitor import Monitor, time_shares
 
 
