@@ -7,12 +7,10 @@ from typing import Literal
 
 from torch import Tensor, nn
 
-from selfsup.models.network import Trunk
-
 WIDTHS = {"big": (96, 256, 384, 384, 256), "small": (64, 192, 384, 256, 256)}
 
 
-class AlexNet(Trunk):
+class AlexNet(nn.Module):
     """AlexNet up to fc7.
 
     Module names are those of the authors' code, so that its weights load.
@@ -41,13 +39,12 @@ class AlexNet(Trunk):
                 layers.append(nn.MaxPool2d(3, 2))
             channels = outputs
         self.features = nn.Sequential(*layers)
-        self.dim = 4096
         self.classifier = nn.Sequential(
             nn.Dropout(),
-            nn.Linear(channels * 6 * 6, self.dim),
+            nn.Linear(channels * 6 * 6, 4096),
             nn.ReLU(inplace=True),
             nn.Dropout(),
-            nn.Linear(self.dim, self.dim),
+            nn.Linear(4096, 4096),
             nn.ReLU(inplace=True),
         )
         self.apply(initialise)
