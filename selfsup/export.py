@@ -14,7 +14,7 @@ import torch
 from selfsup.data import ImageSet
 from selfsup.errors import RunError
 from selfsup.models.resnet import ResNet
-from selfsup.training.checkpoints import check_images, write_whole
+from selfsup.training.checkpoints import check_images
 from selfsup.training.trained import Trained
 
 
@@ -32,7 +32,7 @@ def export_run(trained: Trained, images: ImageSet, out: Path) -> None:
     weights = {name: value.cpu().contiguous() for name, value in module.state_dict().items()}
     content = io.BytesIO()
     torch.save(weights, content)
-    write_whole(out / "weights.pt", content.getbuffer())
+    (out / "weights.pt").write_bytes(content.getbuffer())
     preprocessing = {
         "arch": trained.config.model.arch,
         "mean": trained.network.mean.flatten().tolist(),
@@ -40,12 +40,10 @@ def export_run(trained: Trained, images: ImageSet, out: Path) -> None:
         "image_size": trained.config.data.image_size,
         "features": trained.network.dim,
     }
-    text = json.dumps(preprocessing, indent=2) + "\n"
-    write_whole(out / "preprocessing.json", text.encode())
-    content = io.BytesIO()
-    np.save(content, trained.features(images).cpu().numpy())
-    write_whole(out / "embeddings.npy", content.getbuffer())
-    write_whole(out / "paths.txt", "".join(f"{path}\n" for path in images.paths).encode())
+    (out / "preprocessing.json").write_text(json.dumps(preprocessing, indent=2) + "\n")
+    np.save(out / "embeddings.npy", trained.features(images).cpu().numpy())
+    paths = "".join(f"{path}\n" for path in images.paths)
+    (out / "paths.txt").write_bytes(os.fsencode(paths))
 
 
 def export_clusters(trained: Trained, images: ImageSet, out: Path, head: int, copy: bool) -> int:
@@ -59,17 +57,13 @@ def export_clusters(trained: Trained, images: ImageSet, out: Path, head: int, co
         raise RunError(f"no head {head}: there are {len(labels)}, from 0 on")
     files = [images.locate(i) for i in range(len(images))]
     if None in files:
-        raise RunError(
-            f"{images.paths[files.index(None)]} is no file of its own: nothing to link to"
-        )
+        name = images.paths[files.index(None)]
+        raise RunError(f"{name} is no file of its own: nothing to link to")
     if out.exists() and any(out.iterdir()):
         raise RunError(f"{out} is not empty; choose another folder")
+    place = shutil.copy2 if copy else os.symlink
     for i, (file, label) in enumerate(zip(files, labels[head].tolist(), strict=True)):
         folder = out / f"cluster-{label:04d}"
         folder.mkdir(parents=True, exist_ok=True)
-        target = folder / f"{i:06d}-{Path(str(file)).name}"
-        if copy:
-            shutil.copy2(str(file), target)
-        else:
-            os.symlink(str(file), target)
+        place(str(file), folder / f"{i:06d}-{Path(str(file)).name}")
     return len(set(labels[head].tolist()))
