@@ -55,15 +55,17 @@ def export_clusters(trained: Trained, images: ImageSet, out: Path, head: int, co
     labels = trained.labels.labels
     if not 0 <= head < len(labels):
         raise RunError(f"no head {head}: there are {len(labels)}, from 0 on")
-    files = [images.locate(i) for i in range(len(images))]
-    if None in files:
-        name = images.paths[files.index(None)]
-        raise RunError(f"{name} is no file of its own: nothing to link to")
+    files = [file for i in range(len(images)) if (file := images.locate(i)) is not None]
+    if len(files) < len(images):
+        raise RunError(
+            f"{len(images) - len(files)} images are no files of their own, as in a zip file: "
+            "nothing to link to"
+        )
     if out.exists() and any(out.iterdir()):
         raise RunError(f"{out} is not empty; choose another folder")
     place = shutil.copy2 if copy else os.symlink
     for i, (file, label) in enumerate(zip(files, labels[head].tolist(), strict=True)):
         folder = out / f"cluster-{label:04d}"
         folder.mkdir(parents=True, exist_ok=True)
-        place(str(file), folder / f"{i:06d}-{Path(str(file)).name}")
+        place(file, folder / f"{i:06d}-{file.name}")
     return len(set(labels[head].tolist()))

@@ -142,7 +142,7 @@ def _images(
         file = images.locate(i)
         rows.append({
             "name": images.paths[i],
-            "link": Path(file).as_uri() if file and Path(file).is_file() else None,
+            "link": file.as_uri() if file and file.is_file() else None,
             "labels": labels[:, i].tolist(),
             "confidence": [round(float(c), 3) for c in confidence[:, i]],
             "class": int(images.targets[i]),

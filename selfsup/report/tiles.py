@@ -5,15 +5,13 @@ from __future__ import annotations
 import base64
 import io
 from collections.abc import Sequence
-from pathlib import Path
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from PIL import Image
 
-from selfsup.data import ImageSet
-from selfsup.data.decode import pictures
+from selfsup.data import ImageSet, TensorImages
 
 #: Side of a picture.
 TILE = 64
@@ -21,9 +19,9 @@ TILE = 64
 
 def tiles_of(images: ImageSet, shown: NDArray[np.int64], files: bool) -> list[NDArray[np.uint8]]:
     """Return (h, w, C) pictures: with `files`, of the files where there are any."""
-    located = [images.locate(i) for i in shown.tolist()] if files else []
-    if located and all(file and Path(file).is_file() for file in located):
-        return pictures([Path(str(file)) for file in located], TILE)
+    if files and isinstance(images, TensorImages) and images.origin is not None:
+        located = [images.locate(i) for i in shown.tolist()]
+        images = images.origin if all(x is not None and x.is_file() for x in located) else images
     return images.thumbnails(torch.from_numpy(shown), TILE)
 
 

@@ -36,7 +36,7 @@ class DryRun:
         """Look how many images there are; none is decoded."""
         data, n = config.data, SIZES[config.data.dataset]
         if data.dataset == "folder" and data.data is not None:
-            n = len(all_images(Path(data.data), 3)[0])
+            n = len(all_images(Path(data.data))[0])
         return cls(config, n, 1 if data.dataset in ("digits", "fashion-mnist") else 3)
 
     @property

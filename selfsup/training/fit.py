@@ -105,7 +105,7 @@ class Trainer:
         self.world = World() if world is None else world
         self.device = torch.device(device)
         on_gpu = isinstance(images, TensorImages) and self.device.type == "cuda"
-        self.images = images.to(self.device) if on_gpu else images  # type: ignore[attr-defined]
+        self.images = images.to(self.device) if on_gpu else images  # type: ignore[union-attr]
         fresh = run is None or not checkpoints(run)  # asked before the processes meet
         self.batch_size = self._batch_size()
         self.steps_per_epoch = len(images) // self.batch_size
