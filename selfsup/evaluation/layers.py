@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from selfsup.config import OptimiserConfig
 from selfsup.evaluation.frame import Evaluation, Protocol, Row, classes, test_part
+from selfsup.evaluation.stages import absorbed, map_shapes, stages
 from selfsup.evaluation.training import (
     ClassLabels,
     accuracies,
@@ -18,7 +19,7 @@ from selfsup.evaluation.training import (
     train,
     training_views,
 )
-from selfsup.models import AlexNet, Network, absorbed, map_shapes, stages
+from selfsup.models import AlexNet, Network
 from selfsup.seeds import seeded
 
 #: Kernel, stride and padding of the pooling after conv1 to conv5 of AlexNet, in the authors' code.

@@ -9,6 +9,7 @@ import torch
 
 from selfsup.config import OptimiserConfig
 from selfsup.evaluation.frame import Evaluation, Protocol, Row, classes, test_part
+from selfsup.evaluation.stages import Fixed
 from selfsup.evaluation.training import (
     ClassLabels,
     accuracies,
@@ -19,7 +20,6 @@ from selfsup.evaluation.training import (
     training_views,
 )
 from selfsup.models import Network
-from selfsup.models.stages import Fixed
 from selfsup.seeds import seeded
 
 

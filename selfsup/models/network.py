@@ -145,13 +145,14 @@ def build_trunk(config: ModelConfig, channels: int) -> nn.Module:
     match config.arch:
         case "small-resnet":
             return SmallResNet(channels, config.width, config.blocks, config.stem_stride)
-        case "alexnet" | "alexnet-small":
-            return AlexNet("small" if config.arch == "alexnet-small" else "big", channels)
+        case "alexnet":
+            return AlexNet("big", channels)
+        case "alexnet-small":
+            return AlexNet("small", channels)
         case "resnet18" | "resnet50":
-            return ResNet(50 if config.arch == "resnet50" else 18, channels)
+            return ResNet(int(config.arch[-2:]), channels)
         case "preact-resnet18" | "preact-resnet50":
-            depth = 50 if config.arch == "preact-resnet50" else 18
-            return PreActResNet(depth, channels, config.final_norm)
+            return PreActResNet(int(config.arch[-2:]), channels, config.final_norm)
         case "own":
             raise ConfigError("this network was passed from Python: pass it again, as trunk=")
     try:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
+from textwrap import shorten
 from typing import Any
 
 import torch
@@ -42,28 +43,32 @@ def load_weights(network: Network, source: str | os.PathLike[str] | Mapping[str,
     """
     contents = source if isinstance(source, Mapping) else _read(source)
     weights = contents.get("network", contents.get("state_dict", contents))
+    trunk = "trunk.net." if isinstance(network.trunk, ResNet) else "trunk."
     places = _places(network)
     found = {
-        _own_name(name, network, places): value
+        _own_name(name, trunk, places): value
         for name, value in weights.items()
         if isinstance(value, Tensor) and name not in ("labels", "L")
     }
-    # weights of 2018 and before have no counter of batches
-    missing = [
-        name for name in places
-        if name.startswith("trunk.") and name not in found and "num_batches" not in name
+    fitting = [x for x in found if x in places and found[x].shape == places[x].shape]
+    strange = [x for x in found if x not in fitting and not HEAD.match(x)]
+    faults = {
+        # weights of 2018 and before have no counter of batches
+        "missing": [
+            x.removeprefix(trunk) for x in places
+            if x.startswith(trunk) and x not in found and not x.endswith("num_batches_tracked")
+        ],
+        "unknown": [x for x in strange if x not in places],
+        "of another shape": [
+            f"{x.removeprefix(trunk)} {tuple(found[x].shape)} instead of {tuple(places[x].shape)}"
+            for x in strange if x in places
+        ],
+    }  # fmt: skip
+    told = [
+        f"{len(names)} {fault}: {shorten(', '.join(names), 200, placeholder=' ...')}"
+        for fault, names in faults.items() if names
     ]  # fmt: skip
-    unknown, misshapen, fitting = [], [], []
-    for name, value in found.items():
-        if name in places and places[name].shape == value.shape:
-            fitting.append(name)
-        elif not HEAD.match(name) and name in places:
-            misshapen.append(f"{name} {tuple(value.shape)} instead of {tuple(places[name].shape)}")
-        elif not HEAD.match(name):
-            unknown.append(name)
-    faults = {"missing": missing, "unknown": unknown, "of another shape": misshapen}
-    if any(faults.values()):
-        told = [f"{fault}: {_first_few(names)}" for fault, names in faults.items() if names]
+    if told:
         raise WeightsError(
             f"these weights do not fit a {type(network.trunk).__name__} of {network.dim} features; "
             + "; ".join(told)
@@ -98,19 +103,11 @@ def _places(network: Network) -> dict[str, Tensor]:
     return places
 
 
-def _own_name(name: str, network: Network, places: Mapping[str, Tensor]) -> str:
+def _own_name(name: str, trunk: str, places: Mapping[str, Tensor]) -> str:
     """Translate a name of any source into one of the network's, where it has such a one."""
     name = re.sub(r"(^|\.)module\.", r"\1", name)  # of (Distributed)DataParallel
-    prefix = "trunk."
-    if isinstance(network.trunk, ResNet):
-        prefix = "trunk.net."
+    if trunk == "trunk.net.":
         name = re.sub(r"^features\.\d+", lambda part: RESNET_PARTS.get(part[0], part[0]), name)
-    if prefix + name in places:
-        return prefix + name
+    if trunk + name in places:
+        return trunk + name
     return re.sub(r"^(fc|top_layer)\.", "top_layer0.", name)
-
-
-def _first_few(names: Sequence[str], shown: int = 3) -> str:
-    more = len(names) - shown
-    few = [re.sub(r"^trunk\.(net\.)?", "", name) for name in names[:shown]]
-    return ", ".join(few) + (f" and {more} more" if more > 0 else "")

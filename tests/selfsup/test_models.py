@@ -438,7 +438,7 @@ def test_heads_that_do_not_fit_stay(resnet18):
         ({"layer9.weight": torch.zeros(1)}, r"unknown: layer9\.weight$"),
         (
             dict.fromkeys(["bn1.weight", "bn1.bias", "layer1.0.bn1.weight", "layer1.0.bn1.bias"]),
-            r"missing: bn1\.weight, bn1\.bias, layer1\.0\.bn1\.weight and 1 more$",
+            r"4 missing: bn1\.weight, bn1\.bias, layer1\.0\.bn1\.weight, layer1\.0\.bn1\.bias$",
         ),
     ],
 )

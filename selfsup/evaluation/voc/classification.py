@@ -11,10 +11,11 @@ from torch.nn import functional as F
 from selfsup.config import AugmentConfig, OptimiserConfig
 from selfsup.evaluation.finetune import with_new_head
 from selfsup.evaluation.frame import Evaluation, Protocol, Row
+from selfsup.evaluation.stages import fix_norms
 from selfsup.evaluation.training import drops, mean_logits, train
 from selfsup.evaluation.voc.data import CLASSES, VocSettings, presence
 from selfsup.evaluation.voc.precision import RULES, average_precision, mean_precision
-from selfsup.models import AlexNet, Network, fix_norms
+from selfsup.models import AlexNet, Network
 from selfsup.models.alexnet import initialise
 from selfsup.seeds import seeded
 from selfsup.sela import SelfLabels

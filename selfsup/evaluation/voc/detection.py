@@ -14,6 +14,7 @@ from torchvision.ops import MultiScaleRoIAlign
 
 from selfsup.evaluation.frame import Evaluation, Protocol, Row
 from selfsup.evaluation.layers import known_layers
+from selfsup.evaluation.stages import absorbed, map_shapes, stages
 from selfsup.evaluation.voc.data import CLASSES, Target, VocImages, objects
 from selfsup.evaluation.voc.loop import Batch, VocTraining, fit
 from selfsup.evaluation.voc.precision import (
@@ -22,7 +23,7 @@ from selfsup.evaluation.voc.precision import (
     detection_hits,
     mean_precision,
 )
-from selfsup.models import AlexNet, Network, absorbed, map_shapes, stages
+from selfsup.models import AlexNet, Network
 from selfsup.seeds import seeded
 
 

@@ -12,10 +12,11 @@ from torchvision.models.segmentation.fcn import FCNHead
 
 from selfsup.evaluation.frame import Evaluation, Protocol, Row
 from selfsup.evaluation.layers import known_layers
+from selfsup.evaluation.stages import absorbed, map_shapes, stages
 from selfsup.evaluation.voc.data import CLASSES, VOID, VocImages
 from selfsup.evaluation.voc.loop import Batch, VocTraining, fit
 from selfsup.evaluation.voc.precision import confusion, intersection_over_union
-from selfsup.models import Network, absorbed, map_shapes, stages
+from selfsup.models import Network
 from selfsup.seeds import seeded
 
 

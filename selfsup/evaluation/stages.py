@@ -12,8 +12,7 @@ from torch.fx.experimental import optimization
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from selfsup.errors import ConfigError
-from selfsup.models.alexnet import AlexNet
-from selfsup.models.resnet import PreActResNet, ResNet, SmallResNet
+from selfsup.models import AlexNet, PreActResNet, ResNet, SmallResNet
 
 
 def stages(trunk: nn.Module) -> dict[str, nn.Module]:
