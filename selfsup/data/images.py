@@ -113,13 +113,12 @@ class TensorImages(_Images):
             rows, columns = (torch.arange(side) for side in self.images.shape[2:])
             inside = (rows < self.extents[:, :1])[:, :, None]
             inside = inside & (columns < self.extents[:, 1:])[:, None]
+            inside = inside.to(self.images.device)
         # Integer counts: exact, in any order, and without a float copy of the images.
+        own = [x.flatten() if inside is None else x[inside] for x in self.images.unbind(1)]
+        counts = torch.stack([torch.bincount(x, minlength=256) for x in own]).cpu()
+        weights = counts / counts.sum(1, keepdim=True)
         values = torch.arange(256, dtype=torch.float64) / 255
-        counts = []
-        for pixels in self.images.unbind(1):
-            own = pixels.flatten() if inside is None else pixels[inside.to(pixels.device)]
-            counts.append(torch.bincount(own, minlength=256).cpu())
-        weights = torch.stack(counts) / torch.stack(counts).sum(1, keepdim=True)
         mean = (weights * values).sum(1)
         variance = (weights * (values - mean[:, None]) ** 2).sum(1)
         return mean.float(), variance.sqrt().clamp_min(1e-3).float()
@@ -236,12 +235,8 @@ class FileImages(_Images):
     ) -> tuple[list[NDArray[np.uint8]], FileImages, list[str]]:
         """Decode all, in threads; return pixels, the images that they are of, what is unreadable.
 
-        Parameters
-        ----------
-        side : int
-            What the shorter sides of the (h, w, C) pixels are at most.
-        skip : bool
-            Leave out what cannot be read; otherwise it is a `DataError`, as where nothing can.
+        Pixels are (h, w, C), with shorter sides of at most `side`. With `skip` what is unreadable
+        is left out, if anything remains; otherwise it is a `DataError`.
         """
 
         def tried(i: int) -> NDArray[np.uint8] | str:

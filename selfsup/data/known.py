@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import struct
 import zlib
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -62,19 +63,16 @@ def _fashion(data: str | None) -> tuple[TensorImages, ...]:
         labels = read_idx(path := _find_idx(places, f"{part}-labels-idx1-ubyte"))
         if images.ndim != 3 or labels.shape != images.shape[:1]:
             raise DataError(f"{path}: {labels.shape} labels of {images.shape} images beside it")
-        classes = tuple(FashionMNIST.classes)
-        sets.append(_tensors(images[:, None], labels, classes, part + "/{:05d}"))
+        sets.append(_tensors(images[:, None], labels, FashionMNIST.classes, part + "/{:05d}"))
     return tuple(sets)
 
 
 def _find_idx(places: list[Path], name: str) -> Path:
-    candidates = [place / (name + suffix) for place in places for suffix in ("", ".gz")]
-    for path in candidates:
+    for path in [place / (name + suffix) for place in places for suffix in ("", ".gz")]:
         if path.is_file():
             return path
-    looked = "\n".join(f"  {path}" for path in candidates)
     raise DataError(
-        f"Fashion-MNIST: no {name}[.gz]. Looked for:\n{looked}\n"
+        f"Fashion-MNIST: no {name}[.gz] in {', '.join(map(str, places))}.\n"
         "On Debian or Ubuntu: apt-get install dataset-fashion-mnist. Elsewhere: download the four "
         "files from https://github.com/zalandoresearch/fashion-mnist and pass their folder "
         "with --data."
@@ -106,12 +104,11 @@ def _of_torchvision(place: Path, dataset: str) -> tuple[TensorImages, ...] | Non
         try:
             if kind is SVHN:
                 found = SVHN(root, split=part)
-                pixels, targets, classes = found.data, found.labels, DIGITS
+                sets.append(_tensors(found.data, found.labels, DIGITS, part + "/{:05d}"))
             else:
                 found = kind(root, train=part == "train")
-                pixels, targets = found.data.transpose(0, 3, 1, 2), found.targets
-                classes = tuple(found.classes)
-            sets.append(_tensors(pixels, targets, classes, part + "/{:05d}"))
+                pixels = found.data.transpose(0, 3, 1, 2)
+                sets.append(_tensors(pixels, found.targets, found.classes, part + "/{:05d}"))
         except (RuntimeError, OSError, EOFError, ValueError) as error:
             raise DataError(
                 f"{root / marker}: the {part} part of {dataset} is missing or not as it was "
@@ -121,8 +118,8 @@ def _of_torchvision(place: Path, dataset: str) -> tuple[TensorImages, ...] | Non
 
 
 def _tensors(
-    pixels: NDArray[np.uint8], targets: ArrayLike, classes: tuple[str, ...], name: str
+    pixels: NDArray[np.uint8], targets: ArrayLike, classes: Sequence[str], name: str
 ) -> TensorImages:
     images = torch.from_numpy(np.ascontiguousarray(pixels))
     labels = torch.from_numpy(np.asarray(targets, np.int64))
-    return TensorImages(images, labels, classes, tuple(map(name.format, range(len(images)))))
+    return TensorImages(images, labels, tuple(classes), tuple(map(name.format, range(len(images)))))
