@@ -140,8 +140,6 @@ class ModelConfig:
     """small-resnet: stride of the first convolution."""
     final_norm: bool = True
     """preact-resnet: normalise before the pooling, which the authors' code leaves out."""
-    channels_last: bool = True
-    """Memory format of images and weights; not of a small-resnet with a `width` below 8."""
     init: str | None = None
     """A run, or a file of weights, to start from."""
     rotation: bool = False

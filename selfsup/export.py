@@ -13,7 +13,6 @@ import torch
 
 from selfsup.data import ImageSet
 from selfsup.errors import RunError
-from selfsup.models.resnet import ResNet
 from selfsup.training.checkpoints import check_images
 from selfsup.training.trained import Trained
 
@@ -27,9 +26,8 @@ def export_run(trained: Trained, images: ImageSet, out: Path) -> None:
     borders, where the first convolution sees zeros, that would not be the same).
     """
     out.mkdir(parents=True, exist_ok=True)
-    trunk = trained.network.trunk
-    module = trunk.net if isinstance(trunk, ResNet) else trunk
-    weights = {name: value.cpu().contiguous() for name, value in module.state_dict().items()}
+    weights = trained.network.trunk.state_dict()
+    weights = {name: value.cpu().contiguous() for name, value in weights.items()}
     content = io.BytesIO()
     torch.save(weights, content)
     (out / "weights.pt").write_bytes(content.getbuffer())

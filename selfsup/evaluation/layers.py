@@ -59,10 +59,9 @@ class LayerProbes(Network):
 
     def __init__(self, source: Network, classes: int, size: int) -> None:
         mean, std = source.mean.flatten(), source.std.flatten()
-        last = source.memory_format == torch.channels_last
         parts = {name: absorbed(part) for name, part in stages(source.trunk).items()}
         shapes = map_shapes(parts, len(mean), size)
-        super().__init__(nn.Sequential(*parts.values()), 0, (), mean, std, channels_last=last)
+        super().__init__(nn.Sequential(*parts.values()), 0, (), mean, std)
         self.trunk.requires_grad_(False)
         pools = _pools(source.trunk, shapes)
         self.probes = nn.ModuleDict(

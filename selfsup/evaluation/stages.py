@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-from collections import OrderedDict
 from itertools import pairwise
 
 import torch
@@ -38,7 +37,7 @@ def stages(trunk: nn.Module) -> dict[str, nn.Module]:
         case AlexNet():
             layers, ends = list(trunk.features), [3, 7, 11, 14, 17]
         case ResNet():
-            layers, ends = list(trunk.net.children())[:-2], [3, 5, 6, 7, 8]
+            layers, ends = list(trunk.children())[:-2], [3, 5, 6, 7, 8]
         case PreActResNet():
             layers = list(trunk.features)[:-2]  # without pooling and flattening
             ends = [1, 3, 4, 5, len(layers)]
@@ -65,7 +64,7 @@ class Fixed(nn.Sequential):
     """A module that stays in evaluation mode."""
 
     def __init__(self, module: nn.Module) -> None:
-        super().__init__(OrderedDict(module=module.eval()))
+        super().__init__(module.eval())
 
     def train(self, mode: bool = True) -> Fixed:
         """Do nothing of the kind."""

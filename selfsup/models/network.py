@@ -71,7 +71,6 @@ class Network(nn.Module):
         mean: Tensor,
         std: Tensor,
         rotation: bool = False,
-        channels_last: bool = True,
     ) -> None:
         super().__init__()
         self.register_buffer("mean", mean.view(1, -1, 1, 1).clone())
@@ -80,7 +79,9 @@ class Network(nn.Module):
         self.trunk = trunk
         self.heads = MultiHead(dim, clusters)
         self.rotation_head = nn.Linear(dim, 4) if rotation else None
-        self.memory_format = torch.channels_last if channels_last else torch.contiguous_format
+        widths = [conv.out_channels for conv in trunk.modules() if isinstance(conv, nn.Conv2d)]
+        narrow = min(widths, default=0) < LEAST_CHANNELS_LAST
+        self.memory_format = torch.contiguous_format if narrow else torch.channels_last
         self.trunk.to(memory_format=self.memory_format)
 
     def features(self, images: Tensor) -> Tensor:
@@ -129,10 +130,8 @@ def build_network(
     there is one. `mean` and `std` are the (C,) statistics of the training images in [0, 1].
     """
     trunk = build_trunk(config, len(mean)) if trunk is None else trunk
-    narrow = config.arch == "small-resnet" and config.width < LEAST_CHANNELS_LAST
-    channels_last = config.channels_last and not narrow
     dim = feature_dim(trunk, len(mean), image_size)
-    network = Network(trunk, dim, clusters, mean, std, config.rotation, channels_last)
+    network = Network(trunk, dim, clusters, mean, std, config.rotation)
     if isinstance(trunk, AlexNet):
         network.heads.apply(initialise)
         if network.rotation_head is not None:

@@ -6,24 +6,21 @@ import torch
 import torchvision
 from torch import Tensor, nn
 from torch.nn import functional as F
-from torchvision.models.resnet import BasicBlock
+from torchvision.models.resnet import BasicBlock, Bottleneck
 
 
-class ResNet(nn.Module):
+class ResNet(torchvision.models.ResNet):  # type: ignore[misc]
     """torchvision's ResNet of `depth` layers up to the pooled features."""
 
     def __init__(self, depth: int, channels: int = 3) -> None:
-        super().__init__()
-        self.net = torchvision.models.get_model(f"resnet{depth}", weights=None)
-        self.net.fc = nn.Identity()
+        if depth == 18:
+            super().__init__(BasicBlock, [2, 2, 2, 2])
+        else:
+            super().__init__(Bottleneck, [3, 4, 6, 3])
+        self.fc = nn.Identity()
         if channels != 3:
-            self.net.conv1 = nn.Conv2d(channels, 64, 7, 2, 3, bias=False)
-            _initialise(self.net.conv1)
-
-    def forward(self, images: Tensor) -> Tensor:
-        """Return the (B, dim) features."""
-        features: Tensor = self.net(images)
-        return features
+            self.conv1 = nn.Conv2d(channels, 64, 7, 2, 3, bias=False)
+            _initialise(self.conv1)
 
 
 class PreActBlock(nn.Module):

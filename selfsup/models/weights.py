@@ -17,6 +17,7 @@ from selfsup.models.resnet import ResNet
 
 #: Names of heads, here and elsewhere.
 HEAD = re.compile(r"(fc|top_layer\d*|heads|rotation_head)\.")
+TRUNK = "trunk."
 #: The parts of the authors' ResNet, which is one nn.Sequential.
 RESNET_PARTS = {
     "features.0": "conv1", "features.1": "bn1", "features.4": "layer1", "features.5": "layer2",
@@ -43,10 +44,9 @@ def load_weights(network: Network, source: str | os.PathLike[str] | Mapping[str,
     """
     contents = source if isinstance(source, Mapping) else _read(source)
     weights = contents.get("network", contents.get("state_dict", contents))
-    trunk = "trunk.net." if isinstance(network.trunk, ResNet) else "trunk."
     places = _places(network)
     found = {
-        _own_name(name, trunk, places): value
+        _own_name(name, network, places): value
         for name, value in weights.items()
         if isinstance(value, Tensor) and name not in ("labels", "L")
     }
@@ -55,12 +55,12 @@ def load_weights(network: Network, source: str | os.PathLike[str] | Mapping[str,
     faults = {
         # weights of 2018 and before have no counter of batches
         "missing": [
-            x.removeprefix(trunk) for x in places
-            if x.startswith(trunk) and x not in found and not x.endswith("num_batches_tracked")
+            x.removeprefix(TRUNK) for x in places
+            if x.startswith(TRUNK) and x not in found and not x.endswith("num_batches_tracked")
         ],
         "unknown": [x for x in strange if x not in places],
         "of another shape": [
-            f"{x.removeprefix(trunk)} {tuple(found[x].shape)} instead of {tuple(places[x].shape)}"
+            f"{x.removeprefix(TRUNK)} {tuple(found[x].shape)} instead of {tuple(places[x].shape)}"
             for x in strange if x in places
         ],
     }  # fmt: skip
@@ -103,11 +103,11 @@ def _places(network: Network) -> dict[str, Tensor]:
     return places
 
 
-def _own_name(name: str, trunk: str, places: Mapping[str, Tensor]) -> str:
+def _own_name(name: str, network: Network, places: Mapping[str, Tensor]) -> str:
     """Translate a name of any source into one of the network's, where it has such a one."""
     name = re.sub(r"(^|\.)module\.", r"\1", name)  # of (Distributed)DataParallel
-    if trunk == "trunk.net.":
+    if isinstance(network.trunk, ResNet):
         name = re.sub(r"^features\.\d+", lambda part: RESNET_PARTS.get(part[0], part[0]), name)
-    if trunk + name in places:
-        return trunk + name
+    if TRUNK + name in places:
+        return TRUNK + name
     return re.sub(r"^(fc|top_layer)\.", "top_layer0.", name)

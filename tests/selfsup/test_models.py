@@ -263,16 +263,20 @@ def test_the_final_norm_is_one_normalisation_with_a_relu():
 
 def test_memory_format_changes_no_result():
     x = images(2)
-    last, first = (network(arch="resnet18", channels_last=on).eval() for on in (True, False))
-    assert last.trunk.net.layer1[0].conv1.weight.is_contiguous(memory_format=torch.channels_last)
-    assert first.trunk.net.layer1[0].conv1.weight.is_contiguous()
+    last, first = network(arch="resnet18").eval(), network(arch="resnet18").eval()
+    first.memory_format = torch.contiguous_format
+    first.trunk.to(memory_format=first.memory_format)
+    assert last.trunk.layer1[0].conv1.weight.is_contiguous(memory_format=torch.channels_last)
+    assert first.trunk.layer1[0].conv1.weight.is_contiguous()
     torch.testing.assert_close(last.features(x), first.features(x), atol=1e-5, rtol=1e-5)
 
 
 def test_narrow_networks_are_contiguous():
     """Of four channels, channels_last ones make oneDNN corrupt memory on processors with AVX2."""
-    formats = [network(width=width).memory_format for width in (4, 8)]
-    assert formats == [torch.contiguous_format, torch.channels_last]
+    own = nn.Sequential(nn.Conv2d(3, 4, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten())
+    networks = [network(width=4), network(width=8), Network(own, 4, (2,), MEAN, STD)]
+    contiguous, last = torch.contiguous_format, torch.channels_last
+    assert [net.memory_format for net in networks] == [contiguous, last, contiguous]
 
 
 def test_one_head_equals_its_part_of_all():
@@ -368,7 +372,7 @@ def test_the_trunks_of_torchvisions_archs_are_its_models(arch):
     unsettle(net)
     x = images(2)
     model = getattr(torchvision.models, arch)().eval()
-    missing, unexpected = model.load_state_dict(net.trunk.net.state_dict(), strict=False)
+    missing, unexpected = model.load_state_dict(net.trunk.state_dict(), strict=False)
     assert (missing, unexpected) == (["fc.weight", "fc.bias"], [])
     model.fc = nn.Identity()
     with torch.no_grad():
@@ -424,7 +428,7 @@ def test_heads_that_do_not_fit_stay(resnet18):
     source["top_layer2.weight"] = torch.zeros(5, 512)
     load_weights(net, source)
     assert torch.equal(net.heads.linear.weight, before)
-    assert torch.equal(net.trunk.net.conv1.weight, resnet18.conv1.weight)
+    assert torch.equal(net.trunk.conv1.weight, resnet18.conv1.weight)
 
 
 @pytest.mark.parametrize(
