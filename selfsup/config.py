@@ -140,6 +140,8 @@ class ModelConfig:
     """small-resnet: stride of the first convolution."""
     final_norm: bool = True
     """preact-resnet: normalise before the pooling, which the authors' code leaves out."""
+    channels_last: bool = True
+    """Memory format of images and weights, if no convolution makes fewer than 8 channels."""
     init: str | None = None
     """A run, or a file of weights, to start from."""
     rotation: bool = False

@@ -108,8 +108,9 @@ def own_images(dataset: Any, workers: int = 0) -> FileImages:
         Processes that get items.
     """
     source, classes, targets = Items(dataset), (), torch.full((len(dataset),), -1)
-    if getattr(dataset, "classes", None) and hasattr(dataset, "targets"):
-        classes, targets = tuple(dataset.classes), torch.as_tensor(dataset.targets)
+    known = getattr(dataset, "targets", None)
+    if known is not None and getattr(dataset, "classes", None):
+        classes, targets = tuple(dataset.classes), torch.as_tensor(known)
     names = tuple(source.index)
     with source.open(names[0]) as image:
         channels = 1 if image.mode[0] in "1LIF" and image.mode != "LAB" else 3

@@ -7,6 +7,8 @@ from typing import Literal
 
 from torch import Tensor, nn
 
+from selfsup.errors import ConfigError
+
 WIDTHS = {"big": (96, 256, 384, 384, 256), "small": (64, 192, 384, 256, 256)}
 
 
@@ -53,7 +55,7 @@ class AlexNet(nn.Module):
         """Return the (B, 4096) output of fc7, after its ReLU."""
         height, width = images.shape[2:]
         if not (223 <= height <= 254 and 223 <= width <= 254):  # all that end in a map of 6 x 6
-            raise ValueError(f"AlexNet takes images of 224 x 224 pixels, not {height} x {width}")
+            raise ConfigError(f"AlexNet takes images of 224 x 224 pixels, not {height} x {width}")
         features: Tensor = self.classifier(self.features(images).flatten(1))
         return features
 

@@ -71,6 +71,7 @@ class Network(nn.Module):
         mean: Tensor,
         std: Tensor,
         rotation: bool = False,
+        channels_last: bool = True,
     ) -> None:
         super().__init__()
         self.register_buffer("mean", mean.view(1, -1, 1, 1).clone())
@@ -80,8 +81,8 @@ class Network(nn.Module):
         self.heads = MultiHead(dim, clusters)
         self.rotation_head = nn.Linear(dim, 4) if rotation else None
         widths = [conv.out_channels for conv in trunk.modules() if isinstance(conv, nn.Conv2d)]
-        narrow = min(widths, default=0) < LEAST_CHANNELS_LAST
-        self.memory_format = torch.contiguous_format if narrow else torch.channels_last
+        last = channels_last and min(widths, default=0) >= LEAST_CHANNELS_LAST
+        self.memory_format = torch.channels_last if last else torch.contiguous_format
         self.trunk.to(memory_format=self.memory_format)
 
     def features(self, images: Tensor) -> Tensor:
@@ -131,7 +132,7 @@ def build_network(
     """
     trunk = build_trunk(config, len(mean)) if trunk is None else trunk
     dim = feature_dim(trunk, len(mean), image_size)
-    network = Network(trunk, dim, clusters, mean, std, config.rotation)
+    network = Network(trunk, dim, clusters, mean, std, config.rotation, config.channels_last)
     if isinstance(trunk, AlexNet):
         network.heads.apply(initialise)
         if network.rotation_head is not None:
@@ -168,7 +169,8 @@ def build_trunk(config: ModelConfig, channels: int) -> nn.Module:
 def feature_dim(trunk: nn.Module, channels: int, side: int) -> int:
     """Return D of a trunk that makes (B, D) features of (B, channels, side, side) images."""
     training = trunk.training
-    features = trunk.eval()(torch.zeros(2, channels, side, side))
+    device = next((x.device for x in trunk.parameters()), None)
+    features = trunk.eval()(torch.zeros(2, channels, side, side, device=device))
     trunk.train(training)
     if not isinstance(features, Tensor) or features.ndim != 2:
         shape = tuple(getattr(features, "shape", ())) or type(features).__name__
