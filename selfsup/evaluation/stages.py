@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from collections import OrderedDict
 from itertools import pairwise
 
 import torch
@@ -64,7 +65,7 @@ class Fixed(nn.Sequential):
     """A module that stays in evaluation mode."""
 
     def __init__(self, module: nn.Module) -> None:
-        super().__init__(module.eval())
+        super().__init__(OrderedDict(module=module.eval()))
 
     def train(self, mode: bool = True) -> Fixed:
         """Do nothing of the kind."""

@@ -148,7 +148,7 @@ def test_a_frozen_network_keeps_its_features(voc, tmp_path):
     (run,) = tmp_path.glob("**/training/checkpoints/*.pt")
     saved = torch.load(run, weights_only=True)["network"]
     own = made.network.state_dict()
-    assert torch.equal(saved["trunk.norm.0.running_mean"], own["trunk.norm.running_mean"])
+    assert torch.equal(saved["trunk.norm.module.running_mean"], own["trunk.norm.running_mean"])
     assert torch.equal(saved["trunk.layers.0.weight"], own["trunk.layers.0.weight"])
     tuned = classifier(made.network, False, 0)
     assert all(parameter.requires_grad for parameter in tuned.parameters())
