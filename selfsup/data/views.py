@@ -132,9 +132,10 @@ def _coloured(images: Tensor, augment: AugmentConfig, generator: torch.Generator
     def drawn(low: float, high: float, still: float) -> Tensor:
         return torch.where(changed, _uniform(n, low, high, generator), still)
 
-    grey = _chance(n, augment.grey, generator) if augment.grey and colour else None
+    changes: list[tuple[Callable[[Tensor, Tensor], Tensor], Tensor]] = []
+    if augment.grey and colour:
+        changes.append((make_grey, _chance(n, augment.grey, generator)))
     turns = drawn(-augment.hue, augment.hue, 0.0) if augment.hue and colour else None
-    changes: list[tuple[Callable[[Tensor, Tensor], Tensor], Tensor | None]] = [(make_grey, grey)]
     for adjust, strength in (
         (adjust_brightness, augment.brightness),
         (adjust_contrast, augment.contrast),
@@ -142,14 +143,11 @@ def _coloured(images: Tensor, augment: AugmentConfig, generator: torch.Generator
     ):
         if strength:
             changes.append((adjust, drawn(max(0.0, 1 - strength), 1 + strength, 1.0)))
-    changes.append((adjust_hue, turns))
-    wanted = [
-        (change, values.view(n, 1, 1, 1).to(images.device))
-        for change, values in changes
-        if values is not None
-    ]
-    if not wanted:
+    if turns is not None:
+        changes.append((adjust_hue, turns))
+    if not changes:
         return images
+    wanted = [(change, x.view(n, 1, 1, 1).to(images.device)) for change, x in changes]
     # On a CPU a few images at a time, as fresh memory costs more than the arithmetic.
     step = max(1, BLOCK // images.shape[1:].numel()) if images.device.type == "cpu" else max(1, n)
     views = torch.empty_like(images)
@@ -230,15 +228,12 @@ def gaussian_blur(images: Tensor, sigma: Tensor, radius: int) -> Tensor:
 
 
 def _with_holes(images: Tensor, probability: float, generator: torch.Generator) -> Tensor:
-    n, sides = len(images), images.shape[2:]
+    n = len(images)
     chosen = _chance(n, probability, generator)
     box, centre = _uniform((n, 2), 0.15, 0.4, generator), _uniform((n, 2), 0, 1, generator)
     rows, columns = (
-        (((torch.arange(side) + 0.5) / side - centre[:, i, None]).abs() < box[:, i, None] / 2).to(
-            images.device
-        )
-        for i, side in enumerate(sides)
+        ((torch.arange(side) + 0.5) / side - centre[:, i, None]).abs() < box[:, i, None] / 2
+        for i, side in enumerate(images.shape[2:])
     )
-    hole = rows[:, None, :, None] & columns[:, None, None, :]
-    hole &= chosen.view(n, 1, 1, 1).to(images.device)
-    return torch.where(hole, images.mean((2, 3), keepdim=True), images)
+    hole = rows[:, None, :, None] & columns[:, None, None, :] & chosen.view(n, 1, 1, 1)
+    return torch.where(hole.to(images.device), images.mean((2, 3), keepdim=True), images)
