@@ -15,7 +15,7 @@ from solvers import installed
 from torchvision.io import ImageReadMode, decode_image
 from torchvision.transforms import v2
 
-from selfsup.data.decode import pictures
+from selfsup.data.folders import all_images
 from selfsup.data.views import random_views
 from selfsup.presets import PRESETS
 
@@ -91,6 +91,7 @@ def photo(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.mark.parametrize("side", SIDES)
 def test_decoding(side: int, solver: str, photo: Path, measured: Any) -> None:
     """PIL's drafts beside a whole decoding and a resize."""
+    images, _ = all_images(photo.parent)
     content = torch.frombuffer(bytearray(photo.read_bytes()), dtype=torch.uint8)
 
     def theirs() -> torch.Tensor:
@@ -98,7 +99,7 @@ def test_decoding(side: int, solver: str, photo: Path, measured: Any) -> None:
         return v2.functional.resize(image, [side], antialias=True)
 
     measured(
-        functools.partial(pictures, [photo], side) if solver == "selfsup" else theirs,
+        functools.partial(images.decoded, side) if solver == "selfsup" else theirs,
         np.zeros((PHOTO[0], 3 * PHOTO[1]), np.uint8),  # the pixels
         group=f"decoding, JPEG of {PHOTO[0]} x {PHOTO[1]} to a shorter side of {side}",
         solver=solver,

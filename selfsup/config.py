@@ -129,7 +129,7 @@ class ModelConfig:
     final_norm: bool = True
     """preact-resnet: normalise before the pooling, which the authors' code leaves out."""
     channels_last: bool = True
-    """Memory format of images and weights; not of a small-resnet with a `width` below 8."""
+    """Memory format of images and weights; if no convolution makes fewer than 8 channels."""
     init: str | None = None  #: A run, or a file of weights, to start from.
     rotation: bool = False  #: Predict quarter turns as well (RotNet).
     sync_batch_norm: bool = False  #: On several GPUs, share the statistics of batch normalisation.

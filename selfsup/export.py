@@ -13,8 +13,7 @@ import torch
 
 from selfsup.data import ImageSet
 from selfsup.errors import RunError
-from selfsup.models.resnet import ResNet
-from selfsup.training.checkpoints import check_images, write_whole
+from selfsup.training.checkpoints import check_images
 from selfsup.training.trained import Trained
 
 
@@ -27,12 +26,11 @@ def export_run(trained: Trained, images: ImageSet, out: Path) -> None:
     borders, where the first convolution sees zeros, that would not be the same).
     """
     out.mkdir(parents=True, exist_ok=True)
-    trunk = trained.network.trunk
-    module = trunk.net if isinstance(trunk, ResNet) else trunk
-    weights = {name: value.cpu().contiguous() for name, value in module.state_dict().items()}
+    weights = trained.network.trunk.state_dict()
+    weights = {name: value.cpu().contiguous() for name, value in weights.items()}
     content = io.BytesIO()
     torch.save(weights, content)
-    write_whole(out / "weights.pt", content.getbuffer())
+    (out / "weights.pt").write_bytes(content.getbuffer())
     preprocessing = {
         "arch": trained.config.model.arch,
         "mean": trained.network.mean.flatten().tolist(),
@@ -40,12 +38,10 @@ def export_run(trained: Trained, images: ImageSet, out: Path) -> None:
         "image_size": trained.config.data.image_size,
         "features": trained.network.dim,
     }
-    text = json.dumps(preprocessing, indent=2) + "\n"
-    write_whole(out / "preprocessing.json", text.encode())
-    content = io.BytesIO()
-    np.save(content, trained.features(images).cpu().numpy())
-    write_whole(out / "embeddings.npy", content.getbuffer())
-    write_whole(out / "paths.txt", "".join(f"{path}\n" for path in images.paths).encode())
+    (out / "preprocessing.json").write_text(json.dumps(preprocessing, indent=2) + "\n")
+    np.save(out / "embeddings.npy", trained.features(images).cpu().numpy())
+    paths = "".join(f"{path}\n" for path in images.paths)
+    (out / "paths.txt").write_bytes(os.fsencode(paths))
 
 
 def export_clusters(trained: Trained, images: ImageSet, out: Path, head: int, copy: bool) -> int:
@@ -57,19 +53,17 @@ def export_clusters(trained: Trained, images: ImageSet, out: Path, head: int, co
     labels = trained.labels.labels
     if not 0 <= head < len(labels):
         raise RunError(f"no head {head}: there are {len(labels)}, from 0 on")
-    files = [images.locate(i) for i in range(len(images))]
-    if None in files:
+    files = [file for i in range(len(images)) if (file := images.locate(i)) is not None]
+    if len(files) < len(images):
         raise RunError(
-            f"{images.paths[files.index(None)]} is no file of its own: nothing to link to"
+            f"{len(images) - len(files)} images are no files of their own, as in a zip file: "
+            "nothing to link to"
         )
     if out.exists() and any(out.iterdir()):
         raise RunError(f"{out} is not empty; choose another folder")
+    place = shutil.copy2 if copy else os.symlink
     for i, (file, label) in enumerate(zip(files, labels[head].tolist(), strict=True)):
         folder = out / f"cluster-{label:04d}"
         folder.mkdir(parents=True, exist_ok=True)
-        target = folder / f"{i:06d}-{Path(str(file)).name}"
-        if copy:
-            shutil.copy2(str(file), target)
-        else:
-            os.symlink(str(file), target)
+        place(file, folder / f"{i:06d}-{file.name}")
     return len(set(labels[head].tolist()))

@@ -20,22 +20,21 @@ network's input, and a longer one of at most 1.5 of it; a view shows a square of
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Any
+from typing import Any, Literal
 
+import numpy as np
 import torch
 
 from selfsup.config import DataConfig
-from selfsup.data.decode import FileImages
 from selfsup.data.folders import folder_images, new_images
-from selfsup.data.images import ImageSet, Splits, TensorImages
-from selfsup.data.imbalance import imbalanced
+from selfsup.data.images import FileImages, ImageSet, Splits, TensorImages
 from selfsup.data.known import known_images
 from selfsup.data.sources import Items
 from selfsup.errors import DataError
 
 __all__ = [
-    "DataError", "FileImages", "ImageSet", "Splits", "TensorImages", "load_data", "new_images",
-    "own_images",
+    "DataError", "FileImages", "ImageSet", "Splits", "TensorImages", "imbalanced", "load_data",
+    "new_images", "own_images",
 ]  # fmt: skip
 
 
@@ -49,14 +48,6 @@ def load_data(config: DataConfig) -> Splits:
     DataError
         It is not there, or not as it should be.
     """
-    whole = _whole(config)
-    train = imbalanced(whole.train, config.imbalance, config.imbalance_seed)
-    left_out = len(whole.train) - len(train)
-    found = whole.found + (f"; {left_out:,} left out ({config.imbalance})" if left_out else "")
-    return replace(whole, train=train, found=found)
-
-
-def _whole(config: DataConfig) -> Splits:
     name, place = config.dataset, config.data
     if name in ("digits", "own") and place is not None:
         raise DataError(f"{name} takes no --data; `train folder` takes any images: {place}")
@@ -64,7 +55,44 @@ def _whole(config: DataConfig) -> Splits:
         raise DataError("this run's images were passed from Python: go on with selfsup.train there")
     if name == "folder" and place is None:
         raise DataError("folder: pass the images' folder with --data DIR")
-    return known_images(name, place, config.image_size) or folder_images(config)
+    whole = known_images(name, place, config.image_size) or folder_images(config)
+    if config.imbalance == "full":
+        return whole
+    train = imbalanced(whole.train, config.imbalance, config.imbalance_seed)
+    left_out = f"; {len(whole.train) - len(train):,} left out ({config.imbalance})"
+    return replace(whole, train=train, found=whole.found + left_out)
+
+
+def imbalanced(images: ImageSet, kind: Literal["light", "heavy"], seed: int) -> ImageSet:
+    """Leave images of some classes out, in the order of the classes; the rest keeps its order.
+
+    Of C classes "light" drops half of the last one (truck of CIFAR-10), "heavy" the share i / C of
+    the i-th: in CIFAR-10 10% of the first, 20% of the second, and so on to all of the tenth.
+
+    Parameters
+    ----------
+    images : ImageSet
+        With classes.
+    kind : {"light", "heavy"}
+    seed : int
+        Decides which images are left out.
+
+    Raises
+    ------
+    DataError
+        The images have no classes.
+    """
+    if not images.labelled:
+        raise DataError(f"imbalance {kind} leaves out shares of classes, and these images have "
+                        "none: for a folder, --classes folders names them")  # fmt: skip
+    n = len(images.classes)
+    shares = [(i + 1) / n if kind == "heavy" else 0.5 * (i == n - 1) for i in range(n)]
+    targets, kept = images.targets.numpy(), np.ones(len(images), bool)
+    for label, share in enumerate(shares):
+        members = np.flatnonzero(targets == label)
+        rng = np.random.default_rng((seed, label))
+        kept[rng.permutation(members)[: round(share * len(members))]] = False
+    return images.select(torch.from_numpy(np.flatnonzero(kept)))
 
 
 def own_images(dataset: Any, workers: int = 0) -> FileImages:
@@ -79,11 +107,11 @@ def own_images(dataset: Any, workers: int = 0) -> FileImages:
     workers : int
         Processes that get items.
     """
-    source = Items(dataset)
-    classes = tuple(getattr(dataset, "classes", ()))
-    known = getattr(dataset, "targets", None) if classes else None
-    targets = torch.full((len(dataset),), -1) if known is None else torch.as_tensor(known)
-    with source.open(source.names[0]) as image:
-        mode = "L" if image.mode[0] in "1LIF" and image.mode != "LAB" else "RGB"
-    names = tuple(source.names)
-    return FileImages(source, targets, classes if known is not None else (), names, mode, workers)
+    source, classes, targets = Items(dataset), (), torch.full((len(dataset),), -1)
+    known = getattr(dataset, "targets", None)
+    if known is not None and getattr(dataset, "classes", None):
+        classes, targets = tuple(dataset.classes), torch.as_tensor(known)
+    names = tuple(source.index)
+    with source.open(names[0]) as image:
+        channels = 1 if image.mode[0] in "1LIF" and image.mode != "LAB" else 3
+    return FileImages(source, targets, classes, names, channels, workers)

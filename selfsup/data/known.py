@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import struct
 import zlib
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -12,15 +13,11 @@ import torch
 from numpy.typing import ArrayLike, NDArray
 from sklearn.datasets import load_digits
 from sklearn.model_selection import train_test_split
-from torchvision.datasets import CIFAR10, CIFAR100, SVHN
+from torchvision.datasets import CIFAR10, CIFAR100, SVHN, FashionMNIST
 
 from selfsup.data.images import Splits, TensorImages
 from selfsup.errors import DataError
 
-FASHION_CLASSES = (
-    "T-shirt/top", "Trouser", "Pullover", "Dress", "Coat", "Sandal", "Shirt", "Sneaker", "Bag",
-    "Ankle boot",
-)  # fmt: skip
 DIGITS = tuple(map(str, range(10)))
 DEBIAN_FASHION = Path("/usr/share/datasets/fashion-mnist")
 
@@ -35,7 +32,7 @@ def known_images(name: str, data: str | None, size: int) -> Splits | None:
     if name == "digits":
         parts = _digits()
     elif name == "fashion-mnist":
-        parts = _fashion(None if data is None else Path(data))
+        parts = _fashion(data)
     elif name in ("cifar10", "cifar100", "svhn"):
         parts = _of_torchvision(Path(data or "data"), name)
     if parts is None:
@@ -56,30 +53,26 @@ def _digits() -> tuple[TensorImages, ...]:
     return tuple(whole.select(torch.from_numpy(np.sort(part))) for part in parts)
 
 
-def _fashion(data: Path | None) -> tuple[TensorImages, ...]:
+def _fashion(data: str | None) -> tuple[TensorImages, ...]:
     """The four idx files of Fashion-MNIST, plain or gzipped."""
-    places = [data or Path("data"), (data or Path("data")) / "FashionMNIST" / "raw"]
-    if data is None:
-        places.append(DEBIAN_FASHION)
+    place = Path(data or "data")
+    places = [place, place / "FashionMNIST" / "raw"] + ([] if data else [DEBIAN_FASHION])
     sets = []
     for part in ("train", "t10k"):
-        images_path = _find_idx(places, f"{part}-images-idx3-ubyte")
-        labels_path = _find_idx(places, f"{part}-labels-idx1-ubyte")
-        images, labels = read_idx(images_path), read_idx(labels_path)
-        if images.ndim != 3 or labels.ndim != 1 or len(images) != len(labels):
-            raise DataError(f"{images_path} and {labels_path} do not belong together")
-        sets.append(_tensors(images[:, None], labels, FASHION_CLASSES, part + "/{:05d}"))
+        images = read_idx(_find_idx(places, f"{part}-images-idx3-ubyte"))
+        labels = read_idx(path := _find_idx(places, f"{part}-labels-idx1-ubyte"))
+        if images.ndim != 3 or labels.shape != images.shape[:1]:
+            raise DataError(f"{path}: {labels.shape} labels of {images.shape} images beside it")
+        sets.append(_tensors(images[:, None], labels, FashionMNIST.classes, part + "/{:05d}"))
     return tuple(sets)
 
 
 def _find_idx(places: list[Path], name: str) -> Path:
-    candidates = [place / (name + suffix) for place in places for suffix in ("", ".gz")]
-    for path in candidates:
+    for path in [place / (name + suffix) for place in places for suffix in ("", ".gz")]:
         if path.is_file():
             return path
-    looked = "\n".join(f"  {path}" for path in candidates)
     raise DataError(
-        f"Fashion-MNIST: no {name}[.gz]. Looked for:\n{looked}\n"
+        f"Fashion-MNIST: no {name}[.gz] in {', '.join(map(str, places))}.\n"
         "On Debian or Ubuntu: apt-get install dataset-fashion-mnist. Elsewhere: download the four "
         "files from https://github.com/zalandoresearch/fashion-mnist and pass their folder "
         "with --data."
@@ -90,49 +83,43 @@ def read_idx(path: Path) -> NDArray[np.uint8]:
     """Read an idx file of bytes (the format of MNIST), plain or gzipped."""
     try:
         content = gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
-    except (OSError, EOFError, zlib.error) as error:
+        zeros, kind, ndim = struct.unpack_from(">HBB", content)
+        if (zeros, kind) != (0, 8):
+            raise ValueError("not an idx file of unsigned bytes")
+        shape = struct.unpack_from(f">{ndim}I", content, 4)
+        return np.frombuffer(content, np.uint8, offset=4 + 4 * ndim).reshape(shape).copy()
+    except (OSError, EOFError, ValueError, zlib.error, struct.error) as error:
         raise DataError(f"{path}: cannot be read ({error})") from error
-    if content[:3] != b"\x00\x00\x08" or len(content) < 4 + 4 * content[3]:
-        raise DataError(f"{path}: not an idx file of unsigned bytes")
-    start = 4 + 4 * content[3]
-    shape = struct.unpack(f">{content[3]}I", content[4:start])
-    if len(content) - start != int(np.prod(shape)):
-        raise DataError(f"{path}: {len(content) - start} bytes of data, header says {shape}")
-    return np.frombuffer(content, np.uint8, offset=start).reshape(shape).copy()
 
 
 def _of_torchvision(place: Path, dataset: str) -> tuple[TensorImages, ...] | None:
     """CIFAR-10, CIFAR-100 or SVHN by torchvision, which compares checksums; None if absent."""
-    kind, marker = {
-        "cifar10": (CIFAR10, CIFAR10.base_folder),
-        "cifar100": (CIFAR100, CIFAR100.base_folder),
-        "svhn": (SVHN, "train_32x32.mat"),
-    }[dataset]
-    roots = [root for root in (place, place.parent) if (root / marker).exists()]
-    if not roots or (roots[0] != place and place.name != marker):
+    kind = {"cifar10": CIFAR10, "cifar100": CIFAR100, "svhn": SVHN}[dataset]
+    marker = "train_32x32.mat" if kind is SVHN else kind.base_folder
+    root = place.parent if place.name == marker else place
+    if not (root / marker).exists():
         return None
     sets = []
     for part in ("train", "test"):
         try:
             if kind is SVHN:
-                found = SVHN(roots[0], split=part)
-                pixels, targets, classes = found.data, found.labels, DIGITS
+                found = SVHN(root, split=part)
+                sets.append(_tensors(found.data, found.labels, DIGITS, part + "/{:05d}"))
             else:
-                found = kind(roots[0], train=part == "train")
-                pixels, targets = found.data.transpose(0, 3, 1, 2), found.targets
-                classes = tuple(found.classes)
-            sets.append(_tensors(pixels, targets, classes, part + "/{:05d}"))
+                found = kind(root, train=part == "train")
+                pixels = found.data.transpose(0, 3, 1, 2)
+                sets.append(_tensors(pixels, found.targets, found.classes, part + "/{:05d}"))
         except (RuntimeError, OSError, EOFError, ValueError) as error:
             raise DataError(
-                f"{roots[0] / marker}: the {part} part of {dataset} is missing or not as it was "
+                f"{root / marker}: the {part} part of {dataset} is missing or not as it was "
                 f"published ({error}); unpack the archive there again"
             ) from error
     return tuple(sets)
 
 
 def _tensors(
-    pixels: NDArray[np.uint8], targets: ArrayLike, classes: tuple[str, ...], name: str
+    pixels: NDArray[np.uint8], targets: ArrayLike, classes: Sequence[str], name: str
 ) -> TensorImages:
     images = torch.from_numpy(np.ascontiguousarray(pixels))
     labels = torch.from_numpy(np.asarray(targets, np.int64))
-    return TensorImages(images, labels, classes, tuple(map(name.format, range(len(images)))))
+    return TensorImages(images, labels, tuple(classes), tuple(map(name.format, range(len(images)))))

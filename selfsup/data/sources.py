@@ -7,13 +7,13 @@ import struct
 import zipfile
 import zlib
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
 from io import BytesIO
 from pathlib import Path, PurePath
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 from PIL import Image
@@ -22,29 +22,16 @@ from torchvision.transforms.functional import to_pil_image
 
 from selfsup.errors import DataError
 
-IMAGE_SUFFIXES = frozenset(
-    {".png", ".jpg", ".jpeg", ".jfif", ".jpe", ".webp", ".bmp", ".ppm", ".pgm", ".gif", ".tif",
-     ".tiff"}
-)  # fmt: skip
-#: First bytes of files without a suffix that are images.
-MAGIC = (b"\xff\xd8\xff", b"\x89PNG", b"GIF8", b"RIFF", b"BM", b"II*\0", b"MM\0*")
 #: Fewer than PIL knows: it asks one after the other.
 FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "PPM", "TIFF", "GIF")
+IMAGE_SUFFIXES = {
+    suffix for suffix, kind in Image.registered_extensions().items() if kind in FORMATS
+}
 #: What PIL raises for files that are not what they should be.
 UNREADABLE = (
     OSError, ValueError, SyntaxError, EOFError, RuntimeError, struct.error, zlib.error,
     zipfile.BadZipFile, Image.DecompressionBombError,
 )  # fmt: skip
-
-
-class Source(Protocol):
-    """Where images are, which are known by their names."""
-
-    def open(self, name: str) -> Any:
-        """Return a context with the image; what is wrong with it is a `DataError`."""
-
-    def locate(self, name: str) -> Path | None:
-        """Return its file, if it is one."""
 
 
 @dataclass(frozen=True)
@@ -62,10 +49,9 @@ class Files:
         else:
             listed = _archive(self.place, os.getpid()).namelist()
             found = [name for name in listed if not name.endswith("/")]
-        inside = (name.removeprefix(self.prefix) for name in found if name.startswith(self.prefix))
         images, others = [], Counter[str]()
-        for name in inside:
-            if _hidden(name):
+        for name in found:
+            if any(part.startswith((".", "__MACOSX")) for part in name.split("/")):
                 continue
             if self._is_image(name):
                 images.append(name)
@@ -74,35 +60,26 @@ class Files:
         return sorted(images, key=lambda name: name.split("/")), others
 
     def _is_image(self, name: str) -> bool:
-        suffix = PurePath(name).suffix.lower()
-        if suffix:
+        if suffix := PurePath(name).suffix.lower():
             return suffix in IMAGE_SUFFIXES
         try:
-            return self._content(name, 4).startswith(MAGIC)
-        except UNREADABLE:
+            with self.open(name):
+                return True
+        except DataError:
             return False
 
-    def _content(self, name: str, size: int = -1) -> bytes:
-        if self.place.is_dir():
-            with self.locate(name).open("rb") as file:
-                return file.read(size)
-        with _archive(self.place, os.getpid()).open(self.prefix + name) as file:
-            return file.read(size)
-
-    def below(self, prefix: str) -> Files:
-        """Return a folder in this one."""
-        return Files(self.place, self.prefix + prefix)
-
-    def locate(self, name: str) -> Path:
-        """Return the path of an image, in a zip file as if that was a folder."""
-        return self.place / (self.prefix + name)
+    def locate(self, name: str) -> Path | None:
+        """Return the file of an image, if it is one: not in a zip file."""
+        return self.place / (self.prefix + name) if self.place.is_dir() else None
 
     @contextmanager
     def open(self, name: str) -> Iterator[Image.Image]:
         """Open an image; whatever is wrong with it is a `DataError` that names it."""
-        where = self.locate(name)
+        inside = self.prefix + name
+        where = self.place / inside  # in a zip file as if that was a folder
         try:
-            file = where if self.place.is_dir() else BytesIO(self._content(name))
+            found = self.place.is_dir()
+            file = where if found else BytesIO(_archive(self.place, os.getpid()).read(inside))
             with Image.open(file, formats=FORMATS) as image:
                 yield image
         except (FileNotFoundError, KeyError) as error:
@@ -114,38 +91,28 @@ class Files:
             raise DataError(f"{where}: not a readable image ({reason})") from error
 
 
-def _walk(place: Path) -> Iterator[Path]:
-    """Give every file once: folders that are links come after those that are none."""
-    folders, links, linked, files = [place], list[Path](), list[Path](), list[str]()
-    seen: set[tuple[int, int]] = set()
-    while folders or links:
-        folder = folders.pop() if folders else links.pop(0)
+def _walk(place: Path) -> list[Path]:
+    """Return every file once, by a path without links where there is one."""
+    folders, linked_folders = [place], list[Path]()
+    files, linked_files = list[Path](), list[Path]()
+    seen = set[str]()
+    while folders or linked_folders:
+        folder = folders.pop() if folders else linked_folders.pop(0)
+        if (real := os.path.realpath(folder)) in seen:
+            continue
+        seen.add(real)
         try:
-            status = folder.stat()
-            if (status.st_dev, status.st_ino) in seen:
-                continue
-            seen.add((status.st_dev, status.st_ino))
             for entry in sorted(os.scandir(folder), key=lambda entry: entry.name):
-                path = Path(entry.path)
                 if entry.is_dir():
-                    (links if entry.is_symlink() else folders).append(path)
-                elif entry.is_symlink():
-                    linked.append(path)
+                    kind = linked_folders if entry.is_symlink() else folders
                 else:
-                    files.append(entry.path)
-                    yield path
+                    kind = linked_files if entry.is_symlink() else files
+                kind.append(Path(entry.path))
         except OSError as error:
             raise DataError(f"{folder}: cannot be listed ({error.strerror})") from error
-    real = {os.path.realpath(file) for file in files} if linked else set()
-    for path in linked:
-        target = os.path.realpath(path)
-        if target not in real:
-            real.add(target)
-            yield path
-
-
-def _hidden(name: str) -> bool:
-    return any(part.startswith((".", "__MACOSX")) for part in PurePath(name).parts)
+    if not linked_files:
+        return files
+    return list({os.path.realpath(x): x for x in [*reversed(linked_files), *files]}.values())
 
 
 @lru_cache(maxsize=1)
@@ -166,8 +133,7 @@ class Items:
         names = [str(item[0]) for item in samples] if samples else []
         if len(set(names)) != len(dataset):
             names = [f"{i:06d}" for i in range(len(dataset))]
-        self.names: Sequence[str] = names
-        self._index = {name: i for i, name in enumerate(names)}
+        self.index = {name: i for i, name in enumerate(names)}
 
     def locate(self, name: str) -> Path | None:
         """Return the file of an image, where the data set tells its name."""
@@ -178,7 +144,7 @@ class Items:
     def open(self, name: str) -> Iterator[Image.Image]:
         """Give an item as an image."""
         try:
-            item = self.dataset[self._index[name]]
+            item = self.dataset[self.index[name]]
         except UNREADABLE as error:
             raise DataError(f"item {name} of the data set cannot be read: {error}") from error
         image = item[0] if isinstance(item, tuple | list) else item

@@ -12,11 +12,10 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 from torch.nn import functional as F
+from torchvision.transforms.v2.functional import rgb_to_grayscale
 
 from selfsup.config import AugmentConfig
 
-LUMA = (0.2989, 0.587, 0.114)
-"""Weights of the channels in a grey image, as torchvision has them."""
 CROP_ATTEMPTS = 10
 BLOCK = 1 << 17
 """Numbers in the images whose colours change at once."""
@@ -133,27 +132,22 @@ def _coloured(images: Tensor, augment: AugmentConfig, generator: torch.Generator
     def drawn(low: float, high: float, still: float) -> Tensor:
         return torch.where(changed, _uniform(n, low, high, generator), still)
 
-    grey = _chance(n, augment.grey, generator) if augment.grey and colour else None
+    changes: list[tuple[Callable[[Tensor, Tensor], Tensor], Tensor]] = []
+    if augment.grey and colour:
+        changes.append((make_grey, _chance(n, augment.grey, generator)))
     turns = drawn(-augment.hue, augment.hue, 0.0) if augment.hue and colour else None
-    factors = {
-        adjust_brightness: augment.brightness,
-        adjust_contrast: augment.contrast,
-        adjust_saturation: augment.saturation * colour,
-    }
-    changes: list[tuple[Callable[[Tensor, Tensor], Tensor], Tensor | None]] = [(make_grey, grey)]
-    changes += [
-        (adjust, drawn(max(0.0, 1 - strength), 1 + strength, 1.0))
-        for adjust, strength in factors.items()
-        if strength
-    ]
-    changes.append((adjust_hue, turns))
-    wanted = [
-        (change, values.view(n, 1, 1, 1).to(images.device))
-        for change, values in changes
-        if values is not None
-    ]
-    if not wanted:
+    for adjust, strength in (
+        (adjust_brightness, augment.brightness),
+        (adjust_contrast, augment.contrast),
+        (adjust_saturation, augment.saturation * colour),
+    ):
+        if strength:
+            changes.append((adjust, drawn(max(0.0, 1 - strength), 1 + strength, 1.0)))
+    if turns is not None:
+        changes.append((adjust_hue, turns))
+    if not changes:
         return images
+    wanted = [(change, x.view(n, 1, 1, 1).to(images.device)) for change, x in changes]
     # On a CPU a few images at a time, as fresh memory costs more than the arithmetic.
     step = max(1, BLOCK // images.shape[1:].numel()) if images.device.type == "cpu" else max(1, n)
     views = torch.empty_like(images)
@@ -166,18 +160,9 @@ def _coloured(images: Tensor, augment: AugmentConfig, generator: torch.Generator
     return views
 
 
-def luminance(images: Tensor) -> Tensor:
-    """Return (B, 1, H, W) grey images; those of one channel are grey already."""
-    if images.shape[1] != 3:
-        return images.mean(1, keepdim=True)
-    red, green, blue = torch.split(images, 1, 1)
-    grey: Tensor = (red * LUMA[0]).add_(green, alpha=LUMA[1]).add_(blue, alpha=LUMA[2])
-    return grey
-
-
 def make_grey(images: Tensor, chosen: Tensor) -> Tensor:
     """Make those of (B, C, H, W) images grey that the (B, 1, 1, 1) bools choose."""
-    return torch.where(chosen, luminance(images), images)
+    return torch.where(chosen, rgb_to_grayscale(images), images)
 
 
 def adjust_brightness(images: Tensor, factors: Tensor) -> Tensor:
@@ -187,13 +172,13 @@ def adjust_brightness(images: Tensor, factors: Tensor) -> Tensor:
 
 def adjust_contrast(images: Tensor, factors: Tensor) -> Tensor:
     """Scale the distance of (B, C, H, W) images to their mean grey by (B, 1, 1, 1) factors."""
-    mean = luminance(images.mean((2, 3), keepdim=True))
+    mean = rgb_to_grayscale(images.mean((2, 3), keepdim=True))
     return (images * factors).add_(mean * (1 - factors)).clamp_(0, 1)
 
 
 def adjust_saturation(images: Tensor, factors: Tensor) -> Tensor:
     """Scale the distance of (B, 3, H, W) images to their grey by (B, 1, 1, 1) factors."""
-    return torch.lerp(luminance(images), images, factors).clamp_(0, 1)
+    return torch.lerp(rgb_to_grayscale(images), images, factors).clamp_(0, 1)
 
 
 def adjust_hue(images: Tensor, turns: Tensor) -> Tensor:
@@ -243,15 +228,12 @@ def gaussian_blur(images: Tensor, sigma: Tensor, radius: int) -> Tensor:
 
 
 def _with_holes(images: Tensor, probability: float, generator: torch.Generator) -> Tensor:
-    n, sides = len(images), images.shape[2:]
+    n = len(images)
     chosen = _chance(n, probability, generator)
     box, centre = _uniform((n, 2), 0.15, 0.4, generator), _uniform((n, 2), 0, 1, generator)
     rows, columns = (
-        (((torch.arange(side) + 0.5) / side - centre[:, i, None]).abs() < box[:, i, None] / 2).to(
-            images.device
-        )
-        for i, side in enumerate(sides)
+        ((torch.arange(side) + 0.5) / side - centre[:, i, None]).abs() < box[:, i, None] / 2
+        for i, side in enumerate(images.shape[2:])
     )
-    hole = rows[:, None, :, None] & columns[:, None, None, :]
-    hole &= chosen.view(n, 1, 1, 1).to(images.device)
-    return torch.where(hole, images.mean((2, 3), keepdim=True), images)
+    hole = rows[:, None, :, None] & columns[:, None, None, :] & chosen.view(n, 1, 1, 1)
+    return torch.where(hole.to(images.device), images.mean((2, 3), keepdim=True), images)

@@ -78,7 +78,6 @@ def _pixels(run: Evaluation) -> Evaluation:
     channels, view = run.train.channels, View(min(PIXELS, run.view.size), run.view.centre)
     network = Network(
         nn.Flatten(), channels * view.size**2, (), torch.zeros(channels), torch.ones(channels),
-        channels_last=False,
     ).to(run.device)  # fmt: skip
     return run.but(method="pixels", network=network, view=view, find_labels=None, clusters=())
 

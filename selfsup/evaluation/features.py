@@ -24,7 +24,7 @@ from tqdm import tqdm
 from selfsup.config import AugmentConfig, Config
 from selfsup.data import ImageSet
 from selfsup.errors import ConfigError, RunError
-from selfsup.models import AlexNet, Network, ResNet
+from selfsup.models import AlexNet, Network
 from selfsup.sela import SelfLabels
 from selfsup.training.label_pass import batch_of
 from selfsup.training.step import autocast
@@ -35,7 +35,6 @@ TRUNK = "trunk"
 ALEXNET = {"conv1": "features.2", "conv2": "features.6", "conv3": "features.10",
            "conv4": "features.13", "conv5": "features.16", "pool5": "features",
            "fc6": "classifier.2", "fc7": "classifier.5"}  # fmt: skip
-RESNET = {f"layer{i}": f"net.layer{i}" for i in range(1, 5)}
 #: Images that a digest looks at, about, and the shorter side to which files are decoded for it.
 LOOKED_AT, DIGEST_SIDE = 32, 16
 #: Seconds between notes of how far a pass has come.
@@ -78,7 +77,7 @@ def layer_module(network: Network, layer: str) -> nn.Module:
     trunk = network.trunk
     if layer == TRUNK:
         return trunk
-    names = ALEXNET if isinstance(trunk, AlexNet) else RESNET if isinstance(trunk, ResNet) else {}
+    names = ALEXNET if isinstance(trunk, AlexNet) else {}
     modules: dict[str, nn.Module] = dict(trunk.named_modules())
     if (name := names.get(layer, layer)) not in modules:
         known = [TRUNK, *(names or [m for m, _ in trunk.named_children()])]

@@ -65,10 +65,9 @@ def optimiser_for(
 def with_new_head(source: Network, classes: int, seed: int) -> Network:
     """Return a copy of a network whose only head is new."""
     mean, std = source.mean.flatten(), source.std.flatten()
-    last = source.memory_format == torch.channels_last
     with seeded(seed):
         trunk = copy.deepcopy(source.trunk).requires_grad_(True)
-        network = Network(trunk, source.dim, (classes,), mean, std, channels_last=last)
+        network = Network(trunk, source.dim, (classes,), mean, std)
         if isinstance(trunk, AlexNet):
             network.heads.apply(initialise)
     return network.to(mean.device)

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from selfsup.config import OptimiserConfig
 from selfsup.evaluation.frame import Evaluation, Protocol, Row, classes, test_part
+from selfsup.evaluation.stages import absorbed, map_shapes, stages
 from selfsup.evaluation.training import (
     ClassLabels,
     accuracies,
@@ -18,7 +19,7 @@ from selfsup.evaluation.training import (
     train,
     training_views,
 )
-from selfsup.models import AlexNet, Network, absorbed, map_shapes, stages
+from selfsup.models import AlexNet, Network
 from selfsup.seeds import seeded
 
 #: Kernel, stride and padding of the pooling after conv1 to conv5 of AlexNet, in the authors' code.
@@ -58,10 +59,9 @@ class LayerProbes(Network):
 
     def __init__(self, source: Network, classes: int, size: int) -> None:
         mean, std = source.mean.flatten(), source.std.flatten()
-        last = source.memory_format == torch.channels_last
         parts = {name: absorbed(part) for name, part in stages(source.trunk).items()}
         shapes = map_shapes(parts, len(mean), size)
-        super().__init__(nn.Sequential(*parts.values()), 0, (), mean, std, channels_last=last)
+        super().__init__(nn.Sequential(*parts.values()), 0, (), mean, std)
         self.trunk.requires_grad_(False)
         pools = _pools(source.trunk, shapes)
         self.probes = nn.ModuleDict(

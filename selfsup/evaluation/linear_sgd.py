@@ -5,10 +5,9 @@ from __future__ import annotations
 import copy
 from dataclasses import dataclass
 
-import torch
-
 from selfsup.config import OptimiserConfig
 from selfsup.evaluation.frame import Evaluation, Protocol, Row, classes, test_part
+from selfsup.evaluation.stages import Fixed
 from selfsup.evaluation.training import (
     ClassLabels,
     accuracies,
@@ -19,7 +18,6 @@ from selfsup.evaluation.training import (
     training_views,
 )
 from selfsup.models import Network
-from selfsup.models.stages import Fixed
 from selfsup.seeds import seeded
 
 
@@ -43,7 +41,6 @@ def linear_sgd(evaluation: Evaluation, settings: LinearSgdSettings) -> list[Row]
     with seeded(evaluation.seed):
         network = Network(
             trunk, source.dim, (evaluation.classes,), source.mean.flatten(), source.std.flatten(),
-            channels_last=source.memory_format == torch.channels_last,
         ).to(evaluation.device)  # fmt: skip
     optimiser = OptimiserConfig(
         settings.epochs, settings.batch, lr=settings.lr,

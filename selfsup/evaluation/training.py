@@ -102,7 +102,7 @@ def train(
     )
     config = replace(config, optimiser=optimiser)
     run = folder / "training"
-    unwatched = replace(images, classes=())  # type: ignore[type-var]
+    unwatched = replace(images, classes=())
     trainer = Trainer(
         config, unwatched, run, device=str(evaluation.device), labels=labels, network=network
     )

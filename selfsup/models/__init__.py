@@ -3,27 +3,11 @@
 from __future__ import annotations
 
 from selfsup.models.alexnet import AlexNet
-from selfsup.models.build import build_network, build_trunk
-from selfsup.models.network import MultiHead, Network, Trunk, parameter_count
+from selfsup.models.network import MultiHead, Network, build_network, build_trunk
 from selfsup.models.resnet import PreActResNet, ResNet, SmallResNet
-from selfsup.models.stages import absorbed, fix_norms, map_shapes, stages
-from selfsup.models.weights import LoadReport, load_weights
+from selfsup.models.weights import load_weights
 
 __all__ = [
-    "AlexNet",
-    "LoadReport",
-    "MultiHead",
-    "Network",
-    "PreActResNet",
-    "ResNet",
-    "SmallResNet",
-    "Trunk",
-    "absorbed",
-    "build_network",
-    "build_trunk",
-    "fix_norms",
-    "load_weights",
-    "map_shapes",
-    "parameter_count",
-    "stages",
-]
+    "AlexNet", "MultiHead", "Network", "PreActResNet", "ResNet", "SmallResNet", "build_network",
+    "build_trunk", "load_weights",
+]  # fmt: skip

@@ -7,12 +7,12 @@ from typing import Literal
 
 from torch import Tensor, nn
 
-from selfsup.models.network import Trunk
+from selfsup.errors import ConfigError
 
 WIDTHS = {"big": (96, 256, 384, 384, 256), "small": (64, 192, 384, 256, 256)}
 
 
-class AlexNet(Trunk):
+class AlexNet(nn.Module):
     """AlexNet up to fc7.
 
     Module names are those of the authors' code, so that its weights load.
@@ -41,13 +41,12 @@ class AlexNet(Trunk):
                 layers.append(nn.MaxPool2d(3, 2))
             channels = outputs
         self.features = nn.Sequential(*layers)
-        self.dim = 4096
         self.classifier = nn.Sequential(
             nn.Dropout(),
-            nn.Linear(channels * 6 * 6, self.dim),
+            nn.Linear(channels * 6 * 6, 4096),
             nn.ReLU(inplace=True),
             nn.Dropout(),
-            nn.Linear(self.dim, self.dim),
+            nn.Linear(4096, 4096),
             nn.ReLU(inplace=True),
         )
         self.apply(initialise)
@@ -56,7 +55,7 @@ class AlexNet(Trunk):
         """Return the (B, 4096) output of fc7, after its ReLU."""
         height, width = images.shape[2:]
         if not (223 <= height <= 254 and 223 <= width <= 254):  # all that end in a map of 6 x 6
-            raise ValueError(f"AlexNet takes images of 224 x 224 pixels, not {height} x {width}")
+            raise ConfigError(f"AlexNet takes images of 224 x 224 pixels, not {height} x {width}")
         features: Tensor = self.classifier(self.features(images).flatten(1))
         return features
 

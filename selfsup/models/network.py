@@ -1,20 +1,25 @@
-"""A trunk with several linear heads."""
+"""A trunk with several linear heads, and how it is built from settings."""
 
 from __future__ import annotations
 
+import pkgutil
 from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
-from torch.nn.modules.batchnorm import _BatchNorm
+from torch.optim.swa_utils import update_bn
 
+from selfsup.config import ModelConfig
+from selfsup.errors import ConfigError
+from selfsup.models.alexnet import AlexNet, initialise
+from selfsup.models.resnet import PreActResNet, ResNet, SmallResNet
+from selfsup.seeds import seeded
 
-class Trunk(nn.Module):
-    """Makes (B, dim) features of (B, C, H, W) images with mean 0 and deviation 1."""
-
-    dim: int
+#: With up to four channels, oneDNN's 1 x 1 convolutions of stride 2 write past their memory where
+#: they are channels_last and the processor has AVX2 but not AVX-512 (PyTorch 2.14.1).
+LEAST_CHANNELS_LAST = 8
 
 
 class MultiHead(nn.Module):
@@ -50,8 +55,8 @@ class MultiHead(nn.Module):
 class Network(nn.Module):
     """A trunk that makes (B, dim) features, a head for each of `clusters`, and one of rotations.
 
-    The (C,) `mean` and `std` of the training images in [0, 1] are kept with the weights, so that a
-    checkpoint needs nothing else to be used.
+    The trunk sees images with mean 0 and deviation 1. The (C,) `mean` and `std` of the training
+    images in [0, 1] are kept with the weights, so that a checkpoint needs nothing else to be used.
     """
 
     mean: Tensor
@@ -73,9 +78,11 @@ class Network(nn.Module):
         self.register_buffer("std", std.view(1, -1, 1, 1).clone())
         self.dim = dim
         self.trunk = trunk
-        self.heads = MultiHead(self.dim, clusters)
-        self.rotation_head = nn.Linear(self.dim, 4) if rotation else None
-        self.memory_format = torch.channels_last if channels_last else torch.contiguous_format
+        self.heads = MultiHead(dim, clusters)
+        self.rotation_head = nn.Linear(dim, 4) if rotation else None
+        widths = [conv.out_channels for conv in trunk.modules() if isinstance(conv, nn.Conv2d)]
+        last = channels_last and min(widths, default=0) >= LEAST_CHANNELS_LAST
+        self.memory_format = torch.channels_last if last else torch.contiguous_format
         self.trunk.to(memory_format=self.memory_format)
 
     def features(self, images: Tensor) -> Tensor:
@@ -100,32 +107,75 @@ class Network(nn.Module):
         features = self.features(images)
         return *self.heads(features[: len(features) // 4]), self.rotation_head(features)
 
-    @torch.no_grad()
     def calibrate(self, batches: Iterable[Tensor]) -> None:
         """Measure the statistics of batch normalisation as plain means over batches of images.
 
         A new network lacks them, and makes the first labels in evaluation mode. A batch of a single
         image has no variance and is left out.
         """
-        norms = [m for m in self.modules() if isinstance(m, _BatchNorm)]
-        momenta = [norm.momentum for norm in norms]
-        modes = [(module, module.training) for module in self.modules()]
-        self.eval()  # no dropout, hence no random numbers
-        for norm in norms:
-            norm.train()
-            norm.reset_running_stats()
-            norm.momentum = None
-        try:
-            for images in batches:
-                if len(images) > 1:
-                    self.features(images.to(self.mean.device))
-        finally:
-            for norm, momentum in zip(norms, momenta, strict=True):
-                norm.momentum = momentum
-            for module, training in modes:
-                module.training = training
+        with seeded(0):  # dropout draws from the global generator, and no statistics depend on it
+            update_bn((x for x in batches if len(x) > 1), self, self.mean.device)
 
 
-def parameter_count(module: nn.Module) -> int:
-    """Return how many numbers a module learns."""
-    return sum(parameter.numel() for parameter in module.parameters())
+def build_network(
+    config: ModelConfig,
+    clusters: Sequence[int],
+    mean: Tensor,
+    std: Tensor,
+    image_size: int,
+    trunk: nn.Module | None = None,
+) -> Network:
+    """Return a new network, whose weights come from torch's global generator.
+
+    It has a head for each K of `clusters`, and a `trunk` of one's own instead of ``config.arch`` if
+    there is one. `mean` and `std` are the (C,) statistics of the training images in [0, 1].
+    """
+    trunk = build_trunk(config, len(mean)) if trunk is None else trunk
+    dim = feature_dim(trunk, len(mean), image_size)
+    network = Network(trunk, dim, clusters, mean, std, config.rotation, config.channels_last)
+    if isinstance(trunk, AlexNet):
+        network.heads.apply(initialise)
+        if network.rotation_head is not None:
+            initialise(network.rotation_head)
+    return network
+
+
+def build_trunk(config: ModelConfig, channels: int) -> nn.Module:
+    """Return a new trunk for images of so many channels; weights come from the global generator."""
+    match config.arch:
+        case "small-resnet":
+            return SmallResNet(channels, config.width, config.blocks, config.stem_stride)
+        case "alexnet":
+            return AlexNet("big", channels)
+        case "alexnet-small":
+            return AlexNet("small", channels)
+        case "resnet18" | "resnet50":
+            return ResNet(int(config.arch[-2:]), channels)
+        case "preact-resnet18" | "preact-resnet50":
+            return PreActResNet(int(config.arch[-2:]), channels, config.final_norm)
+        case "own":
+            raise ConfigError("this network was passed from Python: pass it again, as trunk=")
+    try:
+        trunk = pkgutil.resolve_name(config.arch)()
+    except (ImportError, AttributeError, ValueError) as error:
+        raise ConfigError(f"arch {config.arch}: {error}; it is looked for in PYTHONPATH") from error
+    if not isinstance(trunk, nn.Module):
+        kind = type(trunk).__name__
+        raise ConfigError(f"arch {config.arch} returned a {kind}, not a torch.nn.Module")
+    return trunk
+
+
+@torch.no_grad()
+def feature_dim(trunk: nn.Module, channels: int, side: int) -> int:
+    """Return D of a trunk that makes (B, D) features of (B, channels, side, side) images."""
+    training = trunk.training
+    device = next((x.device for x in trunk.parameters()), None)
+    features = trunk.eval()(torch.zeros(2, channels, side, side, device=device))
+    trunk.train(training)
+    if not isinstance(features, Tensor) or features.ndim != 2:
+        shape = tuple(getattr(features, "shape", ())) or type(features).__name__
+        raise ConfigError(
+            f"{type(trunk).__name__} makes {shape} of 2 images of {side} x {side}; a trunk makes "
+            "(2, D) features: take its classifier away, pool its map"
+        )
+    return features.shape[1]

@@ -2,35 +2,25 @@
 
 from __future__ import annotations
 
-from typing import Literal
-
 import torch
 import torchvision
 from torch import Tensor, nn
 from torch.nn import functional as F
-from torchvision.models.resnet import BasicBlock
-
-from selfsup.models.network import Trunk
-
-Depth = Literal[18, 50]
+from torchvision.models.resnet import BasicBlock, Bottleneck
 
 
-class ResNet(Trunk):
+class ResNet(torchvision.models.ResNet):  # type: ignore[misc]
     """torchvision's ResNet of `depth` layers up to the pooled features."""
 
-    def __init__(self, depth: Depth, channels: int = 3) -> None:
-        super().__init__()
-        self.net = torchvision.models.get_model(f"resnet{depth}", weights=None)
-        self.dim = self.net.fc.in_features
-        self.net.fc = nn.Identity()
+    def __init__(self, depth: int, channels: int = 3) -> None:
+        if depth == 18:
+            super().__init__(BasicBlock, [2, 2, 2, 2])
+        else:
+            super().__init__(Bottleneck, [3, 4, 6, 3])
+        self.fc = nn.Identity()
         if channels != 3:
-            self.net.conv1 = nn.Conv2d(channels, 64, 7, 2, 3, bias=False)
-            _initialise(self.net.conv1)
-
-    def forward(self, images: Tensor) -> Tensor:
-        """Return the (B, dim) features."""
-        features: Tensor = self.net(images)
-        return features
+            self.conv1 = nn.Conv2d(channels, 64, 7, 2, 3, bias=False)
+            _initialise(self.conv1)
 
 
 class PreActBlock(nn.Module):
@@ -63,7 +53,7 @@ class PreActBlock(nn.Module):
         return torch.add(y, shortcut)
 
 
-class PreActResNet(Trunk):
+class PreActResNet(nn.Module):
     """Pre-activation ResNet (He et al. 2016), up to the pooled features.
 
     Module names and initial weights (PyTorch's) are those of the authors' code, so that its weights
@@ -79,7 +69,7 @@ class PreActResNet(Trunk):
         Normalisation and ReLU before the pooling, which the authors' code leaves out.
     """
 
-    def __init__(self, depth: Depth, channels: int = 3, final_norm: bool = True) -> None:
+    def __init__(self, depth: int, channels: int = 3, final_norm: bool = True) -> None:
         super().__init__()
         counts = (2, 2, 2, 2) if depth == 18 else (3, 4, 6, 3)
         width = 64
@@ -97,7 +87,6 @@ class PreActResNet(Trunk):
         if final_norm:
             layers += [nn.BatchNorm2d(width), nn.ReLU(inplace=True)]
         self.features = nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten())
-        self.dim = width
 
     def forward(self, images: Tensor) -> Tensor:
         """Return the (B, dim) features."""
@@ -105,7 +94,7 @@ class PreActResNet(Trunk):
         return features
 
 
-class SmallResNet(Trunk):
+class SmallResNet(nn.Module):
     """Three stages of `blocks` residual blocks; `width` channels after the stem; standardised."""
 
     def __init__(self, channels: int, width: int = 16, blocks: int = 1, stem_stride: int = 1):
@@ -125,7 +114,6 @@ class SmallResNet(Trunk):
         self.layers = nn.Sequential(*layers)
         # Standardised features: the logits of a random network then differ between images.
         self.norm = nn.BatchNorm1d(inputs, affine=False)
-        self.dim = inputs
         self.apply(_initialise)
 
     def forward(self, images: Tensor) -> Tensor:

@@ -2,45 +2,31 @@
 
 from __future__ import annotations
 
-import dataclasses
 import os
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
+from textwrap import shorten
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from selfsup.errors import UNLOADABLE, WeightsError
 from selfsup.models.network import Network
 from selfsup.models.resnet import ResNet
 
-#: Names of heads in weights; and the parts of the authors' ResNet, which is one nn.Sequential.
-HEAD = re.compile(r"(fc|top_layer)\d*\.|heads\.|rotation_head\.")
-_RESNET_PARTS = dict(
-    zip([f"features.{i}" for i in (0, 1, 4, 5, 6, 7)],
-        ["conv1", "bn1", "layer1", "layer2", "layer3", "layer4"], strict=True)
-)  # fmt: skip
-
-
-@dataclasses.dataclass(frozen=True)
-class LoadReport:
-    """What :func:`load_weights` found besides the trunk, which it always loads whole."""
-
-    heads: tuple[int, ...]
-    """Heads of the network that were loaded."""
-    rotation: bool
-    """Whether the rotation head was loaded."""
-    ignored: tuple[str, ...]
-    """Weights of heads that the network has no place for."""
-    labels: Tensor | None
-    """Cluster labels beside the weights, as they were stored."""
+#: Names of heads, here and elsewhere.
+HEAD = re.compile(r"(fc|top_layer\d*|heads|rotation_head)\.")
+TRUNK = "trunk."
+#: The parts of the authors' ResNet, which is one nn.Sequential.
+RESNET_PARTS = {
+    "features.0": "conv1", "features.1": "bn1", "features.4": "layer1", "features.5": "layer2",
+    "features.6": "layer3", "features.7": "layer4",
+}  # fmt: skip
 
 
 @torch.no_grad()
-def load_weights(
-    network: Network, source: str | os.PathLike[str] | Mapping[str, Any]
-) -> LoadReport:
+def load_weights(network: Network, source: str | os.PathLike[str] | Mapping[str, Any]) -> None:
     """Load the trunk of a network, and such heads as fit.
 
     Parameters
@@ -51,11 +37,6 @@ def load_weights(
         A state dict in the names of torchvision's ResNets, of the authors' code, or of a
         :class:`Network`; alone, under "state_dict" or, in a checkpoint, under "network".
 
-    Returns
-    -------
-    LoadReport
-        Which heads were loaded, what was left out, and the labels stored with the weights.
-
     Raises
     ------
     WeightsError
@@ -63,28 +44,37 @@ def load_weights(
     """
     contents = source if isinstance(source, Mapping) else _read(source)
     weights = contents.get("network", contents.get("state_dict", contents))
-    labels = contents.get("labels", contents.get("L"))
-    if isinstance(labels, Mapping):  # of a run
-        labels = labels.get("labels")
-    named = network.trunk.net if isinstance(network.trunk, ResNet) else network.trunk
-    expected, statistics = named.state_dict(), {"mean": network.mean, "std": network.std}
-    trunk: dict[str, Tensor] = {}
-    heads: dict[str, Tensor] = {}
-    for name, value in weights.items():
-        if isinstance(value, Tensor) and name not in ("labels", "L"):
-            name = re.sub(r"(^|\.)module\.", r"\1", name)  # of (Distributed)DataParallel
-            own = name if name in statistics else _trunk_name(name, network.trunk)
-            is_head = own not in expected and HEAD.match(name)
-            (heads if is_head else trunk)[name if is_head else own] = value
-    expected |= {name: value for name, value in statistics.items() if name in trunk}
-    _check(network, expected, trunk)
-    for name in statistics.keys() & trunk.keys():
-        statistics[name].copy_(trunk.pop(name))
-    named.load_state_dict(trunk, strict=False)
-    loaded, rotation = _load_heads(network, heads)
-    return LoadReport(
-        loaded, rotation, tuple(heads), labels if isinstance(labels, Tensor) else None
-    )
+    places = _places(network)
+    found = {
+        _own_name(name, network, places): value
+        for name, value in weights.items()
+        if isinstance(value, Tensor) and name not in ("labels", "L")
+    }
+    fitting = [x for x in found if x in places and found[x].shape == places[x].shape]
+    strange = [x for x in found if x not in fitting and not HEAD.match(x)]
+    faults = {
+        # weights of 2018 and before have no counter of batches
+        "missing": [
+            x.removeprefix(TRUNK) for x in places
+            if x.startswith(TRUNK) and x not in found and not x.endswith("num_batches_tracked")
+        ],
+        "unknown": [x for x in strange if x not in places],
+        "of another shape": [
+            f"{x.removeprefix(TRUNK)} {tuple(found[x].shape)} instead of {tuple(places[x].shape)}"
+            for x in strange if x in places
+        ],
+    }  # fmt: skip
+    told = [
+        f"{len(names)} {fault}: {shorten(', '.join(names), 200, placeholder=' ...')}"
+        for fault, names in faults.items() if names
+    ]  # fmt: skip
+    if told:
+        raise WeightsError(
+            f"these weights do not fit a {type(network.trunk).__name__} of {network.dim} features; "
+            + "; ".join(told)
+        )
+    for name in fitting:
+        places[name].copy_(found[name])
 
 
 def _read(path: str | os.PathLike[str]) -> Mapping[str, Any]:
@@ -102,63 +92,22 @@ def _read(path: str | os.PathLike[str]) -> Mapping[str, Any]:
     return contents
 
 
-def _trunk_name(name: str, trunk: nn.Module) -> str:
-    """Translate a name of any source into one of the trunk's."""
-    if not isinstance(trunk, ResNet):
-        return name.removeprefix("trunk.")
-    match = re.match(r"features\.\d+", name)
-    if match:
-        return _RESNET_PARTS.get(match[0], match[0]) + name[match.end() :]
-    return name.removeprefix("trunk.net.")
+def _places(network: Network) -> dict[str, Tensor]:
+    """Return what can be loaded, by name; each head by the authors' name too."""
+    places = dict(network.state_dict())
+    heads = [network.heads.parameters_of(i) for i in range(len(network.heads.clusters))]
+    if network.rotation_head is not None:  # the authors': after all others
+        heads.append((network.rotation_head.weight, network.rotation_head.bias))
+    for i, (weight, bias) in enumerate(heads):
+        places |= {f"top_layer{i}.weight": weight, f"top_layer{i}.bias": bias}
+    return places
 
 
-def _check(network: Network, expected: Mapping[str, Tensor], weights: Mapping[str, Tensor]) -> None:
-    """Raise unless all that is expected is there in its shape, and nothing else."""
-    found = {
-        # weights of 2018 and before have no such counter
-        "missing": [
-            x for x in expected if x not in weights and not x.endswith("num_batches_tracked")
-        ],
-        "unknown": [x for x in weights if x not in expected],
-        "of another shape": [
-            f"{x} {tuple(weights[x].shape)} instead of {tuple(value.shape)}"
-            for x, value in expected.items()
-            if x in weights and weights[x].shape != value.shape
-        ],
-    }
-    if any(found.values()):
-        faults = [f"{fault}: {_first_few(names)}" for fault, names in found.items() if names]
-        raise WeightsError(
-            f"these weights do not fit a {type(network.trunk).__name__} of {network.dim} features; "
-            + "; ".join(faults)
-        )
-
-
-def _first_few(names: Sequence[str], shown: int = 3) -> str:
-    more = len(names) - shown
-    return ", ".join(names[:shown]) + (f" and {more} more" if more > 0 else "")
-
-
-def _load_heads(network: Network, weights: dict[str, Tensor]) -> tuple[tuple[int, ...], bool]:
-    """Load what fits and take it out of `weights`."""
-
-    def taken(weight: Tensor, bias: Tensor, *names: str) -> bool:
-        for name in names:
-            pair = {f"{name}.weight": weight, f"{name}.bias": bias}
-            if all(key in weights and weights[key].shape == x.shape for key, x in pair.items()):
-                for key, place in pair.items():
-                    place.copy_(weights.pop(key))
-                return True
-        return False
-
-    def foreign(index: int) -> list[str]:
-        return ["fc", "top_layer", "top_layer0"] if index == 0 else [f"top_layer{index}"]
-
-    heads, turns, every = network.heads, network.rotation_head, range(len(network.heads.clusters))
-    whole = heads.linear
-    if whole is not None and taken(whole.weight, whole.bias, "heads.linear"):
-        loaded = list(every)
-    else:
-        loaded = [i for i in every if taken(*heads.parameters_of(i), *foreign(i))]
-    last = ["rotation_head", *foreign(len(every))]  # the authors': after all others
-    return tuple(loaded), turns is not None and taken(turns.weight, turns.bias, *last)
+def _own_name(name: str, network: Network, places: Mapping[str, Tensor]) -> str:
+    """Translate a name of any source into one of the network's, where it has such a one."""
+    name = re.sub(r"(^|\.)module\.", r"\1", name)  # of (Distributed)DataParallel
+    if isinstance(network.trunk, ResNet):
+        name = re.sub(r"^features\.\d+", lambda part: RESNET_PARTS.get(part[0], part[0]), name)
+    if TRUNK + name in places:
+        return TRUNK + name
+    return re.sub(r"^(fc|top_layer)\.", "top_layer0.", name)

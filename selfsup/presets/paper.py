@@ -4,45 +4,21 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from selfsup.config import (
-    LEVELS,
-    AugmentConfig,
-    Config,
-    DataConfig,
-    LabelConfig,
-    ModelConfig,
-    OptimiserConfig,
-    RunConfig,
-)  # fmt: skip
+from selfsup.config import LEVELS, AugmentConfig, Config, DataConfig
 
 #: CIFAR and SVHN in the authors' code: 32 x 32 images shown to AlexNet at 224 x 224.
 SMALL_IMAGES = AugmentConfig(
     crop=(0.2, 1.0), brightness=0.4, contrast=0.4, saturation=0.4, hue=0.4, grey=0.2, flip=True
 )
-_CIFAR = Config(
-    DataConfig("cifar10", 224),
-    ModelConfig("alexnet"),
-    LabelConfig(
-        clusters=(128,) * 10, epsilon=1 / 10, tol=1e-4, updates=400, schedule_power=1.0,
-        heads_per_update="one",
-    ),
-    OptimiserConfig(
-        epochs=400, batch_size=128, precision="auto", lr=0.03, lr_schedule="step",
-        lr_drops=(240, 320), augment=SMALL_IMAGES,
-    ),
-    RunConfig("cifar10-alexnet"),
+_CIFAR = Config(DataConfig("cifar10", 224)).but(
+    preset="cifar10-alexnet", arch="alexnet", clusters=(128,) * 10, epsilon=1 / 10, tol=1e-4,
+    updates=400, schedule_power=1.0, heads_per_update="one", epochs=400, batch_size=128,
+    precision="auto", lr=0.03, lr_schedule="step", lr_drops=(240, 320), augment=SMALL_IMAGES,
 )  # fmt: skip
-_IMAGENET = Config(
-    DataConfig("imagenet", 224, in_memory=False, workers=8),
-    ModelConfig("alexnet"),
-    LabelConfig(
-        clusters=(3000,) * 10, epsilon=1 / 25, tol=1e-4, updates=100, label_augment=LEVELS["0"]
-    ),
-    OptimiserConfig(
-        epochs=400, batch_size=256, precision="auto", lr=0.08, lr_schedule="step",
-        lr_drops=(150, 300, 350), weight_decay=1e-5, augment=LEVELS["3"],
-    ),
-    RunConfig("imagenet-alexnet"),
+_IMAGENET = Config(DataConfig("imagenet", 224, in_memory=False, workers=8)).but(
+    preset="imagenet-alexnet", arch="alexnet", clusters=(3000,) * 10, epsilon=1 / 25, tol=1e-4,
+    updates=100, label_augment=LEVELS["0"], epochs=400, batch_size=256, precision="auto", lr=0.08,
+    lr_schedule="step", lr_drops=(150, 300, 350), weight_decay=1e-5, augment=LEVELS["3"],
 )  # fmt: skip
 _RESNET = _IMAGENET.but(preset="imagenet-resnet50", arch="resnet50")
 

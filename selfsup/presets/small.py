@@ -10,53 +10,30 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from selfsup.config import (
-    AugmentConfig,
-    Config,
-    DataConfig,
-    LabelConfig,
-    ModelConfig,
-    OptimiserConfig,
-    RunConfig,
-)  # fmt: skip
+from selfsup.config import AugmentConfig, Config, DataConfig
 from selfsup.presets.paper import SMALL_IMAGES
 
-_DIGITS = Config(
-    DataConfig("digits", 16),
-    ModelConfig(),
-    LabelConfig(clusters=(10,) * 5, epsilon=0.1, updates=320, schedule_power=1.0),
-    OptimiserConfig(
-        epochs=80, lr=0.05, nesterov=True,
-        augment=AugmentConfig(rotate=20.0, scale=(0.8, 1.25), stretch=0.3, shift=0.12),
-    ),
-    RunConfig("digits", device="cpu", supervised_epochs=40),
+_DIGITS = Config(DataConfig("digits", 16)).but(
+    preset="digits", clusters=(10,) * 5, epsilon=0.1, updates=320, schedule_power=1.0, epochs=80,
+    lr=0.05, nesterov=True, device="cpu", supervised_epochs=40,
+    augment=AugmentConfig(rotate=20.0, scale=(0.8, 1.25), stretch=0.3, shift=0.12),
 )  # fmt: skip
-_FASHION = Config(
-    DataConfig("fashion-mnist", 28),
-    ModelConfig(stem_stride=2),
-    LabelConfig(clusters=(10,) * 6, epsilon=0.1, max_iter=100, updates=50, schedule_power=1.0),
-    OptimiserConfig(
-        epochs=5, batch_size=256, lr=0.1, nesterov=True, weight_decay=1e-4,
-        augment=AugmentConfig(
-            rotate=15.0, scale=(0.6, 1.2), stretch=0.3, shift=0.12, flip=True, brightness=0.3,
-            contrast=0.3, erase=0.3,
-        ),
+_FASHION = Config(DataConfig("fashion-mnist", 28)).but(
+    preset="fashion-mnist", stem_stride=2, clusters=(10,) * 6, epsilon=0.1, max_iter=100,
+    updates=50, schedule_power=1.0, epochs=5, batch_size=256, lr=0.1, nesterov=True,
+    weight_decay=1e-4, device="cpu", supervised_epochs=5,
+    augment=AugmentConfig(
+        rotate=15.0, scale=(0.6, 1.2), stretch=0.3, shift=0.12, flip=True, brightness=0.3,
+        contrast=0.3, erase=0.3,
     ),
-    RunConfig("fashion-mnist", device="cpu", supervised_epochs=5),
 )  # fmt: skip
-_CIFAR = Config(
-    DataConfig("cifar10", 32),
-    ModelConfig(width=32, stem_stride=2),
-    LabelConfig(clusters=(128,) * 10, epsilon=0.1, updates=12, schedule_power=1.0),
-    OptimiserConfig(epochs=12, lr=0.06, nesterov=True, augment=replace(SMALL_IMAGES, hue=0.1)),
-    RunConfig("cifar10-small"),
-)
-_FOLDER = Config(
-    DataConfig("folder", 32),
-    ModelConfig(width=32, stem_stride=2),
-    LabelConfig(clusters=(0,) * 10, epsilon=0.1, updates=60, schedule_power=1.0),
-    OptimiserConfig(epochs=60, lr=0.03, nesterov=True, augment=replace(SMALL_IMAGES, hue=0.0)),
-    RunConfig("folder"),
-)
+_CIFAR = Config(DataConfig("cifar10", 32)).but(
+    preset="cifar10-small", width=32, stem_stride=2, clusters=(128,) * 10, epsilon=0.1, updates=12,
+    schedule_power=1.0, epochs=12, lr=0.06, nesterov=True, augment=replace(SMALL_IMAGES, hue=0.1),
+)  # fmt: skip
+_FOLDER = Config(DataConfig("folder", 32)).but(
+    preset="folder", width=32, stem_stride=2, clusters=(0,) * 10, epsilon=0.1, updates=60,
+    schedule_power=1.0, epochs=60, lr=0.03, nesterov=True, augment=replace(SMALL_IMAGES, hue=0.0),
+)  # fmt: skip
 
 SMALL: dict[str, Config] = {c.run.preset: c for c in (_DIGITS, _FASHION, _CIFAR, _FOLDER)}

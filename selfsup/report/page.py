@@ -17,8 +17,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageOps
 from sklearn.manifold import TSNE
 
-from selfsup.data import ImageSet
-from selfsup.data.decode import pictures
+from selfsup.data import ImageSet, TensorImages
 from selfsup.evaluation.features import shown_digest, state_digest
 from selfsup.evaluation.protocols import PROTOCOLS
 from selfsup.evaluation.run import Result, read_results
@@ -132,9 +131,9 @@ def _neighbours(rows: Sequence[dict[str, Any]], images: ImageSet) -> str | None:
 
 def tiles_of(images: ImageSet, shown: Integers) -> list[NDArray[np.uint8]]:
     """Return small (h, w, C) pictures, of the files where there are any."""
-    located = [Path(images.locate(i) or "") for i in shown.tolist()]
-    if all(file.is_file() for file in located):
-        return pictures(located, TILE)
+    if isinstance(images, TensorImages) and images.origin is not None:
+        located = [images.locate(i) for i in shown.tolist()]
+        images = images.origin if all(x is not None and x.is_file() for x in located) else images
     return images.thumbnails(torch.from_numpy(shown), TILE)
 
 
@@ -190,11 +189,11 @@ def _images(
     images: ImageSet, shown: Integers, labels: Integers, confidence: Floats
 ) -> list[dict[str, Any]]:
     """Return what the page knows of each image that it shows."""
-    located = [Path(images.locate(i) or "") for i in shown.tolist()]
+    located = [images.locate(i) for i in shown.tolist()]
     return [
         {
             "name": images.paths[i],
-            "link": file.as_uri() if file.is_file() else None,
+            "link": file.as_uri() if file and file.is_file() else None,
             "labels": labels[:, i].tolist(),
             "confidence": confidence[:, i].round(3).tolist(),
             "class": int(images.targets[i]),

@@ -12,7 +12,6 @@ from torch.nn.modules.module import register_module_forward_hook
 from selfsup.config import Config
 from selfsup.data import TensorImages
 from selfsup.data.folders import all_images
-from selfsup.models import parameter_count
 from selfsup.training.fit import Trainer
 from selfsup.training.label_pass import label_step
 from selfsup.training.processes import check_device
@@ -29,7 +28,7 @@ def dry_run(config: Config) -> None:
     """Print a run's settings; try it on noise, with small batches; print what all of it needs."""
     data, n = config.data, SIZES[config.data.dataset]
     if data.dataset == "folder" and data.data is not None:
-        n = len(all_images(Path(data.data), 3)[0])  # none is decoded
+        n = len(all_images(Path(data.data))[0])  # none is decoded
     channels = 1 if data.dataset in ("digits", "fashion-mnist") else 3
     reduced = config.but(
         batch_size=min(BATCH, config.optimiser.batch_size), accumulate=1, heads_per_update="all",
@@ -44,8 +43,8 @@ def dry_run(config: Config) -> None:
     clusters, network = reduced.labels.clusters, trainer.network
     heads = [f"{clusters.count(k)} x {k:,}" for k in sorted(set(clusters))]
     heads += ["4 quarter turns"] * config.model.rotation
-    print(f"{config.to_json()}\n{config.model.arch}: {parameter_count(network):,} parameters, "
-          f"{parameter_count(network.trunk):,} of them in the trunk; {network.dim} features; "
+    print(f"{config.to_json()}\n{config.model.arch}: {_parameters(network):,} parameters, "
+          f"{_parameters(network.trunk):,} of them in the trunk; {network.dim} features; "
           f"heads: {', '.join(heads)}")  # fmt: skip
     with torch.random.fork_rng(devices=[]):
         label, step, kept = _tried(trainer, config.optimiser.batch_size)
@@ -95,11 +94,15 @@ def _tried(trainer: Trainer, full: int) -> tuple[dict[str, float], float, float]
     return label, per_image, held / (STEPS * batch)
 
 
+def _parameters(module: nn.Module) -> int:
+    return sum(p.numel() for p in module.parameters())
+
+
 def _memory(config: Config, n: int, trainer: Trainer, kept: float, decoded: int) -> str:
     batch = config.optimiser.batch_size // config.optimiser.accumulate
     k, features = max(trainer.labels.clusters, default=0), 4 * n * trainer.network.dim
     parts = {
-        "weights, gradients, momenta": 12 * parameter_count(trainer.network),
+        "weights, gradients, momenta": 12 * _parameters(trainer.network),
         f"activations of {batch} images": kept * batch,
         f"features of the label pass ({config.labels.features_in})": features * bool(k),
         f"logits of one head (N x {k:,})": 4 * n * k,

@@ -104,7 +104,7 @@ class Trainer:
         self.config, self.run = config, run
         self.world, self.device = world or World(), torch.device(device)
         on_gpu = isinstance(images, TensorImages) and self.device.type == "cuda"
-        self.images = images.to(self.device) if on_gpu else images  # type: ignore[attr-defined]
+        self.images = images.to(self.device) if on_gpu else images  # type: ignore[union-attr]
         fresh = run is None or not checkpoints(run)  # asked before the processes meet
         self.batch_size = self._batch_size()
         self.steps_per_epoch = len(images) // self.batch_size

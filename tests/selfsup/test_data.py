@@ -357,7 +357,7 @@ def test_unlabelled_parts(tmp_path):
 
 def test_all_images_of_a_folder_however_nested(tmp_path):
     write_parts(tmp_path)
-    images, _ = all_images(tmp_path, 1)
+    images = replace(all_images(tmp_path)[0], channels=1)
     assert images.channels == 1
     assert len(images) == 8
     assert images.paths[0] == "test/a/1.bmp"
@@ -599,7 +599,7 @@ def torn(path):
 def test_an_unreadable_file_is_named_by_workers_too(tmp_path, damage, workers):
     for i in range(6):
         write_noise(tmp_path / f"{i}.png", i)
-    images = replace(all_images(tmp_path, 3)[0], workers=workers)
+    images = replace(all_images(tmp_path)[0], workers=workers)
     path = tmp_path / "4.png"
     if damage == "torn":
         torn(path)
@@ -752,10 +752,11 @@ def test_statistics():
 
 
 def test_decoded_images_have_imagenets_statistics(photographs):
-    mean, std = all_images(photographs, 3)[0].statistics()
+    images = all_images(photographs)[0]
+    mean, std = images.statistics()
     assert mean.tolist() == pytest.approx([0.485, 0.456, 0.406])
     assert std.tolist() == pytest.approx([0.229, 0.224, 0.225])
-    assert [len(values) for values in all_images(photographs, 1)[0].statistics()] == [1, 1]
+    assert [len(values) for values in replace(images, channels=1).statistics()] == [1, 1]
 
 
 def test_every_preset_names_a_known_data_set():

@@ -7,8 +7,7 @@ import torch
 from subjects import coloured, write_folders
 
 from selfsup.cli import main
-from selfsup.data import DataError, TensorImages, load_data
-from selfsup.data.imbalance import imbalanced
+from selfsup.data import DataError, TensorImages, imbalanced, load_data
 from selfsup.evaluation.subject import Images, load_subject
 from selfsup.training.checkpoints import load_checkpoint, load_config
 
@@ -27,7 +26,6 @@ def images(each=50, classes=CLASSES):
 @pytest.mark.parametrize(
     ("kind", "counts"),
     [
-        ("full", [50] * 10),
         ("light", [50] * 9 + [25]),
         ("heavy", [45, 40, 35, 30, 25, 20, 15, 10, 5, 0]),
     ],

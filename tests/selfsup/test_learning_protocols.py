@@ -22,6 +22,7 @@ from selfsup.evaluation import finetune as finetune_module
 from selfsup.evaluation.finetune import FinetuneSettings, finetune, optimiser_for
 from selfsup.evaluation.frame import Protocol
 from selfsup.evaluation.layers import LAYERS, LayerProbes, LayersSettings, layers
+from selfsup.evaluation.stages import absorbed, map_shapes, stages
 from selfsup.evaluation.training import (
     PLACES,
     TEN_CROP_PART,
@@ -34,7 +35,7 @@ from selfsup.evaluation.training import (
     training_views,
 )
 from selfsup.evaluation.transfer import transfer_config
-from selfsup.models import absorbed, build_trunk, map_shapes, stages
+from selfsup.models import build_trunk
 from selfsup.presets import PRESETS
 from selfsup.training import fit
 from selfsup.training.checkpoints import (

@@ -19,24 +19,26 @@ from selfsup.models import (
     Network,
     PreActResNet,
     SmallResNet,
-    Trunk,
     build_network,
     build_trunk,
     load_weights,
-    parameter_count,
 )
 from selfsup.models.resnet import PreActBlock
 
 MEAN, STD = torch.tensor([0.4, 0.5, 0.6]), torch.tensor([0.2, 0.25, 0.3])
 
 
-def built(mean: Tensor, std: Tensor, clusters=(10,), size: int = 64, **settings) -> Network:
+def built(mean: Tensor, std: Tensor, clusters=(10,), size: int = 224, **settings) -> Network:
     return build_network(ModelConfig(**settings), clusters, mean, std, size)
 
 
 def network(seed: int = 0, **settings) -> Network:
     torch.manual_seed(seed)
     return built(MEAN, STD, **settings)
+
+
+def parameter_count(module: nn.Module) -> int:
+    return sum(parameter.numel() for parameter in module.parameters())
 
 
 def images(n: int, side: int = 64, seed: int = 0) -> Tensor:
@@ -193,7 +195,7 @@ def test_alexnet_says_which_size_it_takes():
         for side in (223, 254):
             assert trunk(torch.empty(1, 3, side, side)).shape == (1, 4096)
         for shape in ((222, 224), (224, 255), (32, 32)):
-            with pytest.raises(ValueError, match=f"224 x 224 pixels, not {shape[0]} x {shape[1]}"):
+            with pytest.raises(ConfigError, match=f"224 x 224 pixels, not {shape[0]} x {shape[1]}"):
                 trunk(torch.empty(1, 3, *shape))
 
 
@@ -262,15 +264,17 @@ def test_the_final_norm_is_one_normalisation_with_a_relu():
 def test_memory_format_changes_no_result():
     x = images(2)
     last, first = (network(arch="resnet18", channels_last=on).eval() for on in (True, False))
-    assert last.trunk.net.layer1[0].conv1.weight.is_contiguous(memory_format=torch.channels_last)
-    assert first.trunk.net.layer1[0].conv1.weight.is_contiguous()
+    assert last.trunk.layer1[0].conv1.weight.is_contiguous(memory_format=torch.channels_last)
+    assert first.trunk.layer1[0].conv1.weight.is_contiguous()
     torch.testing.assert_close(last.features(x), first.features(x), atol=1e-5, rtol=1e-5)
 
 
 def test_narrow_networks_are_contiguous():
     """Of four channels, channels_last ones make oneDNN corrupt memory on processors with AVX2."""
-    formats = [network(width=width).memory_format for width in (4, 8)]
-    assert formats == [torch.contiguous_format, torch.channels_last]
+    own = nn.Sequential(nn.Conv2d(3, 4, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten())
+    networks = [network(width=4), network(width=8), Network(own, 4, (2,), MEAN, STD)]
+    contiguous, last = torch.contiguous_format, torch.channels_last
+    assert [net.memory_format for net in networks] == [contiguous, last, contiguous]
 
 
 def test_one_head_equals_its_part_of_all():
@@ -330,13 +334,12 @@ def test_both_losses_reach_the_trunk_and_only_their_own_heads():
         assert seen.tolist() == ([True] * 2 + [False] * 6 if part == 0 else [True] * 8)
 
 
-class NormThenDropout(Trunk):
+class NormThenDropout(nn.Module):
     def __init__(self) -> None:
         super().__init__()
         self.norm = nn.BatchNorm2d(3, momentum=0.3)
         self.last = nn.BatchNorm2d(3, momentum=None)
         self.dropout = nn.Dropout()
-        self.dim = 3
 
     def forward(self, x: Tensor) -> Tensor:
         return self.dropout(self.last(self.norm(x)).mean((2, 3)))
@@ -344,7 +347,6 @@ class NormThenDropout(Trunk):
 
 def test_calibration_is_a_plain_mean_over_batches():
     net = Network(NormThenDropout(), 3, (2,), MEAN, STD).train()
-    net.trunk.last.eval()
     net(images(4, 5, seed=9))  # what was measured before is forgotten
     modes = [m.training for m in net.modules()]
     state = torch.get_rng_state()
@@ -362,21 +364,13 @@ def test_calibration_is_a_plain_mean_over_batches():
     torch.testing.assert_close(net.trunk.last.running_mean, torch.zeros(3), atol=1e-5, rtol=0)
 
 
-def test_modes_and_momenta_survive_a_failing_calibration():
-    net = Network(NormThenDropout(), 3, (2,), MEAN, STD).train()
-    with pytest.raises(RuntimeError):
-        net.calibrate([torch.rand(2, 5, 4, 4)])
-    assert net.trunk.norm.momentum == 0.3
-    assert all(m.training for m in net.modules())
-
-
 @pytest.mark.parametrize("arch", ["resnet18", "resnet50"])
 def test_the_trunks_of_torchvisions_archs_are_its_models(arch):
     net = network(arch=arch, clusters=(4, 6)).eval()
     unsettle(net)
     x = images(2)
     model = getattr(torchvision.models, arch)().eval()
-    missing, unexpected = model.load_state_dict(net.trunk.net.state_dict(), strict=False)
+    missing, unexpected = model.load_state_dict(net.trunk.state_dict(), strict=False)
     assert (missing, unexpected) == (["fc.weight", "fc.bias"], [])
     model.fc = nn.Identity()
     with torch.no_grad():
@@ -395,53 +389,44 @@ def authors_names(model: torchvision.models.ResNet) -> dict[str, Tensor]:
 
 
 @pytest.mark.parametrize(
-    ("form", "labelled"),
+    "form",
     [
-        (lambda m: m.state_dict(), False),
-        (lambda m: {"state_dict": m.state_dict(), "labels": torch.arange(6)}, True),
-        (lambda m: {"state_dict": m.state_dict(), "L": torch.arange(6), "epoch": 3}, True),
-        (lambda m: {f"module.{k}": v for k, v in m.state_dict().items()}, False),
-        (lambda m: authors_names(m), False),
-        (
-            lambda m: {
-                k.replace("features.", "features.module.").replace("top_layer", "top_layer0"): v
-                for k, v in authors_names(m).items()
-            },
-            False,
-        ),
-        (
-            lambda m: {k: v for k, v in m.state_dict().items() if "num_batches" not in k},
-            False,
-        ),
+        lambda m: m.state_dict(),
+        lambda m: {"state_dict": m.state_dict(), "labels": torch.arange(6)},
+        lambda m: {"state_dict": m.state_dict(), "L": torch.arange(6), "epoch": 3},
+        lambda m: {**m.state_dict(), "L": torch.arange(6)},
+        lambda m: {f"module.{k}": v for k, v in m.state_dict().items()},
+        authors_names,
+        lambda m: {
+            k.replace("features.", "features.module.").replace("top_layer", "top_layer0"): v
+            for k, v in authors_names(m).items()
+        },
+        lambda m: {k: v for k, v in m.state_dict().items() if "num_batches" not in k},
     ],
-    ids=["plain", "nested", "L", "DataParallel", "authors", "authors-parallel", "no-counters"],
-)
-def test_weights_of_every_form_give_torchvisions_results(tmp_path, resnet18, form, labelled):
+    ids=["plain", "nested", "L", "L beside", "DataParallel", "authors", "authors-parallel",
+         "no-counters"],
+)  # fmt: skip
+def test_weights_of_every_form_give_torchvisions_results(tmp_path, resnet18, form):
     source = form(resnet18)
     net = network(arch="resnet18", clusters=(5, 5)).eval()
     second = net.heads.linear.weight[5:].clone()
     torch.save(source, tmp_path / "weights.pth")
-    report = load_weights(net, tmp_path / "weights.pth")
+    load_weights(net, tmp_path / "weights.pth")
     x = images(2)
     with torch.no_grad():
         expected = resnet18((x - net.mean) / net.std)
         torch.testing.assert_close(net(x)[0], expected, atol=1e-5, rtol=1e-5)
-    assert report.heads == (0,)
-    assert report.ignored == ()
     assert torch.equal(net.heads.linear.weight[5:], second)
-    assert report.labels is None if not labelled else report.labels.tolist() == list(range(6))
 
 
-def test_heads_that_do_not_fit_stay_and_are_reported(resnet18):
+def test_heads_that_do_not_fit_stay(resnet18):
     net = network(arch="resnet18", clusters=(4, 5))
     before = net.heads.linear.weight.clone()
     source = dict(resnet18.state_dict())
     source["top_layer2.weight"] = torch.zeros(5, 512)
-    report = load_weights(net, source)
-    assert report.heads == ()
-    assert report.ignored == ("fc.weight", "fc.bias", "top_layer2.weight")
+    load_weights(net, source)
     assert torch.equal(net.heads.linear.weight, before)
-    assert torch.equal(net.trunk.net.conv1.weight, resnet18.conv1.weight)
+    assert torch.equal(net.trunk.conv1.weight, resnet18.conv1.weight)
 
 
 @pytest.mark.parametrize(
@@ -455,7 +440,7 @@ def test_heads_that_do_not_fit_stay_and_are_reported(resnet18):
         ({"layer9.weight": torch.zeros(1)}, r"unknown: layer9\.weight$"),
         (
             dict.fromkeys(["bn1.weight", "bn1.bias", "layer1.0.bn1.weight", "layer1.0.bn1.bias"]),
-            r"missing: bn1\.weight, bn1\.bias, layer1\.0\.bn1\.weight and 1 more$",
+            r"4 missing: bn1\.weight, bn1\.bias, layer1\.0\.bn1\.weight, layer1\.0\.bn1\.bias$",
         ),
     ],
 )
@@ -489,12 +474,10 @@ def test_a_checkpoint_of_a_run_brings_all_of_the_network(tmp_path, parallel):
     labels = torch.arange(4).view(2, 2)
     torch.save({"network": state, "labels": labels, "step": 3}, tmp_path / "checkpoint.pt")
     net = network(width=4, clusters=(3, 5), rotation=True)
-    report = load_weights(net, tmp_path / "checkpoint.pt")
+    load_weights(net, tmp_path / "checkpoint.pt")
     assert all(
         torch.equal(value, source.state_dict()[name]) for name, value in net.state_dict().items()
     )
-    assert (report.heads, report.rotation, report.ignored) == ((0, 1), True, ())
-    assert torch.equal(report.labels, labels)
 
 
 def test_the_authors_alexnet_with_its_heads_and_the_rotation_head_last(alexnet):
@@ -510,8 +493,7 @@ def test_the_authors_alexnet_with_its_heads_and_the_rotation_head_last(alexnet):
     with torch.device("meta"):
         net = built(torch.zeros(3), torch.ones(3), arch="alexnet", clusters=(7, 3), rotation=True)
     net.to_empty(device="cpu")
-    report = load_weights(net, source)
-    assert (report.heads, report.rotation, report.ignored) == ((0, 1), True, ())
+    load_weights(net, source)
     for name, value in alexnet.trunk.state_dict().items():
         assert torch.equal(net.trunk.state_dict()[name], value)
     assert torch.equal(net.heads.linear.weight, alexnet.heads.linear.weight)

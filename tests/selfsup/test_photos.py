@@ -7,6 +7,7 @@ import csv
 import itertools
 import json
 import re
+import shutil
 import subprocess
 import sys
 
@@ -301,6 +302,14 @@ def test_clusters_are_exported_as_folders_of_links(tmp_path, photos, finished, c
     copies = tmp_path / "copies"
     assert main(["export-clusters", str(finished), str(copies), "--copy"]) == 0
     assert not any(path.is_symlink() for path in copies.glob("*/*"))
+
+
+def test_images_in_a_zip_file_are_no_files_to_link_to(tmp_path, photos, capsys):
+    shutil.make_archive(str(tmp_path / "in"), "zip", photos)
+    assert train(tmp_path / "in.zip", tmp_path / "run") == 0
+    assert main(["export-clusters", str(tmp_path / "run"), str(tmp_path / "out")]) == 1
+    assert "30 images are no files of their own, as in a zip file" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
 
 
 def test_a_page_of_many_images_looks_at_a_sample(tmp_path, finished, monkeypatch):

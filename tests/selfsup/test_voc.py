@@ -50,7 +50,7 @@ def voc(tmp_path_factory):
 
 def subject(voc, folder, *, blind=False):
     """Return a random network with statistics of the images; a blind one sees no difference."""
-    images = VocImages(VocSettings(data=voc), "trainval", "RGB")
+    images = VocImages(VocSettings(data=voc), "trainval", 3)
     pixels = torch.stack([images[i][0] for i in range(len(images))])
     known = TensorImages(
         (255 * pixels).to(torch.uint8), torch.zeros(len(pixels), dtype=torch.int64), (),
@@ -83,19 +83,19 @@ def test_annotations_masks_and_presence_by_hand(voc, tmp_path):
         "<ymin>1</ymin><ymax>10</ymax></bndbox></object></annotation>"
     )
     settings = VocSettings(data=str(tmp_path))
-    image, target = VocImages(settings, "trainval", "RGB")[0]
+    image, target = VocImages(settings, "trainval", 3)[0]
     assert image.shape == (3, 10, 20)
     assert image.mean((1, 2)).tolist() == pytest.approx([1, 0, 0.2], abs=0.02)
     assert target["boxes"].tolist() == [[3, 2, 7, 5], [0, 0, 20, 10]]
     assert [CLASSES[i - 1] for i in target["labels"]] == ["dog", "person"]
     assert target["difficult"].tolist() == [False, True]
-    _, masked = VocImages(settings, "trainval", "RGB", masks=True)[0]
+    _, masked = VocImages(settings, "trainval", 3, masks=True)[0]
     assert masked["mask"].unique(return_counts=True)[1].tolist() == [187, 12, 1]
     flipped, mirror = mirrored(image, target | masked)
     assert mirror["boxes"].tolist() == [[13, 2, 17, 5], [0, 0, 20, 10]]
     assert (mirror["mask"][2:5, 13:17] == 12).all()
     assert torch.equal(flipped[:, :, 0], image[:, :, -1])
-    images, present = presence(settings, "trainval", "RGB")
+    images, present = presence(settings, "trainval", 3)
     assert len(images) == 1
     assert present[0].nonzero()[:, 0].tolist() == [11, 14]
     assert present[0, [11, 14]].tolist() == [1, -1]
@@ -111,7 +111,7 @@ def test_annotations_masks_and_presence_by_hand(voc, tmp_path):
 )
 def test_a_missing_data_set_is_told(voc, settings, message):
     with pytest.raises(DataError, match=message):
-        VocImages(VocSettings(**{"data": voc, **settings} if settings else {}), "trainval", "RGB")
+        VocImages(VocSettings(**{"data": voc, **settings} if settings else {}), "trainval", 3)
 
 
 def test_an_annotation_of_an_unknown_class_is_told(tmp_path):
@@ -119,7 +119,7 @@ def test_an_annotation_of_an_unknown_class_is_told(tmp_path):
     file = tmp_path / "VOCdevkit/VOC2007/Annotations/000000.xml"
     file.write_text("<annotation><object><name>unicorn</name></object></annotation>")
     with pytest.raises(DataError, match=r"000000\.xml: not an annotation"):
-        presence(VocSettings(data=str(tmp_path)), "trainval", "RGB")
+        presence(VocSettings(data=str(tmp_path)), "trainval", 3)
 
 
 def test_the_loss_of_presence_by_hand():

@@ -11,10 +11,11 @@ from torch.nn import functional as F
 from selfsup.config import AugmentConfig, OptimiserConfig
 from selfsup.evaluation.finetune import with_new_head
 from selfsup.evaluation.frame import Evaluation, Protocol, Row
+from selfsup.evaluation.stages import fix_norms
 from selfsup.evaluation.training import drops, mean_logits, train
-from selfsup.evaluation.voc.data import CLASSES, VocSettings, mode_of, presence
+from selfsup.evaluation.voc.data import CLASSES, VocSettings, presence
 from selfsup.evaluation.voc.precision import RULES, average_precision, mean_precision
-from selfsup.models import AlexNet, Network, fix_norms
+from selfsup.models import AlexNet, Network
 from selfsup.models.alexnet import initialise
 from selfsup.seeds import seeded
 from selfsup.sela import SelfLabels
@@ -78,8 +79,8 @@ class Presence(SelfLabels):
 
 def classify(evaluation: Evaluation, settings: VocClassificationSettings) -> list[Row]:
     """Return the mean average precision over the classes."""
-    mode = mode_of(evaluation.train.channels)
-    images, present = presence(settings, settings.train, mode)
+    channels = evaluation.train.channels
+    images, present = presence(settings, settings.train, channels)
     network = classifier(evaluation.network, settings.frozen, evaluation.seed)
     augment = AugmentConfig(crop=settings.crop, crop_ratio=(1.0, 1.0), flip=True)
     optimiser = OptimiserConfig(
@@ -90,7 +91,7 @@ def classify(evaluation: Evaluation, settings: VocClassificationSettings) -> lis
     folder = evaluation.scratch("voc-classification", settings)
     train(evaluation, images, network, Presence(present), optimiser, folder)
 
-    images, present = presence(settings, settings.test, mode)
+    images, present = presence(settings, settings.test, channels)
     (logits,) = mean_logits(evaluation, network, images, [augment] * CROPS)
     row: Row = {"training": "frozen" if settings.frozen else "fine-tuned", "images": len(images)}
     for rule in RULES:

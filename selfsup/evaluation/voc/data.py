@@ -14,7 +14,8 @@ from torch import Tensor
 from torch.utils.data import Dataset
 from torchvision.datasets import VOCDetection, VOCSegmentation
 
-from selfsup.data.decode import FileImages, converted
+from selfsup.data import FileImages
+from selfsup.data.decode import converted
 from selfsup.data.sources import UNREADABLE, Files
 from selfsup.errors import DataError
 
@@ -25,7 +26,6 @@ CLASSES = (
 )  # fmt: skip
 #: A pixel of no class, in masks.
 VOID = 255
-Mode = Literal["L", "RGB"]
 Target = dict[str, Tensor]
 
 
@@ -93,7 +93,7 @@ def objects(path: str) -> Target:
     }
 
 
-def presence(settings: VocSettings, part: str, mode: Mode) -> tuple[FileImages, Tensor]:
+def presence(settings: VocSettings, part: str, channels: int) -> tuple[FileImages, Tensor]:
     """Return the images of a part, and (n, 20) int64: 1 shows the class, 0 not, -1 difficult."""
     found = settings.files(part, VOCDetection)
     present = torch.zeros((len(found), len(CLASSES)), dtype=torch.int64)
@@ -104,7 +104,7 @@ def presence(settings: VocSettings, part: str, mode: Mode) -> tuple[FileImages, 
     names = tuple(Path(path).name for path in found.images)
     source = Files(Path(found.images[0]).parent)
     unknown = torch.full((len(names),), -1)
-    return FileImages(source, unknown, (), names, mode, settings.workers), present
+    return FileImages(source, unknown, (), names, channels, settings.workers), present
 
 
 @dataclass(frozen=True)
@@ -117,7 +117,7 @@ class VocImages(Dataset[tuple[Tensor, Target]]):
 
     settings: VocSettings
     part: str
-    mode: Mode
+    channels: int
     masks: bool = False
     files: Any = field(init=False)
 
@@ -135,7 +135,7 @@ class VocImages(Dataset[tuple[Tensor, Target]]):
         path = self.files.images[i]
         try:
             with Image.open(path) as file:
-                pixels = np.asarray(converted(file, self.mode)).copy()
+                pixels = np.asarray(converted(file, self.channels)).copy()
             if self.masks:
                 with Image.open(self.files.targets[i]) as file:  # a palette: indices are classes
                     mask = torch.from_numpy(np.asarray(file).astype(np.int64))
@@ -144,11 +144,6 @@ class VocImages(Dataset[tuple[Tensor, Target]]):
         image = torch.from_numpy(pixels.reshape(*pixels.shape[:2], -1)).permute(2, 0, 1)
         target = {"mask": mask} if self.masks else objects(self.files.targets[i])
         return image.float() / 255, target
-
-
-def mode_of(channels: int) -> Mode:
-    """Return how images are read for a network of so many channels."""
-    return "L" if channels == 1 else "RGB"
 
 
 def mirrored(image: Tensor, target: Target) -> tuple[Tensor, Target]:

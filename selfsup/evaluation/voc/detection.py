@@ -14,7 +14,8 @@ from torchvision.ops import MultiScaleRoIAlign
 
 from selfsup.evaluation.frame import Evaluation, Protocol, Row
 from selfsup.evaluation.layers import known_layers
-from selfsup.evaluation.voc.data import CLASSES, Target, VocImages, mode_of, objects
+from selfsup.evaluation.stages import absorbed, map_shapes, stages
+from selfsup.evaluation.voc.data import CLASSES, Target, VocImages, objects
 from selfsup.evaluation.voc.loop import Batch, VocTraining, fit
 from selfsup.evaluation.voc.precision import (
     RULES,
@@ -22,7 +23,7 @@ from selfsup.evaluation.voc.precision import (
     detection_hits,
     mean_precision,
 )
-from selfsup.models import AlexNet, Network, absorbed, map_shapes, stages
+from selfsup.models import AlexNet, Network
 from selfsup.seeds import seeded
 
 
@@ -108,8 +109,8 @@ def average_precisions(found: list[Target], truths: list[Target]) -> Row:
 
 def detect(evaluation: Evaluation, settings: VocDetectionSettings) -> list[Row]:
     """Train a detector; return its mean average precision on the test images."""
-    mode = mode_of(evaluation.train.channels)
-    images, test = (VocImages(settings, part, mode) for part in (settings.train, settings.test))
+    channels = evaluation.train.channels
+    images, test = (VocImages(settings, part, channels) for part in (settings.train, settings.test))
     model = detector(evaluation.network, settings, evaluation.seed)
 
     def loss(batch: Batch) -> Tensor:

@@ -12,10 +12,11 @@ from torchvision.models.segmentation.fcn import FCNHead
 
 from selfsup.evaluation.frame import Evaluation, Protocol, Row
 from selfsup.evaluation.layers import known_layers
-from selfsup.evaluation.voc.data import CLASSES, VOID, VocImages, mode_of
+from selfsup.evaluation.stages import absorbed, map_shapes, stages
+from selfsup.evaluation.voc.data import CLASSES, VOID, VocImages
 from selfsup.evaluation.voc.loop import Batch, VocTraining, fit
 from selfsup.evaluation.voc.precision import confusion, intersection_over_union
-from selfsup.models import Network, absorbed, map_shapes, stages
+from selfsup.models import Network
 from selfsup.seeds import seeded
 
 
@@ -76,9 +77,9 @@ def padded(batch: Batch, mean: Tensor) -> tuple[Tensor, Tensor]:
 
 def segment(evaluation: Evaluation, settings: VocSegmentationSettings) -> list[Row]:
     """Train a head; return the mean intersection over union of test pixels, and their accuracy."""
-    mode = mode_of(evaluation.train.channels)
+    channels = evaluation.train.channels
     images, test = (
-        VocImages(settings, part, mode, masks=True) for part in (settings.train, settings.test)
+        VocImages(settings, part, channels, masks=True) for part in (settings.train, settings.test)
     )
     with seeded(evaluation.seed):
         model = Segmenter(evaluation.network, settings.frozen)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import copy
+from collections import OrderedDict
+from itertools import pairwise
 
 import torch
 from torch import Tensor, nn
@@ -10,8 +12,7 @@ from torch.fx.experimental import optimization
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from selfsup.errors import ConfigError
-from selfsup.models.alexnet import AlexNet
-from selfsup.models.resnet import PreActResNet, ResNet, SmallResNet
+from selfsup.models import AlexNet, PreActResNet, ResNet, SmallResNet
 
 
 def stages(trunk: nn.Module) -> dict[str, nn.Module]:
@@ -35,52 +36,40 @@ def stages(trunk: nn.Module) -> dict[str, nn.Module]:
     """
     match trunk:
         case AlexNet():
-            layers = list(trunk.features)
-            ends = [i + 1 for i, layer in enumerate(layers) if isinstance(layer, nn.ReLU)]
-            names = [f"conv{i}" for i in range(1, len(ends) + 1)]
+            layers, ends = list(trunk.features), [3, 7, 11, 14, 17]
         case ResNet():
-            net = trunk.net
-            layers = [net.conv1, net.bn1, net.relu, net.maxpool]
-            layers += [net.layer1, net.layer2, net.layer3, net.layer4]
-            ends, names = [3, 5, 6, 7, 8], _residual(5)
+            layers, ends = list(trunk.children())[:-2], [3, 5, 6, 7, 8]
         case PreActResNet():
             layers = list(trunk.features)[:-2]  # without pooling and flattening
-            ends, names = [1, 3, 4, 5, len(layers)], _residual(5)
+            ends = [1, 3, 4, 5, len(layers)]
         case SmallResNet():
             layers = list(trunk.layers)
             blocks = (len(layers) - 3) // 3
-            ends, names = [3 + i * blocks for i in range(4)], _residual(4)
+            ends = [3 + i * blocks for i in range(4)]
         case _:
             raise ConfigError(
                 f"the layers of a {type(trunk).__name__} are not known: only those of AlexNet and "
                 "the ResNets of --arch are"
             )
-    starts = [0, *ends[:-1]]
+    names = ["stem", "layer1", "layer2", "layer3", "layer4"]
+    if isinstance(trunk, AlexNet):
+        names = ["conv1", "conv2", "conv3", "conv4", "conv5"]
+    cuts = pairwise([0, *ends])
     return {
         name: nn.Sequential(*layers[start:end])
-        for name, start, end in zip(names, starts, ends, strict=True)
+        for name, (start, end) in zip(names, cuts, strict=False)
     }
 
 
-def _residual(n: int) -> list[str]:
-    return ["stem", *(f"layer{i}" for i in range(1, n))]
-
-
-class Fixed(nn.Module):
+class Fixed(nn.Sequential):
     """A module that stays in evaluation mode."""
 
     def __init__(self, module: nn.Module) -> None:
-        super().__init__()
-        self.module = module.eval()
+        super().__init__(OrderedDict(module=module.eval()))
 
     def train(self, mode: bool = True) -> Fixed:
         """Do nothing of the kind."""
         return super().train(False)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Apply the module."""
-        y: Tensor = self.module(x)
-        return y
 
 
 def fix_norms(module: nn.Module) -> None:
