@@ -31,6 +31,7 @@ ELSEWHERE = {
     **dict.fromkeys(("stopThr", "threshold"), "tol"),
     **dict.fromkeys(("M", "C", "cost"), "logits, which is the negative of the cost"),
     "warmstart": "g_init",
+    **dict.fromkeys(("sizes", "sizes_min", "sizes_max"), "a keyword of balanced_labels"),
 }
 
 
@@ -328,8 +329,9 @@ def sinkhorn_codes(
         The minibatch is spread over its processes, in parts of any size.  K numbers (of each batch)
         are summed in each iteration, and one largest score is agreed upon before.
     n_valid : int or integer array, optional
-        How many of the first rows count, one number or one for each batch; it may be a tensor on
-        the device.  Other rows get codes of 0.
+        How many of the first rows count, from 0 to B, one number or one for each batch.  Other rows
+        get codes of 0.  It may be a tensor on the device, whose numbers are not looked at: above B
+        they count as B.
     out : array like `scores`, optional
         Where the codes go, of the shape, dtype and device of `scores`, with any strides.  It is
         `scores` itself, which is then overwritten, or an array whose range of memory does not
@@ -343,7 +345,7 @@ def sinkhorn_codes(
     Raises
     ------
     TypeError, ValueError
-        A dtype, shape or number that is none of these; an `out` that is read-only or overlaps with
+        A dtype, shape or number that is none of these, such as more valid rows than there are; an `out` that is read-only or overlaps with
         itself or the scores; a process group this process is no member of.
 
     Notes
