@@ -345,8 +345,9 @@ def sinkhorn_codes(
     Raises
     ------
     TypeError, ValueError
-        A dtype, shape or number that is none of these, such as more valid rows than there are; an `out` that is read-only or overlaps with
-        itself or the scores; a process group this process is no member of.
+        A dtype, shape or number that is none of these, such as more valid rows than there are; an
+        `out` that is read-only or overlaps with itself or the scores; a process group this process
+        is no member of.
 
     Notes
     -----

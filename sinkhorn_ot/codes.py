@@ -7,7 +7,15 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from sinkhorn_ot.arrays import Array, check_floats, dtype_name, is_torch, namespace, on_host, place_of
+from sinkhorn_ot.arrays import (
+    Array,
+    check_floats,
+    dtype_name,
+    is_torch,
+    namespace,
+    on_host,
+    place_of,
+)
 from sinkhorn_ot.backends import minibatch_of
 from sinkhorn_ot.backends.minibatch import TINY
 from sinkhorn_ot.checks import check_integer, check_number
@@ -36,9 +44,10 @@ def solve_codes(
     if scores.ndim == 2:
         scores, out = scores[None], out[None]
     if n_valid is not None:
-        n_valid = namespace(scores).broadcast_to(n_valid, scores.shape[:1])
-        if on_host(n_valid) and len(n_valid):
-            _check_range(int(n_valid.min()), int(n_valid.max()), scores.shape[1])
+        counts = namespace(scores).broadcast_to(n_valid, scores.shape[:1])
+        if on_host(counts) and len(counts):
+            _check_range(int(counts.min()), int(counts.max()), scores.shape[1])
+        n_valid = counts
     step = minibatch_of(place_of(scores))(scores, epsilon, n_valid)
     masses, largest = step.first()
     xp = namespace(masses)
