@@ -312,7 +312,23 @@ class Config:
             raise ConfigError("labelling none leaves nothing to learn but rotation: --rotation")
 
     def but(self, **changes: Any) -> Self:
-        """Return the settings with some of their parts' fields changed."""
+        """Return the settings with some of their parts' fields changed.
+
+        Parameters
+        ----------
+        **changes
+            Any field of any part, by its name.
+
+        Returns
+        -------
+        Config
+            New settings, checked.
+
+        Raises
+        ------
+        ConfigError
+            No part has a field of this name, or the settings cannot be meant.
+        """
         parts = {}
         for part in fields(self):
             old = getattr(self, part.name)
@@ -335,12 +351,34 @@ class Config:
         return sum(heads) / max(len(heads), 1) + math.log(4) * self.model.rotation
 
     def to_json(self) -> str:
-        """Return the settings as JSON."""
+        """Return the settings as JSON.
+
+        Returns
+        -------
+        str
+            An object for each part.
+        """
         return json.dumps(dataclasses.asdict(self), indent=2) + "\n"
 
     @classmethod
     def load(cls, path: Path) -> Config:
-        """Read a file of what :meth:`to_json` returned."""
+        """Read a file of what :meth:`to_json` returned.
+
+        Parameters
+        ----------
+        path : Path
+            Such as the `config.json` of a run.
+
+        Returns
+        -------
+        Config
+            The settings, checked.
+
+        Raises
+        ------
+        ConfigError
+            The file holds something else.
+        """
         try:
             return _from_json(cls, json.loads(path.read_text()))
         except (ValueError, TypeError, AttributeError) as error:

@@ -20,12 +20,46 @@ from sinkhorn_ot import SinkhornResult, SinkhornWarning, sinkhorn
 
 
 def update_times(total: float, updates: int, power: float = 2.0) -> list[float]:
-    """Return when to label: from 0 to the end, at `total` images seen; gaps grow if power > 1."""
+    """Return when to label: ``total * (i / (updates - 1)) ** power`` images seen.
+
+    Parameters
+    ----------
+    total : float
+        Images that are seen in training, N times the epochs; the last update comes there.
+    updates : int
+        How many there are, the first at 0.
+    power : float
+        With 1 the gaps are equal, above 1 they grow.  The authors' code has 2 on ImageNet and 1 on
+        CIFAR, that of SeLaVi 1.5.
+
+    Returns
+    -------
+    list of float
+        The `updates` numbers of images, in rising order.
+    """
     return [total * (i / max(1, updates - 1)) ** power for i in range(updates)]
 
 
 def multi_head_loss(outputs: Sequence[Tensor], labels: Tensor) -> Tensor:
-    """Return the cross-entropy of (B, K) logits with (heads, B) labels, averaged over heads."""
+    """Return the cross-entropy, averaged over heads: E(p, q) of Asano et al., ICLR 2020.
+
+    Parameters
+    ----------
+    outputs : sequence of (B, K) torch.Tensor
+        Logits of each head, whose numbers of classes K may differ.
+    labels : (heads, B) int64 torch.Tensor
+        On the device of the logits.
+
+    Returns
+    -------
+    torch.Tensor
+        A number in nats, with a gradient.
+
+    Raises
+    ------
+    ValueError
+        Not as many rows of labels as heads.
+    """
     losses = [nn.functional.cross_entropy(z, y) for z, y in zip(outputs, labels, strict=True)]
     return torch.stack(losses).mean()
 
@@ -60,7 +94,40 @@ def equipartition(
     head: int, logits: Tensor, features: Tensor | None, g: Tensor | None, shard: Shard, *,
     epsilon: float = 0.04, tol: float = 1e-3, max_iter: int = 1000,
     b: Callable[[int, Tensor, Shard], Tensor] | None = None) -> Labelling:  # fmt: skip
-    """Label by transport: K equally large clusters, or of the (K,) shares that `b` returns."""
+    """Label by optimal transport (Asano et al., ICLR 2020, section 3): clusters of equal size.
+
+    Parameters
+    ----------
+    head : int
+        Which head it is.
+    logits : (n, K) torch.Tensor
+        The head's outputs for the rows that are here, in any floating dtype.
+    features : (n, D) torch.Tensor or None
+        Not looked at.
+    g : (K,) float64 torch.Tensor or None
+        The potential of the last call, from which the solve starts.
+    shard : Shard
+        Which rows of all N these are, and which processes have the others.
+    epsilon : float
+        1 / lambda, in units of the logits.
+    tol : float
+        The solve stops when ``||column masses - b||_1 <= tol``, of 2 at most.
+    max_iter : int
+        The most updates of g.
+    b : callable, optional
+        Returns the (K,) shares of the clusters, which sum to 1, of `head`, `logits` and `shard`.
+
+    Returns
+    -------
+    Labelling
+        (n,) int64 labels, g as the next start, and the `sinkhorn_ot.SinkhornResult`, which says
+        whether `tol` was reached.
+
+    Raises
+    ------
+    ValueError
+        NaN or infinity in the logits, or what else :func:`sinkhorn_ot.sinkhorn` refuses.
+    """
     with warnings.catch_warnings(category=SinkhornWarning, action="ignore"):  # the result tells
         solved = sinkhorn(
             logits, b=b and b(head, logits, shard), epsilon=epsilon, tol=tol, max_iter=max_iter,
@@ -71,8 +138,46 @@ def equipartition(
 class SelfLabels:
     """Labels of n images by heads of `clusters` classes, renewed at `times`, in images seen.
 
-    With `one_head` an update renews one head, in turn; the others keep theirs, random at first.
-    `groups` of heads, shuffled at each update, can see other features: a function of the group.
+    They are random and balanced at first.  The method is that of Asano, Rupprecht and Vedaldi, ICLR
+    2020, section 3.
+
+    Parameters
+    ----------
+    n : int
+        The number of images.
+    clusters : sequence of int
+        K of each head.
+    epsilon : float
+        1 / lambda of :func:`equipartition`, in units of the logits; unused where a `labeller` is
+        given.
+    times : sequence of float
+        When labels are renewed, in images seen, rising: :func:`update_times`.
+    labeller : callable, optional
+        What makes the labels instead of :func:`equipartition`, such as those of
+        :mod:`selfsup.labellers`.
+    one_head : bool
+        Whether an update renews one head, in turn, and leaves the others as they are.
+    groups : int
+        Groups of heads, shuffled at each update; each can be given features of its own.
+    seed : int
+        Of the first labels and of the groups.
+    process_group : torch.distributed.ProcessGroup, optional
+        The processes that have the images together.
+
+    Attributes
+    ----------
+    labels : (heads, n) int64 torch.Tensor
+        On the CPU, all n in each process.
+    states : list of torch.Tensor or None
+        What each head's next solve starts from: the (K,) float64 potential g, where labels come
+        from transport.
+    updates : int
+        How many updates there were.
+
+    Raises
+    ------
+    ValueError
+        `clusters` that is one number or holds one below 1.
     """
 
     def __init__(
@@ -93,11 +198,28 @@ class SelfLabels:
         return torch.randperm(n, generator=torch.Generator().manual_seed(self.seed + position))
 
     def due(self, images_seen: float) -> bool:
-        """Whether to update before the next step; after the last one too, for the last update."""
+        """Whether to update before the next step; after the last one too, for the last update.
+
+        Parameters
+        ----------
+        images_seen : float
+            How many images were trained on so far.
+
+        Returns
+        -------
+        bool
+            Whether the next of `times` has come.
+        """
         return self.updates < len(self.times) and images_seen >= self.times[self.updates] - 1e-6
 
     def heads_due(self) -> list[list[int]]:
-        """Return the heads of the next update, by the group that shares features."""
+        """Return the heads of the next update, by the group that shares features.
+
+        Returns
+        -------
+        list of list of int
+            The heads of each group.
+        """
         heads = list(range(len(self.labels)))
         if self.one_head:
             return [[heads[self.updates % len(heads)]]]
@@ -118,7 +240,31 @@ class SelfLabels:
         self, logits: Sequence[Tensor] = (), *, heads: Sequence[Callable[[Any], Tensor]] = (),
         features: Tensor | Callable[[int], Tensor] | None = None, rows: slice | None = None,
     ) -> dict[int, Labelling]:  # fmt: skip
-        """Label anew from (n, K) `logits` of each head, or by `heads` on (n, D) `features`."""
+        """Label anew from `logits`, or from what `heads` make of `features`, one head at a time.
+
+        All heads are renewed, or those whose turn it is; after an error, none.
+
+        Parameters
+        ----------
+        logits : sequence of (n, K) torch.Tensor
+            Of each head, larger is better, in any floating dtype.
+        heads : sequence of callable
+            Instead of `logits`: each makes (n, K) logits of the features.
+        features : (n, D) torch.Tensor or callable, optional
+            What `heads` are given; a function makes them for the number of a group.
+        rows : slice, optional
+            Which of the n images all of this is about, where other processes have the others.
+
+        Returns
+        -------
+        dict of int to Labelling
+            Of each head that was renewed: its labels, its state, and how the solve went.
+
+        Raises
+        ------
+        ValueError
+            Logits of another shape or with NaN, or not one matrix for each head.
+        """
         new, shard = {}, Shard(self.n, rows or slice(0, self.n), self.process_group)
         given, here = heads or logits, len(range(self.n)[shard.rows])
         for number, group in enumerate(self.heads_due()):
@@ -131,20 +277,67 @@ class SelfLabels:
         return new
 
     def loss(self, outputs: Sequence[Tensor], index: Tensor) -> Tensor:
-        """Return the loss of a (B, K) output of each head on the images at `index`."""
+        """Return the loss of outputs on the labels of their images.
+
+        Parameters
+        ----------
+        outputs : sequence of (B, K) torch.Tensor
+            Logits of each head.
+        index : (B,) int64 torch.Tensor
+            The positions of these images among all n.
+
+        Returns
+        -------
+        torch.Tensor
+            :func:`multi_head_loss`, in nats.
+
+        Raises
+        ------
+        ValueError
+            Outputs of another shape, or not one for each head.
+        """
         y = self.labels[:, index.cpu()]
         z = [self._logits(h, outputs, y.shape[1]) for h in range(len(y))]
         return multi_head_loss(z, y.to(z[0].device))
 
     def predict(self, logits: Sequence[Tensor]) -> Tensor:
-        """Return (heads, B) labels of any images from a (B, K) matrix of each head."""
+        """Return labels of any images: ``argmax_k logits_k + g_k``.
+
+        Parameters
+        ----------
+        logits : sequence of (B, K) torch.Tensor
+            Of each head.
+
+        Returns
+        -------
+        (heads, B) int64 torch.Tensor
+            On the device of the logits.  A head that was never renewed has no g and takes the
+            argmax.
+
+        Raises
+        ------
+        ValueError
+            Not one matrix for each head.
+        """
         g = [0.0 if g is None else g.to(logits[0].device) for g in self.states]
         return torch.stack([(z.double() + g).argmax(1) for z, g in zip(logits, g, strict=True)])
 
     def state_dict(self) -> dict[str, Any]:
-        """Return labels, potentials and position."""
+        """Return labels, potentials and position, for a checkpoint.
+
+        Returns
+        -------
+        dict
+            `labels`, `states` and `updates`; the tensors are not copied.
+        """
         return {"labels": self.labels, "states": self.states, "updates": self.updates}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on from there."""
+        """Go on from a checkpoint.
+
+        Parameters
+        ----------
+        state : dict
+            What :meth:`state_dict` returned.
+        """
         self.labels, self.states, self.updates = (state[x] for x in ("labels", "states", "updates"))

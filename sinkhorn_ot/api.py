@@ -146,17 +146,14 @@ def sinkhorn(
         return value stops the solve (of that head), in a group that of any process.  While a
         larger epsilon is solved first, the violation is that of its plan; `history` has none of
         these, and after a true value the matrix is read once more, at `epsilon`.
+    **others
+        There are none: a keyword of another package, such as `reg`, raises TypeError with the name
+        that it has here.
 
     Returns
     -------
     SinkhornResult
         Labels, potentials and what the solve did; a list of them for T heads.
-
-    Warns
-    -----
-    SinkhornWarning
-        When `tol` was not reached; the result of the least violation seen is still returned.
-        In a group every process warns: made an error, it is one in all.
 
     Raises
     ------
@@ -167,6 +164,12 @@ def sinkhorn(
         that is negative or does not sum to 1 (within 1e-6; it is then normalised), a parameter
         out of range, an unknown or unusable backend.  In a group all processes raise when one has
         an error, or when what is to be the same is not.
+
+    Warns
+    -----
+    SinkhornWarning
+        When `tol` was not reached; the result of the least violation seen is still returned.
+        In a group every process warns: made an error, it is one in all.
 
     Notes
     -----
@@ -229,8 +232,10 @@ def equipartition_labels(
         ``N * b_k`` samples and the largest sum of logits there is, by `balanced_labels`.  It uses
         `b`, `g_init`, `memory_limit` and `backend`; `epsilon`, `tol`, `max_iter` and `method` are
         checked, but change nothing; a `callback` or a `process_group` is an error.
-    b, epsilon, tol, max_iter, g_init, method, memory_limit, backend, process_group, callback
+    b, epsilon, tol, max_iter, g_init, method, memory_limit, backend, process_group, callback : any
         As in `sinkhorn`.  In a group of processes the labels are those of the rows passed here.
+    **others
+        There are none, as in `sinkhorn`.
 
     Returns
     -------

@@ -32,8 +32,16 @@ def imports(path):
 
 
 def test_the_method_is_a_page_on_torch_and_sinkhorn_ot():
+    """Docstrings aside, which grow with what is promised."""
     path = PACKAGE / "sela.py"
-    assert len(path.read_text().splitlines()) <= 150
+    text = path.read_text()
+    strings = [
+        node.body[0]
+        for node in ast.walk(ast.parse(text))
+        if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef) and ast.get_docstring(node)
+    ]
+    told = sum(string.end_lineno - string.lineno + 1 for string in strings)
+    assert len(text.splitlines()) - told <= 130
     outside = {name.split(".")[0] for name in imports(path)}
     assert outside <= {"__future__", "warnings", "collections", "functools", "typing", "torch",
                        "sinkhorn_ot"}  # fmt: skip
