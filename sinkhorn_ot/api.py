@@ -32,6 +32,8 @@ ELSEWHERE = {
     **dict.fromkeys(("M", "C", "cost"), "logits, which is the negative of the cost"),
     "warmstart": "g_init",
     **dict.fromkeys(("sizes", "sizes_min", "sizes_max"), "a keyword of balanced_labels"),
+    **dict.fromkeys(("k", "n_clusters"), "the number of columns of logits"),
+    "a": "a keyword of sinkhorn",
 }
 
 

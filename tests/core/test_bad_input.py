@@ -89,6 +89,7 @@ CASES = [
     (GOOD, {"numItermax": 9}, TypeError, "argument 'numItermax'; here it is max_iter"),
     (GOOD, {"stopThr": 1e-9}, TypeError, "argument 'stopThr'; here it is tol"),
     (GOOD, {"sizes": [2, 2, 2]}, TypeError, "'sizes'; here it is a keyword of balanced_labels"),
+    (GOOD, {"n_clusters": 3}, TypeError, "'n_clusters'; here it is the number of columns"),
     (GOOD, {"wrong": 1}, TypeError, "argument 'wrong'; help.sinkhorn_ot.sinkhorn. lists them"),
 ]
 
