@@ -33,8 +33,8 @@ if TYPE_CHECKING:
     from torch.distributed import ProcessGroup
 
 METHODS = ("auto", "sinkhorn", "newton")
-#: The inverse of a smaller number, a denormal, is infinite.  (The compiler of torch 2.6 can read this,
-#: but nothing of `sys.float_info`.)
+#: The inverse of a smaller number, a denormal, is infinite.  (The compiler of torch 2.6 can read
+#: this, but nothing of `sys.float_info`.)
 LEAST_POSITIVE = sys.float_info.min
 #: Of the bytes of the input, what a solve may add by default. Of the entries of the matrix, one of
 #: so many is worth a word, and so many words are worth it at most.
