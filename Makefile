@@ -90,19 +90,24 @@ test-triton-versions: $(TRITONS:%=$(VENV)/triton-%/installed)
 			tests/kernels/test_gpu_parity.py tests/kernels/test_gpu_minibatch.py -k "not longest" \
 		|| exit 1; done
 
-$(VENV)/wheel: pyproject.toml | $(VENV)/pip
-	$(BIN)/pip install --quiet --group wheel
+# a wheel is for one Python: what makes it has an environment of that Python's own
+PACKAGER := $(VENV)/wheel-$(subst /,-,$(PYTHON))
+$(PACKAGER)/made: pyproject.toml
+	$(PYTHON) -m venv --clear $(@D)
+	$(@D)/bin/pip install --quiet --upgrade "pip>=25.1"
+	$(@D)/bin/pip install --quiet --group wheel
 	touch $@
 
-# dist/: a wheel for this Python that runs on any Linux with glibc of this age, and the source; the
+# dist/: a wheel for PYTHON that runs on any Linux with glibc of this age, and the source; the
 # instruction set is chosen at run time, and without SINKHORN_OT_CUDA=1 there are no CUDA kernels in it
-wheel: $(VENV)/wheel
+wheel: $(PACKAGER)/made
 	rm -rf build/wheel dist
-	SINKHORN_OT_CUDA=$${SINKHORN_OT_CUDA:-0} $(BIN)/python -m build --outdir build/wheel
-	PATH=$(CURDIR)/$(BIN):$$PATH $(BIN)/auditwheel repair --wheel-dir dist build/wheel/*.whl
+	SINKHORN_OT_CUDA=$${SINKHORN_OT_CUDA:-0} $(PACKAGER)/bin/python -m build --outdir build/wheel
+	PATH=$(CURDIR)/$(PACKAGER)/bin:$$PATH $(PACKAGER)/bin/auditwheel repair --wheel-dir dist \
+		build/wheel/*.whl
 	cp build/wheel/*.tar.gz dist/
 
-# wheel and source of this Python in fresh environments: with the oldest NumPy, the newest, and
+# wheel and source for PYTHON in fresh environments: with the oldest NumPy, the newest, and
 # torch (TORCH=torch==2.6.* for another than the newest); built anew, as a dist/ that is there may be
 # older than the code
 TORCH ?= torch

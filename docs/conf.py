@@ -42,6 +42,20 @@ autosummary_generate = True
 autodoc_typehints = "none"
 autodoc_member_order = "bysource"
 numpydoc_show_class_members = False
+#: All of numpydoc's checks, as warnings and so as errors, but for these.
+numpydoc_validation_checks = {
+    "all",
+    "GL01", "GL02",  # the summary stands on the first line, as ruff checks
+    "ES01", "EX01", "SA01",  # no section is there for its own sake
+    "PR06", "PR08", "RT02", "RT04",  # types and descriptions are English: "integer", "(N, K) array"
+    "SS05", "SS06",  # "Labels of ..." is no third person
+}  # fmt: skip
+#: The fields of dataclasses are documented beside them, as attributes.
+numpydoc_validation_exclude = {
+    r"\.(SinkhornResult|BalancedResult|Trained)$",
+    r"Progress(\.|$)",
+    r"^selfsup\.(config|sela)\.",  # sela.py is to be read whole, as the paper on a page
+}
 
 copybutton_prompt_text = r">>> |\.\.\. |\$ "
 copybutton_prompt_is_regexp = True

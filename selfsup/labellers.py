@@ -30,7 +30,20 @@ SMALLEST = 0.01
 
 
 def labeller_of(config: LabelConfig, seed: int) -> Labeller:
-    """Return the labeller that `config` names; fixed labels have none that is ever asked."""
+    """Return the labeller that settings name; fixed labels have none that is ever asked.
+
+    Parameters
+    ----------
+    config : selfsup.config.LabelConfig
+        Its `labelling`, `rounding`, `marginal`, `epsilon`, `tol` and `max_iter` decide.
+    seed : int
+        Of k-means, and of sizes that are drawn.
+
+    Returns
+    -------
+    callable
+        A labeller.
+    """
     if config.labelling == "k-means":
         return kmeans(seed)
     if config.labelling != "equipartition":
@@ -50,7 +63,22 @@ def labeller_of(config: LabelConfig, seed: int) -> Labeller:
 def argmax(
     head: int, logits: Tensor, features: Tensor | None, state: Tensor | None, shard: Shard
 ) -> Labelling:
-    """Label by the network's own answer: without the constraint, for comparison."""
+    """Label by the network's own answer: without the constraint, for comparison.
+
+    Parameters
+    ----------
+    head : int
+        Not looked at; nor are `features`, `state` and `shard`.
+    logits : (n, K) torch.Tensor
+        Larger is better.
+    features, state, shard : as of :func:`equipartition`
+        Not looked at.
+
+    Returns
+    -------
+    Labelling
+        (n,) int64 labels, and a potential of zeros.
+    """
     return Labelling(logits.argmax(1), torch.zeros(logits.shape[1], dtype=torch.float64))
 
 
@@ -58,7 +86,18 @@ def exact(b: Callable[[int, Tensor, Shard], Tensor] | None = None) -> Labeller:
     """Return the labeller of exactly equal clusters, or of sizes N times the shares of `b`.
 
     Of all labels of these sizes it takes those with the largest sum of logits: the limit of
-    :func:`equipartition` for small epsilon, without the unevenness of its argmax.
+    :func:`equipartition` for small epsilon, without the unevenness of its argmax.  They are made by
+    :func:`sinkhorn_ot.balanced_labels`.
+
+    Parameters
+    ----------
+    b : callable, optional
+        As of :func:`equipartition`: returns (K,) shares that sum to 1.
+
+    Returns
+    -------
+    callable
+        A labeller.  It raises ValueError where several processes have the rows.
     """
 
     def labeller(
@@ -75,7 +114,18 @@ def exact(b: Callable[[int, Tensor, Shard], Tensor] | None = None) -> Labeller:
 
 
 def fixed(labels: Tensor) -> Labeller:
-    """Return the labeller that always answers with the same (heads, N) int64 labels."""
+    """Return the labeller that always answers with the same labels.
+
+    Parameters
+    ----------
+    labels : (heads, N) int64 torch.Tensor
+        Of all images.
+
+    Returns
+    -------
+    callable
+        A labeller.
+    """
 
     def labeller(
         head: int, logits: Tensor, features: Tensor | None, state: Tensor | None, shard: Shard
@@ -86,10 +136,23 @@ def fixed(labels: Tensor) -> Labeller:
 
 
 def kmeans(seed: int = 0, iterations: int = 50) -> Labeller:
-    """Return the labeller of DeepCluster: k-means on the features of all processes.
+    """Return the labeller of DeepCluster (Caron et al., ECCV 2018): k-means on the features.
 
     Its state is the (K, D) float32 centroids, from which the next call starts: so clusters keep
     their numbers, and heads need no reset. :func:`nearest` labels other images.
+
+    Parameters
+    ----------
+    seed : int
+        Of the first centroids, to which the number of the head is added.
+    iterations : int
+        The most rounds of Lloyd's algorithm.
+
+    Returns
+    -------
+    callable
+        A labeller; the features of all processes are gathered.  It raises ValueError where there
+        are no features.
     """
 
     def labeller(
@@ -118,7 +181,20 @@ def kmeans(seed: int = 0, iterations: int = 50) -> Labeller:
 
 
 def nearest(features: Tensor, centroids: Tensor) -> Tensor:
-    """Return the (n,) labels of k-means for other features, on their device."""
+    """Return the labels of k-means for other features.
+
+    Parameters
+    ----------
+    features : (n, D) torch.Tensor
+        In the dtype of the centroids.
+    centroids : (K, D) torch.Tensor
+        The state of :func:`kmeans`.
+
+    Returns
+    -------
+    (n,) int64 torch.Tensor
+        The nearest centroid by Euclidean distance, on the device of the features.
+    """
     labels = torch.empty(len(features), dtype=torch.int64, device=features.device)
     for rows in torch.split(torch.arange(len(features)), 1 << 14):
         x = features[rows].to(centroids.device)
@@ -127,10 +203,24 @@ def nearest(features: Tensor, centroids: Tensor) -> Tensor:
 
 
 def size_profile(kind: str, k: int, spread: float, seed: int) -> Tensor:
-    """Return (k,) shares of clusters of unequal sizes, the largest first.
+    """Return shares of clusters of unequal sizes, the largest first.
 
-    Those of "zipf" fall as 1 / rank**spread; "gaussian" ones are drawn with `spread` as standard
-    deviation over mean.
+    Parameters
+    ----------
+    kind : {"zipf", "gaussian"}
+        Shares of "zipf" fall as ``1 / rank**spread``; "gaussian" ones are drawn.
+    k : int
+        How many clusters.
+    spread : float
+        The exponent, or the standard deviation over the mean; no share is drawn below a hundredth
+        of the mean.
+    seed : int
+        Of what is drawn.
+
+    Returns
+    -------
+    (k,) float64 torch.Tensor
+        They sum to 1.
     """
     if kind == "zipf":
         sizes = np.arange(1, k + 1, dtype=np.float64) ** -spread
@@ -143,9 +233,20 @@ def size_profile(kind: str, k: int, spread: float, seed: int) -> Tensor:
 def matched(profiles: list[Tensor]) -> Callable[[int, Tensor, Shard], Tensor]:
     """Return the `b` of :func:`equipartition` that gives large clusters large shares.
 
-    The largest share of a head's profile goes to the cluster of the largest mass now, and so on.
-    (SeLaVi's code sorts along an axis of length one and inverts the sizes; this is what its paper
-    describes.)
+    The largest share of a head's profile goes to the cluster of the largest mass now, and so on:
+    Asano et al., "Labelling unlabelled videos from scratch" (SeLaVi), NeurIPS 2020.  (Its code
+    sorts along an axis of length one and inverts the sizes; this is what the paper describes.)
+
+    Parameters
+    ----------
+    profiles : list of (K,) torch.Tensor
+        Shares of each head, the largest first, as :func:`size_profile` makes them.
+
+    Returns
+    -------
+    callable
+        It makes (K,) float64 shares of a head, its (n, K) logits and their shard; the mass of a
+        cluster is the sum of its softmax probabilities over all processes.
     """
 
     def shares(head: int, logits: Tensor, shard: Shard) -> Tensor:

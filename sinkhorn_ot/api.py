@@ -31,6 +31,9 @@ ELSEWHERE = {
     **dict.fromkeys(("stopThr", "threshold"), "tol"),
     **dict.fromkeys(("M", "C", "cost"), "logits, which is the negative of the cost"),
     "warmstart": "g_init",
+    **dict.fromkeys(("sizes", "sizes_min", "sizes_max"), "a keyword of balanced_labels"),
+    **dict.fromkeys(("k", "n_clusters"), "the number of columns of logits"),
+    "a": "a keyword of sinkhorn",
 }
 
 
@@ -145,17 +148,14 @@ def sinkhorn(
         return value stops the solve (of that head), in a group that of any process.  While a
         larger epsilon is solved first, the violation is that of its plan; `history` has none of
         these, and after a true value the matrix is read once more, at `epsilon`.
+    **others
+        There are none: a keyword of another package, such as `reg`, raises TypeError with the name
+        that it has here.
 
     Returns
     -------
     SinkhornResult
         Labels, potentials and what the solve did; a list of them for T heads.
-
-    Warns
-    -----
-    SinkhornWarning
-        When `tol` was not reached; the result of the least violation seen is still returned.
-        In a group every process warns: made an error, it is one in all.
 
     Raises
     ------
@@ -166,6 +166,12 @@ def sinkhorn(
         that is negative or does not sum to 1 (within 1e-6; it is then normalised), a parameter
         out of range, an unknown or unusable backend.  In a group all processes raise when one has
         an error, or when what is to be the same is not.
+
+    Warns
+    -----
+    SinkhornWarning
+        When `tol` was not reached; the result of the least violation seen is still returned.
+        In a group every process warns: made an error, it is one in all.
 
     Notes
     -----
@@ -228,8 +234,10 @@ def equipartition_labels(
         ``N * b_k`` samples and the largest sum of logits there is, by `balanced_labels`.  It uses
         `b`, `g_init`, `memory_limit` and `backend`; `epsilon`, `tol`, `max_iter` and `method` are
         checked, but change nothing; a `callback` or a `process_group` is an error.
-    b, epsilon, tol, max_iter, g_init, method, memory_limit, backend, process_group, callback
+    b, epsilon, tol, max_iter, g_init, method, memory_limit, backend, process_group, callback : any
         As in `sinkhorn`.  In a group of processes the labels are those of the rows passed here.
+    **others
+        There are none, as in `sinkhorn`.
 
     Returns
     -------
@@ -328,8 +336,9 @@ def sinkhorn_codes(
         The minibatch is spread over its processes, in parts of any size.  K numbers (of each batch)
         are summed in each iteration, and one largest score is agreed upon before.
     n_valid : int or integer array, optional
-        How many of the first rows count, one number or one for each batch; it may be a tensor on
-        the device.  Other rows get codes of 0.
+        How many of the first rows count, from 0 to B, one number or one for each batch.  Other rows
+        get codes of 0.  It may be a tensor on the device, whose numbers are not looked at: above B
+        they count as B.
     out : array like `scores`, optional
         Where the codes go, of the shape, dtype and device of `scores`, with any strides.  It is
         `scores` itself, which is then overwritten, or an array whose range of memory does not
@@ -343,8 +352,9 @@ def sinkhorn_codes(
     Raises
     ------
     TypeError, ValueError
-        A dtype, shape or number that is none of these; an `out` that is read-only or overlaps with
-        itself or the scores; a process group this process is no member of.
+        A dtype, shape or number that is none of these, such as more valid rows than there are; an
+        `out` that is read-only or overlaps with itself or the scores; a process group this process
+        is no member of.
 
     Notes
     -----

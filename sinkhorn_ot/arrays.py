@@ -122,10 +122,12 @@ def check_floats(x: Array, name: str) -> None:
         raise TypeError(
             f"{name} has byte-swapped dtype {x.dtype.str}; pass {name}.astype({x.dtype.name!r})"
         )
-    if dtype_name(x) not in DTYPES:
+    dtype = dtype_name(x)
+    if dtype not in DTYPES:
+        convert = "double()" if is_torch(x) else "astype('float64')"
+        convert = "real" if dtype.startswith("complex") else convert
         raise TypeError(
-            f"{name} must be one of {', '.join(DTYPES)}, got {dtype_name(x)}; "
-            "convert it to a floating dtype first"
+            f"{name} must be one of {', '.join(DTYPES)}, got {dtype}; pass {name}.{convert}"
         )
 
 
@@ -209,7 +211,10 @@ def normalised(
 ) -> Array:
     """A vector of masses over their `total`, which must be about 1."""
     if not abs(total - 1) <= max(SUM_TOLERANCE, tolerance):
-        raise ValueError(f"{name} must sum to 1{over}, got {total}; divide it by its sum{over}")
+        sizes = ", or pass class sizes to balanced_labels as sizes=" if name == "b" else ""
+        raise ValueError(
+            f"{name} must sum to 1{over}, got {total}; divide it by its sum{over}{sizes}"
+        )
     return vector / total
 
 

@@ -42,7 +42,7 @@ class BalancedKMeans(
     ClusterMixin,  # type: ignore[misc]
     BaseEstimator,  # type: ignore[misc]
 ):
-    """k-means whose clusters have exactly the same size, or sizes between bounds.
+    """Clusters by k-means that have exactly the same size, or sizes between bounds.
 
     Lloyd's alternation: samples are assigned as by `balanced_labels`, exactly, beginning with the
     potentials of the round before, and centres become the means of their clusters (Bradley, Bennett
@@ -52,6 +52,7 @@ class BalancedKMeans(
     Parameters
     ----------
     n_clusters : int
+        How many, K.
     size_min, size_max : int, optional
         Bounds on the sizes of the clusters, 0 and N if only the other is given.  Without both,
         sizes are floor or ceil of N / K.
@@ -136,7 +137,13 @@ class BalancedKMeans(
         ----------
         X : (N, D) array of float64 or float32
             Other dtypes are converted to float64.
-        y : ignored
+        y : None
+            Ignored.
+
+        Returns
+        -------
+        BalancedKMeans
+            Itself, with the attributes set.
         """
         x = validate_data(self, X, dtype=[np.float64, np.float32])
         for name in ("n_clusters", "n_init", "max_iter", "memory_limit"):
@@ -205,11 +212,21 @@ class BalancedKMeans(
             before = inertia
 
     def predict(self, X: Any) -> Labels:
-        """Return the nearest centre of each row, (N,) int64.
+        """Return the nearest centre of each row.
 
         Sizes are not kept: a sample alone has no size to keep to.  So of the samples that were
         clustered those go elsewhere than in `labels_` that the sizes had moved; `balanced_labels`
         divides a batch of new samples evenly.
+
+        Parameters
+        ----------
+        X : (N, D) array of float64 or float32
+            Other dtypes are converted to float64.
+
+        Returns
+        -------
+        (N,) int64 array
+            Numbers of the clusters.
         """
         check_is_fitted(self)
         x = validate_data(self, X, dtype=[np.float64, np.float32], reset=False)
@@ -217,7 +234,18 @@ class BalancedKMeans(
         return np.concatenate([made[rows].argmax(1) for rows in row_blocks(*made.shape)])
 
     def transform(self, X: Any) -> Floats:
-        """Return the (N, K) distances to the centres, whole and in the dtype of X."""
+        """Return the distances to the centres; the whole matrix is made.
+
+        Parameters
+        ----------
+        X : (N, D) array of float64 or float32
+            Other dtypes are converted to float64.
+
+        Returns
+        -------
+        (N, K) array
+            Euclidean distances, in the dtype of X.
+        """
         check_is_fitted(self)
         x = validate_data(self, X, dtype=[np.float64, np.float32], reset=False)
         out = np.empty((len(x), len(self.cluster_centers_)), x.dtype)

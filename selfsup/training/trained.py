@@ -23,12 +23,16 @@ BLOCK = 1 << 14
 
 @dataclass(frozen=True)
 class Trained:
-    """The newest checkpoint of a run."""
+    """The newest checkpoint of a run: what :func:`selfsup.train` returns."""
 
     config: Config
+    """The settings of the run."""
     network: Network
+    """In evaluation mode, with its heads."""
     labels: SelfLabels
-    images: str  #: The fingerprint of the images that were trained on.
+    """Its `labels` are those of the images that were trained on, (heads, N) int64 on the CPU."""
+    images: str
+    """The fingerprint of the images that were trained on."""
 
     @classmethod
     def load(
@@ -36,7 +40,26 @@ class Trained:
     ) -> Trained:
         """Load it, with other settings of where the images are and where to compute.
 
-        `trunk` is the network's part before the heads, where it was passed from Python.
+        Parameters
+        ----------
+        run : Path
+            The run's directory.
+        data : str, optional
+            The folder of the images, where it has moved.
+        device : str
+            Such as "cpu" or "cuda"; "auto" takes the first GPU if there is one.
+        trunk : torch.nn.Module, optional
+            The network's part before the heads, where it was passed from Python.
+
+        Returns
+        -------
+        Trained
+            Network and labels of the newest checkpoint.
+
+        Raises
+        ------
+        SelfsupError
+            The directory holds no run, or weights that do not fit the network.
         """
         config, device = load_config(run, data), check_device(device)
         state = load_checkpoint(run, device)
@@ -53,21 +76,53 @@ class Trained:
         return cls(config.but(device=device), network, labels, state["images"])
 
     def features(self, images: ImageSet) -> Tensor:
-        """Return the (n, D) features of images as a label pass sees them."""
+        """Return the features of images as a label pass sees them.
+
+        Parameters
+        ----------
+        images : selfsup.data.ImageSet
+            Any images: `selfsup.data.new_images` reads a folder.
+
+        Returns
+        -------
+        (n, D) float32 torch.Tensor
+            Where `features_in` of the settings has them: on the device, in memory or on disk.
+        """
         return FeaturePass(self.config)(self.network, images)
 
     def predict(self, images: ImageSet) -> Tensor:
-        """Return (heads, n) labels of any images.
+        """Return labels of any images.
 
         That is the label of SeLa's plan, ``argmax_k logits_k + g_k``, with the last update's
         potential g. Heads without one (trained on fixed labels, or whose turn never came) answer
         as classifiers do; those of k-means take the nearest centroid.
+
+        Parameters
+        ----------
+        images : selfsup.data.ImageSet
+            Any images.
+
+        Returns
+        -------
+        (heads, n) int64 torch.Tensor
+            On the CPU.
         """
         return self.label(self.features(images))
 
     @torch.no_grad()
     def label(self, features: Tensor) -> Tensor:
-        """Return (heads, n) labels from (n, D) features on any device, as :meth:`predict`."""
+        """Return labels from features, as :meth:`predict` does from images.
+
+        Parameters
+        ----------
+        features : (n, D) torch.Tensor
+            What :meth:`features` returns, on any device.
+
+        Returns
+        -------
+        (heads, n) int64 torch.Tensor
+            On the CPU.
+        """
         found = torch.empty((len(self.labels.states), len(features)), dtype=torch.int64)
         for rows in torch.split(torch.arange(len(features)), BLOCK):
             block = features[rows].to(self.network.mean.device)

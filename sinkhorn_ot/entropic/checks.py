@@ -33,6 +33,9 @@ if TYPE_CHECKING:
     from torch.distributed import ProcessGroup
 
 METHODS = ("auto", "sinkhorn", "newton")
+#: The inverse of a smaller number, a denormal, is infinite.  (The compiler of torch 2.6 can read
+#: this, but nothing of `sys.float_info`.)
+LEAST_POSITIVE = sys.float_info.min
 #: Of the bytes of the input, what a solve may add by default.
 DEFAULT_LIMIT = 0.55
 #: Words of kept entries that pay: of the entries of the matrix one of so many; for each number of
@@ -193,7 +196,7 @@ def check_number(value: float, name: str, *, positive: bool) -> float:
     if isinstance(value, bool) or not isinstance(value, numbers.Real):
         raise TypeError(f"{name} must be a number, got {type(value).__name__}")
     number = float(value)
-    least = sys.float_info.min if positive else 0.0  # the inverse of a denormal is infinite
+    least = LEAST_POSITIVE if positive else 0.0
     if not least <= number < math.inf:
         raise ValueError(f"{name} must be finite and {'>' if positive else '>='} 0, got {value}")
     return number

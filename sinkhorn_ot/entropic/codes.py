@@ -7,7 +7,15 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from sinkhorn_ot.arrays import Array, check_floats, dtype_name, is_torch, namespace, place_of
+from sinkhorn_ot.arrays import (
+    Array,
+    check_floats,
+    dtype_name,
+    is_torch,
+    namespace,
+    on_host,
+    place_of,
+)
 from sinkhorn_ot.backends import minibatch_of
 from sinkhorn_ot.backends.minibatch import TINY
 from sinkhorn_ot.entropic.checks import check_integer, check_number
@@ -36,7 +44,10 @@ def solve_codes(
     if scores.ndim == 2:
         scores, out = scores[None], out[None]
     if n_valid is not None:
-        n_valid = namespace(scores).broadcast_to(n_valid, scores.shape[:1])
+        counts = namespace(scores).broadcast_to(n_valid, scores.shape[:1])
+        if on_host(counts) and len(counts):
+            _check_range(int(counts.min()), int(counts.max()), scores.shape[1])
+        n_valid = counts
     step = minibatch_of(place_of(scores))(scores, epsilon, n_valid)
     masses, largest = step.first()
     xp = namespace(masses)
@@ -79,6 +90,7 @@ def check_codes(
 
 def _check_count(n_valid: Array | int, scores: Array) -> None:
     if isinstance(n_valid, int) and not isinstance(n_valid, bool):
+        _check_range(n_valid, n_valid, scores.shape[-2])
         return
     counts = namespace(scores).asarray(n_valid)
     shape, batches = tuple(counts.shape), tuple(scores.shape[:-2])
@@ -89,6 +101,14 @@ def _check_count(n_valid: Array | int, scores: Array) -> None:
         )
     if not dtype_name(counts).startswith(("int", "uint", "longlong", "ulonglong")):
         raise TypeError(f"n_valid must be an integer or integers, got {dtype_name(counts)}")
+
+
+def _check_range(least: int, most: int, rows: int) -> None:
+    if least < 0 or most > rows:
+        raise ValueError(
+            f"n_valid must be between 0 and the {rows} rows of a batch of scores, got "
+            f"{least if least < 0 else most}"
+        )
 
 
 def _check_out(out: Array, scores: Array) -> None:

@@ -164,6 +164,7 @@ class SinkhornResult:
         Returns
         -------
         array like the logits, in their dtype
+            Rows sum to 1.
         """
         if getattr(logits, "ndim", 2) == 3:
             return namespace(logits).stack([self.soft_labels(head) for head in logits])
@@ -181,6 +182,7 @@ class SinkhornResult:
         Parameters
         ----------
         new_logits : (M, K), or a (T, M, K) stack of such
+            In the library of the logits that were solved.
 
         Returns
         -------

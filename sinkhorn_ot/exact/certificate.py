@@ -43,7 +43,9 @@ def bounds(
     Parameters
     ----------
     logits : (N, K) numpy.ndarray or torch.Tensor
+        Larger is better.
     labels : (N,) int64
+        A class of each sample.
     g : (K,) float64
         Any numbers; -inf for classes with ``sizes_max == 0``.
     sizes_min, sizes_max : (K,) int64

@@ -8,6 +8,8 @@ import sinkhorn_ot.torch_ops
 from sinkhorn_ot import equipartition_labels, sinkhorn
 
 OPTIONS = (None, 0.1, 1e-3, 1000, None, "auto", None, "auto", "argmax")
+#: Dynamo tells the message of an exception in what it compiles: torch 2.9 does, 2.7 does not.
+TELLS = tuple(map(int, torch.__version__.split(".")[:2])) >= (2, 9)
 
 
 def compiled(function):
@@ -58,12 +60,14 @@ def test_marginals_of_the_other_library_are_refused_as_eagerly():
     logits = torch.randn(40, 2)
     with pytest.raises(TypeError, match="b is a ndarray but logits is a Tensor"):
         equipartition_labels(logits, b=b)
-    with pytest.raises(torch._dynamo.exc.Unsupported, match="b is a ndarray but logits is a Ten"):
+    message = "b is a ndarray but logits is a Ten" if TELLS else ""
+    with pytest.raises(torch._dynamo.exc.Unsupported, match=message):
         compiled(lambda x: equipartition_labels(x, b=b))(logits)
 
 
 def test_a_callback_has_no_place_in_a_graph():
-    with pytest.raises(torch._dynamo.exc.Unsupported, match="no place for a callback"):
+    message = "no place for a callback" if TELLS else ""
+    with pytest.raises(torch._dynamo.exc.Unsupported, match=message):
         compiled(lambda x: equipartition_labels(x, callback=print))(torch.randn(9, 3))
 
 

@@ -254,7 +254,8 @@ def test_without_the_extra_it_says_what_to_install():
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert done.returncode == 1
-    assert "selfsup needs tyro, which is missing: pip install sinkhorn-ot[selfsup]" in done.stderr
+    assert "selfsup needs tyro, which is missing." in done.stderr
+    assert 'pip install ".[selfsup]" in a checkout' in done.stderr
     assert "Traceback" not in done.stderr
 
 
