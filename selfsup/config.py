@@ -201,7 +201,7 @@ class OptimiserConfig:
     batch_size: int = 128  #: Images per step, over all processes.
     accumulate: int = 1  #: Parts in which a batch goes through the network, to save memory.
     precision: Literal["auto", "float32", "bfloat16", "float16"] = "float32"
-    """auto: bfloat16 on a GPU that has it, else float32."""
+    """auto: bfloat16 on a GPU or a processor with instructions for it, else float32."""
     lr: float = 0.05  #: Highest learning rate.
     lr_heads: float | None = None  #: Highest learning rate of the heads, where it differs.
     lr_schedule: Literal["cosine", "step"] = "cosine"
@@ -276,6 +276,13 @@ class Config:
         """What a label pass sees."""
         own = self.labels.label_sees == "label-augment"
         return self.labels.label_augment if own else self.optimiser.augment
+
+    def clean(self) -> Self:
+        """Return settings by which a label pass sees images as they are, without random changes."""
+        centre = AugmentConfig(centre=self.labels.label_augment.centre)
+        return self.but(
+            label_augment=centre, label_sees="label-augment", label_views=1, label_mode="eval"
+        )
 
     @property
     def ln_k(self) -> float:

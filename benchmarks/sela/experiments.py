@@ -13,7 +13,7 @@ PRESET = "cifar10-small"
 #: Of every training but those of the recipe: short, as there are many of them.
 COMMON: dict[str, Any] = {
     "width": 32, "clusters": (128,), "epochs": 12, "updates": 12, "precision": "bfloat16",
-    "knn_every": 2, "device": "cpu",
+    "knn_every": 2, "device": "cpu", "lr_heads": None, "label_sees": "label-augment",
 }  # fmt: skip
 #: Seeds of what is reported; seed 0 chose the settings.
 THREE, ONE = (1, 2, 3), (1,)

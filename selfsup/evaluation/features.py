@@ -126,7 +126,6 @@ def stream(
     view: View,
     layers: Sequence[str] = (TRUNK,),
     *,
-    precision: str = "auto",
     start: int = 0,
     title: str = "features",
     quiet: bool = False,
@@ -144,8 +143,6 @@ def stream(
     layers : sequence of str
         "trunk"; or a layer (see :func:`layer_module`), whose maps are averaged over places; or one
         with "/flat" behind, whose maps come whole.
-    precision : str
-        As of training; "auto" is bfloat16 on a GPU that has it.
     start : int
         The first row.
     title : str
@@ -162,7 +159,7 @@ def stream(
     )
     with bar, tapped(network, layers) as found:
         for index, x in zip(batches, shown, strict=True):
-            with autocast(device, precision):
+            with autocast(device, "auto" if device.type == "cuda" else "float32"):
                 network.features(x)
             rows = slice(int(index[0]), int(index[-1]) + 1)
             yield rows, {layer: flattened(found[layer], layer) for layer in layers}

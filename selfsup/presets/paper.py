@@ -12,13 +12,15 @@ SMALL_IMAGES = AugmentConfig(
 )
 _CIFAR = Config(DataConfig("cifar10", 224)).but(
     preset="cifar10-alexnet", arch="alexnet", clusters=(128,) * 10, epsilon=1 / 10, tol=1e-4,
-    updates=400, schedule_power=1.0, heads_per_update="one", epochs=400, batch_size=128,
-    precision="auto", lr=0.03, lr_schedule="step", lr_drops=(240, 320), augment=SMALL_IMAGES,
+    updates=400, schedule_power=1.0, heads_per_update="one", label_sees="augment", epochs=400,
+    batch_size=128, precision="auto", lr=0.03, lr_schedule="step", lr_drops=(240, 320),
+    augment=SMALL_IMAGES,
 )  # fmt: skip
 _IMAGENET = Config(DataConfig("imagenet", 224, in_memory=False, workers=8)).but(
     preset="imagenet-alexnet", arch="alexnet", clusters=(3000,) * 10, epsilon=1 / 25, tol=1e-4,
-    updates=100, label_augment=LEVELS["0"], epochs=400, batch_size=256, precision="auto", lr=0.08,
-    lr_schedule="step", lr_drops=(150, 300, 350), weight_decay=1e-5, augment=LEVELS["3"],
+    updates=100, label_augment=LEVELS["0"], label_sees="augment", epochs=400, batch_size=256,
+    precision="auto", lr=0.08, lr_schedule="step", lr_drops=(150, 300, 350), weight_decay=1e-5,
+    augment=LEVELS["3"],
 )  # fmt: skip
 _RESNET = _IMAGENET.but(preset="imagenet-resnet50", arch="resnet50")
 
@@ -51,6 +53,5 @@ def as_authors(config: Config) -> Config:
         augment = replace(augment, crop_grid=256)
     arch = {"resnet50": "preact-resnet50"}.get(config.model.arch, config.model.arch)
     return config.but(
-        arch=arch, final_norm=False, augment=augment, label_sees="augment", label_mode="train",
-        tol=1e-6, max_iter=2000,
+        arch=arch, final_norm=False, augment=augment, label_mode="train", tol=1e-6, max_iter=2000
     )  # fmt: skip

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from torch.utils.tensorboard import SummaryWriter
 from tqdm import tqdm
 
-from selfsup.config import AugmentConfig, Config
+from selfsup.config import Config
 from selfsup.data import ImageSet
 from selfsup.evaluation.neighbours import leave_one_out
 from selfsup.evaluation.scores import nmi
@@ -125,11 +125,7 @@ class KnnWatch:
         order = torch.randperm(len(images), generator=generator_of(config.run.seed, Stream.SPLITS))
         some = order[:count].sort().values
         self.images = images.select(some) if images.labelled and count > K else None
-        clean = AugmentConfig(centre=config.labels.label_augment.centre)
-        self.show = FeaturePass(config.but(
-            label_augment=clean, label_sees="label-augment", label_views=1, label_mode="eval",
-            features_in="device",
-        ))  # fmt: skip
+        self.show = FeaturePass(config.clean().but(features_in="device"))
 
     def __call__(self, network: Network, epoch: int) -> dict[str, float]:
         """Return the accuracy after so many epochs, if it is due; the network stays as it is."""

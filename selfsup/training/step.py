@@ -17,11 +17,15 @@ from selfsup.sela import SelfLabels
 
 def precision_on(device: torch.device, wanted: str) -> torch.dtype:
     """Return the type in which the network computes."""
-    if wanted == "auto":
-        fast = device.type == "cuda" and torch.cuda.is_bf16_supported()
-        return torch.bfloat16 if fast else torch.float32
-    dtype: torch.dtype = getattr(torch, wanted)
-    return dtype
+    if wanted != "auto":
+        dtype: torch.dtype = getattr(torch, wanted)
+        return dtype
+    if device.type == "cuda":
+        native = torch.cuda.is_bf16_supported()
+    else:  # an old torch does not say what the processor has
+        has: dict[str, bool] = getattr(torch.cpu, "get_capabilities", dict)()
+        native = bool(has.get("avx512_bf16") or has.get("amx_bf16"))
+    return torch.bfloat16 if native else torch.float32
 
 
 def autocast(device: torch.device, wanted: str) -> AbstractContextManager[None]:

@@ -76,7 +76,7 @@ class Trained:
         return cls(config.but(device=device), network, labels, state["images"])
 
     def features(self, images: ImageSet) -> Tensor:
-        """Return the features of images as a label pass sees them.
+        """Return the features of images as they are, without random changes.
 
         Parameters
         ----------
@@ -88,7 +88,7 @@ class Trained:
         (n, D) float32 torch.Tensor
             Where `features_in` of the settings has them: on the device, in memory or on disk.
         """
-        return FeaturePass(self.config)(self.network, images)
+        return FeaturePass(self.config.clean())(self.network, images)
 
     def predict(self, images: ImageSet) -> Tensor:
         """Return labels of any images.

@@ -146,9 +146,13 @@ def test_features_wait_elsewhere_for_the_heads_and_labels_are_the_same(
     assert torch.equal(*found)
 
 
-def test_precision_is_chosen_by_the_device():
-    assert precision_on(torch.device("cpu"), "auto") == torch.float32
-    assert precision_on(torch.device("cpu"), "bfloat16") == torch.bfloat16
+def test_precision_is_chosen_by_the_device(monkeypatch):
+    """bfloat16 without instructions for it is slower than float32."""
+    cpu = torch.device("cpu")
+    for has, chosen in (({}, torch.float32), ({"avx512_bf16": True}, torch.bfloat16)):
+        monkeypatch.setattr(torch.cpu, "get_capabilities", lambda has=has: has, raising=False)
+        assert precision_on(cpu, "auto") == chosen
+        assert precision_on(cpu, "bfloat16") == torch.bfloat16
 
 
 def test_small_batches_of_several_processes_are_told_and_need_gpus_to_be_shared(
