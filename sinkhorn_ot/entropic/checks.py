@@ -40,7 +40,7 @@ LEAST_POSITIVE = sys.float_info.min
 DEFAULT_LIMIT = 0.55
 #: Words of kept entries that pay: of the entries of the matrix one of so many; for each number of
 #: the Hessian so many, within bounds. More cost more time than the steps become better.
-ONE_OF, A_PAIR, FEW_WORDS, MANY_WORDS = 8, 16, 1 << 22, 1 << 25
+ONE_OF, A_PAIR, FEW_WORDS, MANY_WORDS = 8, 20, 1 << 22, 1 << 25
 
 Callback = Callable[[Progress], object]
 

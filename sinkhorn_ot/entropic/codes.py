@@ -46,7 +46,8 @@ def solve_codes(
     if n_valid is not None:
         counts = namespace(scores).broadcast_to(n_valid, scores.shape[:1])
         if on_host(counts) and len(counts):
-            _check_range(int(counts.min()), int(counts.max()), scores.shape[1])
+            values = counts.tolist()  # torch finds no minimum of unsigned integers
+            _check_range(min(values), max(values), scores.shape[1])
         n_valid = counts
     step = minibatch_of(place_of(scores))(scores, epsilon, n_valid)
     masses, largest = step.first()

@@ -16,8 +16,8 @@ START, FALL, POOR, RISE, LEAST, AGAIN = 1.0, 3.0, 2.0, 5.0, 1e-9, 1e-3
 #: With a lam above this the step is Sinkhorn's itself, which is never taken back.
 LARGE = 1e3
 #: How well a step went: what it must leave of the violation, or of the slope of F along the step
-#: with its sign turned. Beyond FAIR a step is poor. Beyond STAYS it is taken back: the slopes at
-#: both ends say that F rose.
+#: with its sign turned. Beyond FAIR a step is poor. Beyond STAYS it is taken back: as far as the
+#: slopes at both ends tell, F rose.
 GOOD, FAIR, STAYS = (0.3, 0.25), (0.5, 0.5), (0.8, 1.0)
 #: The entries are kept anew on the way if g has moved by more than FRESH, in epsilon, since they
 #: were, or if the last step was not good; if by more than STALE, the matrix is read for it.
@@ -130,7 +130,8 @@ class Model:
             there = Seen(now.g, now.log_mass + change, 0.0)
             predicted = float(abs(there.gradient(self.problem.b)).sum())
             if not known < predicted < HALF * left:
-                return d, CAREFUL * max(predicted, known) if self.proven else math.inf
+                likely = max(CAREFUL * predicted, CAREFUL * KNOWN * now.violation, enough)
+                return d, likely if self.proven else math.inf
             self.m, self.s, left = m, s, predicted
             d = d + self.direction(replace(there, violation=predicted))
         return d, math.inf

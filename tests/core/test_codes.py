@@ -175,6 +175,14 @@ def test_counts_may_be_integers_of_any_kind(dtype):
     np.testing.assert_array_equal(sinkhorn_codes(scores, n_valid=dtype(60)), truth)
 
 
+def test_counts_may_be_unsigned_tensors():
+    """PyTorch has no minimum of uint16."""
+    scores = torch.stack([scores_of(), scores_of(seed=1)])
+    counts = torch.tensor([96, 50])
+    truth = sinkhorn_codes(scores, n_valid=counts)
+    torch.testing.assert_close(sinkhorn_codes(scores, n_valid=counts.to(torch.uint16)), truth)
+
+
 @pytest.mark.parametrize("what", [torch.nan, torch.inf, 1e4])
 @pytest.mark.parametrize("of", [torch.asarray, np.asarray])
 def test_rows_that_do_not_count_may_hold_anything(what, of):
