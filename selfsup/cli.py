@@ -149,7 +149,7 @@ def fit(trainer: Trainer) -> None:
         overdue = time.monotonic() - reported > 60 * config.run.report_minutes
         if first and labelled and (final or (overdue and trainer.step < trainer.steps)):
             trained = Trained.load(run, device=str(trainer.device))
-            page = write_report(run, trained, trainer.images)
+            page = write_report(run, trained, trainer.images, files=final)
             reported = time.monotonic()
             if final:
                 print(f"report: {page}\nnext: {PROG} labels {run} --csv labels.csv")

@@ -109,8 +109,9 @@ def own_images(dataset: Any, workers: int = 0) -> FileImages:
     """
     source, classes, targets = Items(dataset), (), torch.full((len(dataset),), -1)
     known = getattr(dataset, "targets", None)
-    if known is not None and getattr(dataset, "classes", None):
-        classes, targets = tuple(dataset.classes), torch.as_tensor(known)
+    named = tuple(getattr(dataset, "classes", ()))
+    if known is not None and named:
+        classes, targets = named, torch.as_tensor(known)
     names = tuple(source.index)
     with source.open(names[0]) as image:
         channels = 1 if image.mode[0] in "1LIF" and image.mode != "LAB" else 3

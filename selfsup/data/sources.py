@@ -51,7 +51,7 @@ class Files:
             found = [name for name in listed if not name.endswith("/")]
         images, others = [], Counter[str]()
         for name in found:
-            if any(part.startswith((".", "__MACOSX")) for part in name.split("/")):
+            if any(part.startswith((".", "__MACOSX")) for part in PurePath(name).parts):
                 continue
             if self._is_image(name):
                 images.append(name)
@@ -63,10 +63,19 @@ class Files:
         if suffix := PurePath(name).suffix.lower():
             return suffix in IMAGE_SUFFIXES
         try:
-            with self.open(name):
-                return True
-        except DataError:
+            begin = self._read(name, 16)
+        except UNREADABLE:
             return False
+        # by its signature, so that a damaged image counts as one
+        return any(accept and accept(begin) for _, accept in (Image.OPEN[kind] for kind in FORMATS))
+
+    def _read(self, name: str, size: int = -1) -> bytes:
+        inside = self.prefix + name
+        if self.place.is_dir():
+            with (self.place / inside).open("rb") as file:
+                return file.read(size)
+        with _archive(self.place, os.getpid()).open(inside) as file:
+            return file.read(size)
 
     def locate(self, name: str) -> Path | None:
         """Return the file of an image, if it is one: not in a zip file."""
@@ -75,11 +84,9 @@ class Files:
     @contextmanager
     def open(self, name: str) -> Iterator[Image.Image]:
         """Open an image; whatever is wrong with it is a `DataError` that names it."""
-        inside = self.prefix + name
-        where = self.place / inside  # in a zip file as if that was a folder
+        where = self.place / (self.prefix + name)  # in a zip file as if that was a folder
         try:
-            found = self.place.is_dir()
-            file = where if found else BytesIO(_archive(self.place, os.getpid()).read(inside))
+            file = where if self.place.is_dir() else BytesIO(self._read(name))
             with Image.open(file, formats=FORMATS) as image:
                 yield image
         except (FileNotFoundError, KeyError) as error:

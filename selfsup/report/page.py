@@ -6,7 +6,7 @@ import base64
 import io
 import json
 from collections.abc import Sequence
-from importlib.resources import files
+from importlib import resources
 from pathlib import Path
 from typing import Any
 
@@ -38,8 +38,11 @@ MOST_CLASSES = 30
 TILE = 64
 
 
-def write_report(run: Path, trained: Trained, images: ImageSet) -> Path:
-    """Write RUN/report.html from the log, the labels and the checkpointed network."""
+def write_report(run: Path, trained: Trained, images: ImageSet, files: bool = True) -> Path:
+    """Write RUN/report.html from the log, the labels and the checkpointed network.
+
+    Pictures are read from the images' files, or with `files` off from memory, which is quick.
+    """
     config, labels, total = trained.config, trained.labels.labels.numpy(), len(images)
     looked_at = _spread(total, LOOKED_AT)
     some, own = images.select(torch.from_numpy(looked_at)), labels[:, looked_at]
@@ -61,7 +64,7 @@ def write_report(run: Path, trained: Trained, images: ImageSet) -> Path:
         "curves": _curves(log, updates),
     }
     seconds = sum(whole_seconds(line["seconds"]) for line in log)
-    template = files("selfsup.report").joinpath("page.html").read_text()
+    template = resources.files("selfsup.report").joinpath("page.html").read_text()
     page = jinja2.Environment(autoescape=True).from_string(template).render(
         title=config.run.preset,
         facts=f"{total:,} images, {len(log)} of {config.optimiser.epochs} epochs in "
@@ -70,7 +73,7 @@ def write_report(run: Path, trained: Trained, images: ImageSet) -> Path:
         evaluation=evaluation_part(_results(run, trained), images),
         shown=len(shown),
         total=total,
-        sprite=data_url(tiles_of(some, shown), data["columns"]),
+        sprite=data_url(tiles_of(some, shown, files), data["columns"]),
         data=json.dumps(data).replace("</", "<\\/"),
     )  # fmt: skip
     path = run / "report.html"
@@ -129,9 +132,9 @@ def _neighbours(rows: Sequence[dict[str, Any]], images: ImageSet) -> str | None:
     return data_url(tiles_of(images, np.array(index)), len(found["paths"][0]))
 
 
-def tiles_of(images: ImageSet, shown: Integers) -> list[NDArray[np.uint8]]:
-    """Return small (h, w, C) pictures, of the files where there are any."""
-    if isinstance(images, TensorImages) and images.origin is not None:
+def tiles_of(images: ImageSet, shown: Integers, files: bool = True) -> list[NDArray[np.uint8]]:
+    """Return small (h, w, C) pictures; with `files` of the files, where there are any."""
+    if files and isinstance(images, TensorImages) and images.origin is not None:
         located = [images.locate(i) for i in shown.tolist()]
         images = images.origin if all(x is not None and x.is_file() for x in located) else images
     return images.thumbnails(torch.from_numpy(shown), TILE)
@@ -219,7 +222,7 @@ def _head(k: int, labels: Integers, images: ImageSet) -> dict[str, Any]:
 def _map(features: NDArray[np.float32]) -> list[list[float]]:
     """Return places in the unit square."""
     n, dim = features.shape
-    if n < 5 or dim < 2:
+    if n < 5 or dim < 2 or not np.ptp(features, 0).any():
         places = np.column_stack([np.arange(n), np.zeros(n)])
     else:
         places = TSNE(perplexity=min(30.0, (n - 1) / 3), random_state=0).fit_transform(features)

@@ -99,6 +99,8 @@ def trainer_of(
         trainer = Trainer(config, images, run, world, device, trunk)
         if resume:
             trainer.load(processes_may_differ=processes_may_differ)
-        if world.first:
-            (write_config if resume else create_run)(config, run)
+        if world.first and not resume:
+            create_run(config, run)
+        elif world.first and config != load_config(run):
+            write_config(config, run)
         yield trainer

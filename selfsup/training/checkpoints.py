@@ -33,7 +33,8 @@ from selfsup.config import Config, LabelConfig, RunConfig
 from selfsup.data import ImageSet
 from selfsup.errors import UNLOADABLE, RunError
 
-VERSION = 4
+VERSION = 5
+NAME = re.compile(r"epoch-(\d+)-step-(\d+)\.pt")
 
 
 def refuse_existing(run: Path) -> None:
@@ -130,7 +131,8 @@ def write_whole(path: Path, content: bytes | memoryview) -> None:
 
 def checkpoints(run: Path) -> list[Path]:
     """Return the checkpoints of a run, the oldest first."""
-    return sorted((run / "checkpoints").glob("epoch-[0-9]*-step-[0-9]*.pt"), key=_position)
+    found = (run / "checkpoints").glob("epoch-*.pt")
+    return sorted((path for path in found if NAME.fullmatch(path.name)), key=_position)
 
 
 def _position(path: Path) -> list[int]:
@@ -173,7 +175,9 @@ def load_checkpoint(run: Path, device: str = "cpu") -> dict[str, Any]:
     newest = found[-1]
     try:
         state: dict[str, Any] = torch.load(newest, map_location=device, weights_only=True)
-        version, _ = state["version"], state["labels"]["labels"]
+        version = state["version"]
+        if version == VERSION:
+            state["labels"]["labels"]  # no run's file without
     except UNLOADABLE as error:
         raise RunError(f"{newest} cannot be read: it is damaged, or no checkpoint of a run. "
                        "Delete it to go on from the one before") from error  # fmt: skip

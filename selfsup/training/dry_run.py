@@ -13,7 +13,7 @@ from selfsup.config import Config
 from selfsup.data import TensorImages
 from selfsup.data.folders import all_images
 from selfsup.training.fit import Trainer
-from selfsup.training.label_pass import label_step
+from selfsup.training.label_pass import fit_clusters, label_step
 from selfsup.training.processes import check_device
 
 #: Training images of the data sets; and so many are assumed where no --data was given.
@@ -32,7 +32,7 @@ def dry_run(config: Config) -> None:
     channels = 1 if data.dataset in ("digits", "fashion-mnist") else 3
     reduced = config.but(
         batch_size=min(BATCH, config.optimiser.batch_size), accumulate=1, heads_per_update="all",
-        clusters=tuple(k or min(128, n // 20) for k in config.labels.clusters),
+        clusters=fit_clusters(config.labels, n),
     )  # fmt: skip
     if config.labels.labelling == "fixed":
         reduced = reduced.but(labelling="equipartition", labels_file=None)

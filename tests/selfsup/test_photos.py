@@ -10,6 +10,7 @@ import re
 import shutil
 import subprocess
 import sys
+import zipfile
 
 import numpy as np
 import pytest
@@ -18,6 +19,8 @@ from PIL import Image
 
 import selfsup
 from selfsup.cli import main
+from selfsup.data.sources import Files
+from selfsup.report.page import _map
 from selfsup.training.checkpoints import checkpoints, load_checkpoint, load_config, read_log
 
 SMALL = ["--epochs", "1", "--clusters", "4", "--updates", "2", "--width", "4", "--image-size", "8"]
@@ -303,6 +306,30 @@ def test_clusters_are_exported_as_folders_of_links(tmp_path, photos, finished, c
     copies = tmp_path / "copies"
     assert main(["export-clusters", str(finished), str(copies), "--copy"]) == 0
     assert not any(path.is_symlink() for path in copies.glob("*/*"))
+
+
+def test_names_in_a_zip_file_may_begin_with_a_dot_and_a_slash(tmp_path, photos):
+    """Such names are those of the folder itself; only a part like .git hides what is below it."""
+    source = sorted(photos.rglob("*.png"))[0].read_bytes()
+    with zipfile.ZipFile(tmp_path / "in.zip", "w") as archive:
+        for name in ("./a/0.png", "./a/1.png", "./.git/2.png"):
+            archive.writestr(name, source)
+    assert Files(tmp_path / "in.zip").names()[0] == ["./a/0.png", "./a/1.png"]
+
+
+def test_equal_features_have_a_map():
+    """t-SNE divides by their deviation."""
+    assert np.isfinite(_map(np.ones((20, 8), np.float32))).all()
+
+
+def test_a_damaged_image_without_a_suffix_is_told(tmp_path, photos):
+    """It counts as an image, so that it is in the list of what cannot be read."""
+    source = sorted(photos.rglob("*.png"))[0].read_bytes()
+    (tmp_path / "cut").write_bytes(source[:12])  # the signature, and half a header
+    (tmp_path / "text").write_text("no image")
+    images, others = Files(tmp_path).names()
+    assert images == ["cut"]
+    assert others == {"no suffix": 1}
 
 
 def test_images_in_a_zip_file_are_no_files_to_link_to(tmp_path, photos, capsys):

@@ -298,6 +298,18 @@ def test_a_broken_checkpoint_is_named(tmp_path, images):
     resume(run, images).fit()
 
 
+def test_copies_of_checkpoints_are_nobodys_checkpoints(tmp_path):
+    """They would be taken for the newest, and be deleted as old ones."""
+    (tmp_path / "checkpoints").mkdir()
+    for name in (
+        "epoch-0001-step-000000",
+        "epoch-0002-step-000000.backup",
+        "epoch-0003-step-0 (1)",
+    ):
+        (tmp_path / "checkpoints" / f"{name}.pt").touch()
+    assert [path.stem for path in checkpoints(tmp_path)] == ["epoch-0001-step-000000"]
+
+
 def test_checkpoints_are_kept_by_number_and_interval(tmp_path):
     config = TINY.but(keep=2, keep_every=3)
     create_run(config, tmp_path / "run")
