@@ -91,7 +91,8 @@ SLOW_HEADS = (
     "Ten heads are not better than one here, other than in the paper. The loss is the mean over "
     "heads, so that each gets a tenth of the gradient and learns more slowly, which 400 epochs "
     "forgive and twelve do not: so one seed suggests, on which ten heads whose learning rate is "
-    "ten times higher are as good as one on held-out images ([recipe](recipe.md))."
+    "ten times higher are as good as one on held-out images ([recipe](recipe.md)). The preset has "
+    "that rate now, and training views in label passes ([what it reaches](small.md))."
 )
 METHODS = Experiment(
     "methods",
