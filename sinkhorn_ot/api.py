@@ -112,7 +112,8 @@ def sinkhorn(
         Stop when ``||column masses - b||_1 <= tol``.  0 runs exactly `max_iter` textbook iterations
         (or those of the `method` that is named), in float64, without a warning.
     max_iter : int
-        At most this many updates of g, each one read of the matrix.
+        At most this many updates of g, each one read of the matrix; samples, and reads that only
+        keep entries anew, come on top.
     g_init : (K,), optional
         Potential to start from, such as `SinkhornResult.g` of a similar problem: a re-solve after
         few labels moved then costs two to four reads.  With it no larger epsilon is solved first.

@@ -101,8 +101,9 @@ class Counts(NamedTuple):
 class Kept(Protocol):
     """Large entries of some rows, ``e_ik = exp((logits_ik + g_k) / epsilon - c_i)``.
 
-    They are those at the g of a read.  A `delta` of K numbers moves g to g + epsilon * delta; p_i
-    are then the probabilities of row i, e_i * exp(delta) over its sum, and w_i is its weight.
+    They are those at the g of a read; c_i is near the largest exponent of row i.  A `delta` of K
+    numbers moves g to g + epsilon * delta; p_i are then the probabilities of row i, e_i *
+    exp(delta) over its sum, and w_i is its weight.
     """
 
     @property
@@ -134,9 +135,9 @@ class Passes(Protocol):
         """Bring a number to the host; a device is waited for."""
 
     def first_bad_row(self) -> int | None:
-        """The first row without a finite maximum, if a read of all rows has met one.
+        """The first row without a finite maximum that a read of all rows met, else None.
 
-        Its masses are NaN.
+        It is counted over all processes. All masses of a read that meets one are NaN.
         """
 
     def read(

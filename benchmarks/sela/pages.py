@@ -231,9 +231,9 @@ its findings hold in them.
 A training is the preset cifar10-small with one head of 128 clusters, {common}, and what its
 line says. Mean and standard deviation are over the seeds that the line counts. A line with
 "0 of 3" seeds is planned and has not been run. What is neither said here nor on
-the line (augmentation, learning rate, lambda) is from trials by hand on seed 0, some of which looked
-at the test images. The recipe, from which the preset has its heads' rate, its views in label passes
-and its length, was judged by training images held out.
+the line (augmentation, learning rate, lambda) is from trials by hand on seed 0, some of which
+looked at the test images. The recipe, from which the preset has its heads' rate, its views in
+label passes and its length, was judged by training images held out.
 
 - **kNN**: accuracy in percent on the 10,000 test images, weighted vote of the 50 nearest
   training images, sigma 0.1, 128 dimensions (principal components where there are more), as in

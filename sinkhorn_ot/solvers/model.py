@@ -19,8 +19,9 @@ LARGE = 1e3
 #: with its sign turned. Beyond FAIR a step is poor. Beyond STAYS it is taken back: as far as the
 #: slopes at both ends tell, F rose.
 GOOD, FAIR, STAYS = (0.3, 0.25), (0.5, 0.5), (0.8, 1.0)
-#: The entries are kept anew on the way if g has moved by more than FRESH, in epsilon, since they
-#: were, or if the last step was not good; if by more than STALE, the matrix is read for it.
+#: Entries are kept anew on the way if g has moved by more than FRESH, in epsilon, since they were,
+#: or if the last step left more of the violation than a good one; if by more than STALE, the matrix
+#: is read for it.
 FRESH, STALE = 0.1, 3.0
 #: Steps on the kept entries between two reads: while each lowers the predicted violation to HALF,
 #: down to this part of that of the reading; and while they have cost less than so many reads.
@@ -113,7 +114,8 @@ class Model:
         long as they know it and are cheap beside a read, another step follows from there. After a
         step that was poor or taken back there is only one.
 
-        The violation is inf where nothing was predicted, or the last step was not good.
+        The violation is inf where nothing was predicted, or the last step left more of it than a
+        good one.
         """
         xp, start, kept = self.xp, self.passes.kept_reads, self.m
         d = self.direction(now)

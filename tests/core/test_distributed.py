@@ -29,14 +29,15 @@ def groups(tmp_path_factory):
     ]
 
 
-def agree(alone, parts, tolerance=3e-7):
+def agree(alone, parts, tolerance=3e-7, reads=0.2):
     """Assert that the results of the processes are the result of one.
 
-    A sum of float32 rounds otherwise where rows are cut, and g follows.
+    A sum of float32 rounds otherwise where rows are cut, and g follows. So may how many steps of
+    conjugate gradients are enough, each of which costs up to 0.06 reads here.
     """
     for part in parts:
         assert part.n_iter == alone.n_iter
-        assert part.n_passes == pytest.approx(alone.n_passes, abs=1e-3)  # entries on the edge
+        assert part.n_passes == pytest.approx(alone.n_passes, abs=reads)
         assert part.converged == alone.converged
         assert part.marginal_violation == pytest.approx(alone.marginal_violation, abs=1e-7)
         assert [p[:2] for p in part.history] == [p[:2] for p in parts[0].history]
@@ -58,7 +59,8 @@ def test_shards_give_what_one_process_gives(groups, name, backend):
         alone = sinkhorn(case.input(), backend=backend, **case.options)
     for parts in groups:
         found = [part["cases"][name, backend] for part in parts]
-        agree(alone, found, tolerance=1e-9 if backend == "reference" else 3e-7)
+        in_float64 = {"tolerance": 1e-9, "reads": 1e-3}
+        agree(alone, found, **(in_float64 if backend == "reference" else {}))
 
 
 def test_heads_are_solved_one_by_one(groups):

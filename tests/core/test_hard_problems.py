@@ -162,7 +162,7 @@ def test_what_cannot_be_solved_ends_with_the_best_g():
 def test_a_step_of_sinkhorns_is_never_taken_back(monkeypatch):
     """Its slope at the end can look bad; a solve that refused it would stay where it is.
 
-    It does here from a lam of 1; whether from another one is chance.
+    From a lam of 1 such a step is met here; from others it may not be.
     """
     monkeypatch.setattr(newton, "NEAR", 1.0)
     rng = np.random.default_rng(0)

@@ -202,7 +202,7 @@ class TritonKernels:
         self._queue(
             "read_rows", (read.blocks, tile.chunks), read.x, tile.launch.warps, **tensors,
             n=read.n, epsilon_bits=bits(read.epsilon),
-            share_bits=bits(-read.epsilon * math.log(read.n)),
+            log_n_bits=bits(-read.epsilon * math.log(read.n)),
             exact_rate_bits=bits(exact_rate(read.epsilon) if read.exact else rate), rate=rate,
             pieces=kept.pieces if kept else 1, step=kept.step(tile) if kept else 1, least=LEAST,
             **self._rows(read, row_stride // vector),

@@ -39,7 +39,7 @@ NO_ROW = tl.constexpr(1 << 62)
 SIZES = ("row_stride", "col_stride", "stride", "count", "rows_per_block")
 PIECES = ("pieces", "step")
 #: Numbers of a solve, for which the same is true.
-NUMBERS = ("n", "epsilon_bits", "share_bits", "exact_rate_bits")
+NUMBERS = ("n", "epsilon_bits", "log_n_bits", "exact_rate_bits")
 
 
 @triton.jit
@@ -131,7 +131,7 @@ def read_rows(
     row,
     n: tl.int64,
     epsilon_bits: tl.int64,
-    share_bits: tl.int64,
+    log_n_bits: tl.int64,
     exact_rate_bits: tl.int64,
     rate: tl.float32,
     least: tl.float32,
@@ -259,7 +259,7 @@ def read_rows(
                         tl.store(best + spot, best_value, mask=inside)
                         tl.store(best_column + spot, best_at.to(tl.int64), mask=inside)
                 if f is not None:
-                    potential = float64_of(share_bits) - log_total / exact_rate
+                    potential = float64_of(log_n_bits) - log_total / exact_rate
                     if a is not None:
                         potential += tl.log(row_weight) * float64_of(epsilon_bits)
                     tl.store(f + i, potential, mask=inside)
