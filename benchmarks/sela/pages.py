@@ -235,13 +235,13 @@ On 5,000 held-out training images, one seed ([recipe](recipe.md)):
 ## How to read the tables
 
 A training is the preset cifar10-small with one head of 128 clusters, {common}, and what its
-line says. The network is a ResNet of three stages of one block, whose first convolution has stride
-2, with 128 features; it learns by SGD with batches of 128 and a rate of 0.06 that falls as a
-cosine, and lambda is 10. Mean and standard deviation are over the seeds that the line counts. A
-line with "0 of 3" seeds is planned and has not been run. Augmentation, learning rate and lambda are from
-trials by hand on seed 0, some of which looked at the test images. The preset's rate of heads and
-its views in label passes were chosen on held-out training images, in one seed of 12 epochs; its 40
-epochs by the time that they take.
+line says. The network is a ResNet of three stages of one block, whose first convolution has
+stride 2, with 128 features; it learns by SGD with batches of 128 and a rate of 0.06 that falls
+as a cosine, and lambda is 10. Mean and standard deviation are over the seeds that the line
+counts. A line with "0 of 3" seeds is planned and has not been run. Augmentation, learning rate
+and lambda are from trials by hand on seed 0, some of which looked at the test images. The
+preset's rate of heads and its views in label passes were chosen on held-out training images, in
+one seed of 12 epochs; its 40 epochs by the time that they take.
 
 - **kNN**: accuracy in percent on the 10,000 test images, weighted vote of the 50 nearest
   training images, sigma 0.1, 128 dimensions (principal components where there are more), as in
@@ -282,9 +282,9 @@ cores. The second makes these pages of the records alone. Measured on {machines}
 """
 READING = """Differences of means, in points. "Holds" says that a difference is larger than the
 ranges of the seeds of both lines, "within the seeds" that it is not. By chance alone three seeds
-of each would hold in about one comparison of twenty, if spreads are equal and normal. All seeds share the
-test images, whose sampling error is half a point. Where nothing is said, a line has fewer than
-three seeds."""
+of each would hold in about one comparison of twenty, if spreads are equal and normal. All seeds
+share the test images, whose sampling error is half a point. Where nothing is said, a line has
+fewer than three seeds."""
 
 
 def index() -> str:
