@@ -13,7 +13,6 @@ import torch
 
 from selfsup.data import ImageSet
 from selfsup.errors import RunError
-from selfsup.training.checkpoints import check_images
 from selfsup.training.trained import Trained
 
 
@@ -26,10 +25,8 @@ def export_run(trained: Trained, images: ImageSet, out: Path) -> None:
     borders, where the first convolution sees zeros, that would not be the same).
     """
     out.mkdir(parents=True, exist_ok=True)
-    weights = trained.network.trunk.state_dict()
-    weights = {name: value.cpu().contiguous() for name, value in weights.items()}
-    content = io.BytesIO()
-    torch.save(weights, content)
+    weights, content = trained.network.trunk.state_dict(), io.BytesIO()
+    torch.save({name: value.cpu().contiguous() for name, value in weights.items()}, content)
     (out / "weights.pt").write_bytes(content.getbuffer())
     preprocessing = {
         "arch": trained.config.model.arch,
@@ -47,9 +44,9 @@ def export_run(trained: Trained, images: ImageSet, out: Path) -> None:
 def export_clusters(trained: Trained, images: ImageSet, out: Path, head: int, copy: bool) -> int:
     """Make a folder for each cluster of a head, with links to its images; return how many.
 
-    The images stay where they are. Names are numbered, as folders may hold equal ones.
+    `images` are those that the run was trained on; they stay where they are. Names are numbered, as
+    folders may hold equal ones.
     """
-    check_images(out, trained.images, images.paths)
     labels = trained.labels.labels
     if not 0 <= head < len(labels):
         raise RunError(f"no head {head}: there are {len(labels)}, from 0 on")

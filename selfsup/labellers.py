@@ -25,9 +25,6 @@ __all__ = [
     "size_profile",
 ]  # fmt: skip
 
-#: No cluster is to be smaller than this part of the mean, as a normal distribution would have it.
-SMALLEST = 0.01
-
 
 def labeller_of(config: LabelConfig, seed: int) -> Labeller:
     """Return the labeller that settings name; fixed labels have none that is ever asked.
@@ -195,11 +192,8 @@ def nearest(features: Tensor, centroids: Tensor) -> Tensor:
     (n,) int64 torch.Tensor
         The nearest centroid by Euclidean distance, on the device of the features.
     """
-    labels = torch.empty(len(features), dtype=torch.int64, device=features.device)
-    for rows in torch.split(torch.arange(len(features)), 1 << 14):
-        x = features[rows].to(centroids.device)
-        labels[rows] = torch.cdist(x, centroids).argmin(1).to(labels.device)
-    return labels
+    blocks = (x.to(centroids.device) for x in torch.split(features, 1 << 14))
+    return torch.cat([torch.cdist(x, centroids).argmin(1) for x in blocks]).to(features.device)
 
 
 def size_profile(kind: str, k: int, spread: float, seed: int) -> Tensor:
@@ -226,7 +220,7 @@ def size_profile(kind: str, k: int, spread: float, seed: int) -> Tensor:
         sizes = np.arange(1, k + 1, dtype=np.float64) ** -spread
     else:
         normal = np.random.default_rng(seed).normal(size=k)
-        sizes = np.maximum(1 + spread * np.sort(normal)[::-1], SMALLEST)
+        sizes = np.maximum(1 + spread * np.sort(normal)[::-1], 0.01)
     return torch.from_numpy(sizes / sizes.sum())
 
 

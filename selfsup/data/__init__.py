@@ -64,23 +64,10 @@ def load_data(config: DataConfig) -> Splits:
 
 
 def imbalanced(images: ImageSet, kind: Literal["light", "heavy"], seed: int) -> ImageSet:
-    """Leave images of some classes out, in the order of the classes; the rest keeps its order.
+    """Leave images of some classes out, which the seed decides; the rest keeps its order.
 
-    Of C classes "light" drops half of the last one (truck of CIFAR-10), "heavy" the share i / C of
-    the i-th: in CIFAR-10 10% of the first, 20% of the second, and so on to all of the tenth.
-
-    Parameters
-    ----------
-    images : ImageSet
-        With classes.
-    kind : {"light", "heavy"}
-    seed : int
-        Decides which images are left out.
-
-    Raises
-    ------
-    DataError
-        The images have no classes.
+    Of C classes "light" drops half of the last one (truck of CIFAR-10), "heavy" keeps the share
+    i / C of the i-th: in CIFAR-10 10% of the first, 20% of the second, and so on.
     """
     if not images.labelled:
         raise DataError(f"imbalance {kind} leaves out shares of classes, and these images have "
@@ -107,12 +94,11 @@ def own_images(dataset: Any, workers: int = 0) -> FileImages:
     workers : int
         Processes that get items.
     """
-    source, classes, targets = Items(dataset), (), torch.full((len(dataset),), -1)
-    known = getattr(dataset, "targets", None)
-    named = tuple(getattr(dataset, "classes", ()))
-    if known is not None and named:
-        classes, targets = named, torch.as_tensor(known)
+    source, targets = Items(dataset), getattr(dataset, "targets", None)
+    classes = tuple(getattr(dataset, "classes", ()))
+    if targets is None or not classes:
+        classes, targets = (), torch.full((len(dataset),), -1)
     names = tuple(source.index)
     with source.open(names[0]) as image:
         channels = 1 if image.mode[0] in "1LIF" and image.mode != "LAB" else 3
-    return FileImages(source, targets, classes, names, channels, workers)
+    return FileImages(source, torch.as_tensor(targets), classes, names, channels, workers)

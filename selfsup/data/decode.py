@@ -19,13 +19,7 @@ LONGEST = 1.5
 
 
 def converted(image: Image.Image, channels: int) -> Image.Image:
-    """Return an image upright as its camera held it, in 8 bits, with clear parts white.
-
-    Raises
-    ------
-    ValueError
-        Numbers that no scale is known for.
-    """
+    """Return an image upright as its camera held it, in 8 bits, with clear parts white."""
     if image.getexif().get(ORIENTATION, 1) != 1:
         image = ImageOps.exif_transpose(image)
     if image.mode == MODES[channels]:
@@ -39,6 +33,7 @@ def converted(image: Image.Image, channels: int) -> Image.Image:
 
 
 def _eight_bits(image: Image.Image) -> Image.Image:
+    """Scale integers or floats; numbers that no scale is known for are a ValueError."""
     values = np.asarray(image)
     top = float(values.max(initial=0))
     if values.min(initial=0) < 0 or not top <= 65535:

@@ -13,7 +13,6 @@ from selfsup.data.images import FileImages, ImageSet, Splits
 from selfsup.data.sources import IMAGE_SUFFIXES, Files
 from selfsup.errors import DataError
 
-SPLIT_SEED = 0
 CLASS_FOLDERS = "DIR/train/CLASS/* with DIR/test/CLASS/* (or val), in folders or a zip file"
 #: What DIR may hold besides class folders, and how to come by it.
 ELSE = {
@@ -140,7 +139,7 @@ def _classified(images: FileImages) -> FileImages:
 
 def split(whole: FileImages, share: float) -> tuple[FileImages, FileImages]:
     """Hold out a share of each class, always the same; a class of one image stays whole."""
-    rng = np.random.default_rng(SPLIT_SEED)
+    rng = np.random.default_rng(0)
     targets, test = whole.targets.numpy(), np.zeros(len(whole), bool)
     for label in np.unique(targets):
         members = rng.permutation(np.flatnonzero(targets == label))

@@ -54,20 +54,9 @@ class _Images(ABC):
         self, batches: Sequence[Tensor], augment: AugmentConfig, size: int, *,
         seeds: Sequence[int], device: str | torch.device = "cpu",
     ) -> Iterator[Tensor]:  # fmt: skip
-        """Yield random (B, C, size, size) float32 views in [0, 1], one batch after the other.
+        """Yield random (B, C, size, size) float32 views in [0, 1] on `device`, batch after batch.
 
-        Parameters
-        ----------
-        batches : sequence of Tensor
-            (B,) int64 indices of samples each.
-        augment : AugmentConfig
-            The ranges.
-        size : int
-            Side of the views.
-        seeds : sequence of int
-            One for every batch, which alone decides what is random in it.
-        device : str or torch.device
-            Where the views are wanted.
+        A batch is (B,) int64 indices of samples; its seed alone decides what is random in it.
         """
         jobs = [(index, seed, augment, size) for index, seed in zip(batches, seeds, strict=True)]
         pinned = torch.device(device).type == "cuda"
@@ -108,15 +97,14 @@ class TensorImages(_Images):
 
     def statistics(self) -> tuple[Tensor, Tensor]:
         """Return exact (C,) mean and standard deviation of the images in [0, 1]."""
-        inside: Tensor | None = None  # an image, not what continues it
-        if self.extents is not None:
+        pixels = self.images.unbind(1)
+        if self.extents is not None:  # an image, not what continues it
             rows, columns = (torch.arange(side) for side in self.images.shape[2:])
-            inside = (rows < self.extents[:, :1])[:, :, None]
-            inside = inside & (columns < self.extents[:, 1:])[:, None]
-            inside = inside.to(self.images.device)
+            height, width = self.extents[:, :, None].unbind(1)
+            inside = (rows < height)[:, :, None] & (columns < width)[:, None]
+            pixels = tuple(x[inside.to(x.device)] for x in pixels)
         # Integer counts: exact, in any order, and without a float copy of the images.
-        own = [x.flatten() if inside is None else x[inside] for x in self.images.unbind(1)]
-        counts = torch.stack([torch.bincount(x, minlength=256) for x in own]).cpu()
+        counts = torch.stack([torch.bincount(x.flatten(), minlength=256) for x in pixels]).cpu()
         weights = counts / counts.sum(1, keepdim=True)
         values = torch.arange(256, dtype=torch.float64) / 255
         mean = (weights * values).sum(1)
@@ -209,13 +197,7 @@ class FileImages(_Images):
             self._idle.append(loader)
 
     def in_memory(self, size: int, skip: bool = False) -> tuple[TensorImages, list[str]]:
-        """Return the decoded images, their shorter sides at most `size`, and what is unreadable.
-
-        Raises
-        ------
-        DataError
-            Some cannot be read; with `skip` they are left out.
-        """
+        """Return what :meth:`decoded` does as images in memory, and what is unreadable."""
         pixels, some, problems = self.decoded(size, skip)
         extents = torch.tensor([image.shape[:2] for image in pixels])
         height, width = extents.max(0).values.tolist()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import gzip
-import struct
 import zlib
 from collections.abc import Sequence
 from pathlib import Path
@@ -83,12 +82,11 @@ def read_idx(path: Path) -> NDArray[np.uint8]:
     """Read an idx file of bytes (the format of MNIST), plain or gzipped."""
     try:
         content = gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
-        zeros, kind, ndim = struct.unpack_from(">HBB", content)
-        if (zeros, kind) != (0, 8):
+        if len(content) < 4 or content[:3] != b"\0\0\x08":
             raise ValueError("not an idx file of unsigned bytes")
-        shape = struct.unpack_from(f">{ndim}I", content, 4)
-        return np.frombuffer(content, np.uint8, offset=4 + 4 * ndim).reshape(shape).copy()
-    except (OSError, EOFError, ValueError, zlib.error, struct.error) as error:
+        shape = np.frombuffer(content, ">u4", count=content[3], offset=4)
+        return np.frombuffer(content, np.uint8, offset=4 + shape.nbytes).reshape(shape).copy()
+    except (OSError, EOFError, ValueError, zlib.error) as error:
         raise DataError(f"{path}: cannot be read ({error})") from error
 
 

@@ -6,7 +6,7 @@ import os
 import struct
 import zipfile
 import zlib
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -100,21 +100,20 @@ class Files:
 
 def _walk(place: Path) -> list[Path]:
     """Return every file once, by a path without links where there is one."""
-    folders, linked_folders = [place], list[Path]()
+    folders, seen = deque([place]), set[str]()
     files, linked_files = list[Path](), list[Path]()
-    seen = set[str]()
-    while folders or linked_folders:
-        folder = folders.pop() if folders else linked_folders.pop(0)
+    while folders:
+        folder = folders.popleft()
         if (real := os.path.realpath(folder)) in seen:
             continue
         seen.add(real)
         try:
             for entry in sorted(os.scandir(folder), key=lambda entry: entry.name):
-                if entry.is_dir():
-                    kind = linked_folders if entry.is_symlink() else folders
+                path, linked = Path(entry.path), entry.is_symlink()
+                if entry.is_dir():  # those behind links come last
+                    (folders.append if linked else folders.appendleft)(path)
                 else:
-                    kind = linked_files if entry.is_symlink() else files
-                kind.append(Path(entry.path))
+                    (linked_files if linked else files).append(path)
         except OSError as error:
             raise DataError(f"{folder}: cannot be listed ({error.strerror})") from error
     if not linked_files:

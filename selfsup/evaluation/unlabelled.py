@@ -42,12 +42,12 @@ def unlabelled(evaluation: Evaluation, settings: UnlabelledSettings) -> list[Row
         NMI between the labels of two heads, mean over all pairs of the same K.
     """
     features, heads = evaluation.features("train"), evaluation.labels("train")
-    queries = _spread(len(features), settings.queries)
+    queries = spread(len(features), settings.queries)
     _, near = most_similar(
         features[queries], features, settings.neighbours, device=evaluation.device, own=queries
     )
     near = near.cpu()
-    shown = torch.cat([queries[:, None], near], 1)[_spread(len(queries), settings.shown)]
+    shown = torch.cat([queries[:, None], near], 1)[spread(len(queries), settings.shown)]
     rows: list[Row] = []
     for k in tqdm(sorted(set(evaluation.clusters)), "clusters", leave=False, disable=None):
         own = [head for head, c in zip(heads, evaluation.clusters, strict=True) if c == k]
@@ -73,7 +73,7 @@ def two_images(evaluation: Evaluation) -> str | None:
     return None if len(evaluation.train) > 1 else "one image has no neighbours"
 
 
-def _spread(n: int, most: int) -> Tensor:
+def spread(n: int, most: int) -> Tensor:
     """Return at most so many of n positions, evenly spaced."""
     return torch.from_numpy(np.unique(np.linspace(0, n - 1, min(n, most)).astype(np.int64)))
 
@@ -82,8 +82,8 @@ def _silhouette(features: Tensor, head: Tensor, settings: UnlabelledSettings) ->
     """Return the silhouette of some images of some clusters; 0 where there is only one cluster."""
     found = torch.bincount(head).nonzero()[:, 0]
     chosen = [
-        members[_spread(len(members), settings.images)]
-        for cluster in found[_spread(len(found), settings.clusters)]
+        members[spread(len(members), settings.images)]
+        for cluster in found[spread(len(found), settings.clusters)]
         for members in [(head == cluster).nonzero()[:, 0]]
     ]
     if not 2 <= len(chosen) < sum(map(len, chosen)):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from typing import Literal
 
 from torch import Tensor, nn
@@ -13,17 +12,7 @@ WIDTHS = {"big": (96, 256, 384, 384, 256), "small": (64, 192, 384, 256, 256)}
 
 
 class AlexNet(nn.Module):
-    """AlexNet up to fc7.
-
-    Module names are those of the authors' code, so that its weights load.
-
-    Parameters
-    ----------
-    size : {"big", "small"}
-        Widths of the convolutions.
-    channels : int
-        Channels of the images.
-    """
+    """AlexNet up to fc7; module names are those of the authors' code, so that its weights load."""
 
     def __init__(self, size: Literal["big", "small"] = "big", channels: int = 3) -> None:
         super().__init__()
@@ -63,8 +52,7 @@ class AlexNet(nn.Module):
 def initialise(module: nn.Module) -> None:
     """Draw the weights of a convolution or a linear layer as the authors do."""
     if isinstance(module, nn.Conv2d):
-        fan_out = math.prod(module.kernel_size) * module.out_channels
-        nn.init.normal_(module.weight, std=math.sqrt(2 / fan_out))
+        nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
     elif isinstance(module, nn.Linear):
         nn.init.normal_(module.weight, std=0.01)
     else:

@@ -25,8 +25,6 @@ LEAST_CHANNELS_LAST = 8
 class MultiHead(nn.Module):
     """Linear classifiers of `clusters` outputs each on `dim` features, one matrix for speed."""
 
-    linear: nn.Linear | None
-
     def __init__(self, dim: int, clusters: Sequence[int]) -> None:
         super().__init__()
         self.clusters = tuple(clusters)
@@ -61,7 +59,6 @@ class Network(nn.Module):
 
     mean: Tensor
     std: Tensor
-    rotation_head: nn.Linear | None
 
     def __init__(
         self,

@@ -54,19 +54,10 @@ class PreActBlock(nn.Module):
 
 
 class PreActResNet(nn.Module):
-    """Pre-activation ResNet (He et al. 2016), up to the pooled features.
+    """Pre-activation ResNet (He et al. 2016) of 18 or 50 layers, up to the pooled features.
 
     Module names and initial weights (PyTorch's) are those of the authors' code, so that its weights
-    load into ``PreActResNet(50, final_norm=False)``.
-
-    Parameters
-    ----------
-    depth : {18, 50}
-        Number of layers.
-    channels : int
-        Channels of the images.
-    final_norm : bool
-        Normalisation and ReLU before the pooling, which the authors' code leaves out.
+    load without `final_norm`, which normalises before the pooling.
     """
 
     def __init__(self, depth: int, channels: int = 3, final_norm: bool = True) -> None:

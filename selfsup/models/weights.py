@@ -27,20 +27,12 @@ RESNET_PARTS = {
 
 @torch.no_grad()
 def load_weights(network: Network, source: str | os.PathLike[str] | Mapping[str, Any]) -> None:
-    """Load the trunk of a network, and such heads as fit.
+    """Load the trunk of a network, and such heads as fit, from a state dict or a file of one.
 
-    Parameters
-    ----------
-    network : Network
-        What to load into. A checkpoint of a run sets its mean and std too; others have none.
-    source : path or mapping
-        A state dict in the names of torchvision's ResNets, of the authors' code, or of a
-        :class:`Network`; alone, under "state_dict" or, in a checkpoint, under "network".
-
-    Raises
-    ------
-    WeightsError
-        Nothing is loaded when weights of the trunk are missing, unknown or of another shape.
+    Names are those of torchvision's ResNets, of the authors' code, or of a :class:`Network`. The
+    state dict stands alone, under "state_dict" or, in a checkpoint of a run, under "network"; that
+    sets mean and std too. Where weights of the trunk are missing, unknown or of another shape,
+    nothing is loaded, and a `WeightsError` names them.
     """
     contents = source if isinstance(source, Mapping) else _read(source)
     weights = contents.get("network", contents.get("state_dict", contents))

@@ -16,6 +16,7 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image, ImageOps
 from sklearn.manifold import TSNE
+from sklearn.preprocessing import minmax_scale
 
 from selfsup.data import ImageSet, TensorImages
 from selfsup.evaluation.features import shown_digest, state_digest
@@ -23,6 +24,7 @@ from selfsup.evaluation.protocols import PROTOCOLS
 from selfsup.evaluation.run import Result, read_results
 from selfsup.evaluation.scores import nmi
 from selfsup.evaluation.table import cells, left_out
+from selfsup.evaluation.unlabelled import spread
 from selfsup.training.checkpoints import read_log, write_whole
 from selfsup.training.label_pass import in_blocks
 from selfsup.training.monitor import whole_seconds
@@ -44,8 +46,8 @@ def write_report(run: Path, trained: Trained, images: ImageSet, files: bool = Tr
     Pictures are read from the images' files, or with `files` off from memory, which is quick.
     """
     config, labels, total = trained.config, trained.labels.labels.numpy(), len(images)
-    looked_at = _spread(total, LOOKED_AT)
-    some, own = images.select(torch.from_numpy(looked_at)), labels[:, looked_at]
+    looked_at = spread(total, LOOKED_AT)
+    some, own = images.select(looked_at), labels[:, looked_at.numpy()]
     features = trained.features(some)
     confidence = np.stack([_confidence(trained, h, features, y) for h, y in enumerate(own)])
     shown, mapped = _chosen(own, confidence, trained.labels.clusters)
@@ -57,7 +59,7 @@ def write_report(run: Path, trained: Trained, images: ImageSet, files: bool = Tr
         "map": _map(features[torch.from_numpy(mapped)].cpu().numpy()),
         "mapped": np.searchsorted(shown, mapped).tolist(),
         "heads": [
-            _head(k, labels[h], images) | {"confidence": _means(k, own[h], confidence[h])}
+            _head(k, labels[h], images, own[h], confidence[h])
             for h, k in enumerate(trained.labels.clusters)
         ],
         "classes": list(images.classes),
@@ -152,11 +154,6 @@ def data_url(tiles: Sequence[NDArray[np.uint8]], columns: int) -> str:
     return "data:image/jpeg;base64," + base64.b64encode(content.getvalue()).decode()
 
 
-def _spread(n: int, most: int) -> Integers:
-    """Return at most so many of n positions, evenly spaced."""
-    return np.unique(np.linspace(0, n - 1, min(n, most)).astype(np.int64))
-
-
 def _confidence(trained: Trained, head: int, features: torch.Tensor, labels: Integers) -> Floats:
     """Return the probability that a head gives to the label of each image."""
     logits = in_blocks(trained.network, head, features)
@@ -164,19 +161,12 @@ def _confidence(trained: Trained, head: int, features: torch.Tensor, labels: Int
     return logits.softmax(1).gather(1, own)[:, 0].double().cpu().numpy()
 
 
-def _means(k: int, labels: Integers, confidence: Floats) -> list[float]:
-    """Return the mean confidence of each cluster."""
-    sums, sizes = np.bincount(labels, confidence, k), np.bincount(labels, minlength=k)
-    means: list[float] = (sums / np.maximum(sizes, 1)).round(3).tolist()
-    return means
-
-
 def _chosen(
     labels: Integers, confidence: Floats, clusters: Sequence[int]
 ) -> tuple[Integers, Integers]:
     """Return the images that the page shows, and those of them on its map, sorted."""
     n = labels.shape[1]
-    mapped = _spread(n, MAPPED)
+    mapped = spread(n, MAPPED).numpy()
     if n <= SHOWN:
         return np.arange(n), mapped
     share = max(2, (SHOWN - len(mapped)) // sum(clusters))
@@ -192,23 +182,25 @@ def _images(
     images: ImageSet, shown: Integers, labels: Integers, confidence: Floats
 ) -> list[dict[str, Any]]:
     """Return what the page knows of each image that it shows."""
-    located = [images.locate(i) for i in shown.tolist()]
     return [
         {
             "name": images.paths[i],
-            "link": file.as_uri() if file and file.is_file() else None,
+            "link": file.as_uri() if (file := images.locate(i)) and file.is_file() else None,
             "labels": labels[:, i].tolist(),
             "confidence": confidence[:, i].round(3).tolist(),
             "class": int(images.targets[i]),
         }
-        for i, file in zip(shown.tolist(), located, strict=True)
+        for i in shown.tolist()
     ]
 
 
-def _head(k: int, labels: Integers, images: ImageSet) -> dict[str, Any]:
-    """Return sizes and, where classes are known, what is in each cluster."""
-    sizes = np.bincount(labels, minlength=k)
-    head: dict[str, Any] = {"sizes": sizes.tolist()}
+def _head(
+    k: int, labels: Integers, images: ImageSet, own: Integers, confidence: Floats
+) -> dict[str, Any]:
+    """Return each cluster's size, mean confidence and, where they are known, classes."""
+    sizes, looked_at = np.bincount(labels, minlength=k), np.bincount(own, minlength=k)
+    means = np.bincount(own, confidence, k) / np.maximum(looked_at, 1)
+    head: dict[str, Any] = {"sizes": sizes.tolist(), "confidence": means.round(3).tolist()}
     if images.labelled:
         classes, truth = len(images.classes), images.targets.numpy()
         table = np.bincount(labels * classes + truth, minlength=k * classes).reshape(k, classes)
@@ -226,8 +218,7 @@ def _map(features: NDArray[np.float32]) -> list[list[float]]:
         places = np.column_stack([np.arange(n), np.zeros(n)])
     else:
         places = TSNE(perplexity=min(30.0, (n - 1) / 3), random_state=0).fit_transform(features)
-    low, high = places.min(0), places.max(0)
-    shares: list[list[float]] = ((places - low) / np.maximum(high - low, 1e-9)).round(4).tolist()
+    shares: list[list[float]] = minmax_scale(places).round(4).tolist()
     return shares
 
 
