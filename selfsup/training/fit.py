@@ -82,18 +82,9 @@ class Trainer:
     resumed run ends in the same bits as one never interrupted (on a CPU, with the same numbers of
     threads and processes).
 
-    Parameters
-    ----------
-    images : ImageSet
-        What to train on; kept on the device if it is in memory.
-    run : Path, optional
-        The run's directory; nothing is written without one.
-    trunk : torch.nn.Module, optional
-        A network of one's own, instead of the one that `config` names.
-    labels : SelfLabels, optional
-        Labels that stay as they are, and their loss, instead of those that `config` names.
-    network : Network, optional
-        What is trained, instead of a new one; of its parameters those that require gradients.
+    Images in memory are kept on the device. Nothing is written without a `run`. Instead of what
+    `config` names, a `trunk` of one's own can be trained, or a whole `network`, of which those
+    parameters learn that require gradients; and `labels` that stay as they are, with their loss.
     """
 
     def __init__(
@@ -300,7 +291,6 @@ class Trainer:
             raise RunError(f"{self.run} has batches of {was} images, not {self.batch_size}")
         for part in PARTS:
             getattr(self, part).load_state_dict(state[part])
-        self.labels.labels = self.labels.labels.cpu()
         self.step, self.saved = state["step"], time.monotonic()
         if state["steps"] != self.steps:  # made longer: moments that have passed are passed over
             passed = sum(time < self.step * self.batch_size - 1e-6 for time in self.labels.times)

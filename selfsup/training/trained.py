@@ -72,7 +72,6 @@ class Trained:
         network.to(device).eval()
         labels = SelfLabels(state["labels"]["labels"].shape[1], clusters)
         labels.load_state_dict(state["labels"])
-        labels.labels = labels.labels.cpu()
         return cls(config.but(device=device), network, labels, state["images"])
 
     def features(self, images: ImageSet) -> Tensor:
