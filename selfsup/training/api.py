@@ -101,6 +101,6 @@ def trainer_of(
             trainer.load(processes_may_differ=processes_may_differ)
         if world.first and not resume:
             create_run(config, run)
-        elif world.first and config != load_config(run):
-            write_whole(run / "config.json", config.to_json().encode())  # it is made longer
+        elif world.first and config != load_config(run):  # longer, or images elsewhere
+            write_whole(run / "config.json", config.to_json().encode())
         yield trainer
