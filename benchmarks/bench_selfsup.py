@@ -16,7 +16,7 @@ from torch.nn import functional as F
 from selfsup.data import TensorImages
 from selfsup.presets import PRESETS
 from selfsup.training.fit import Trainer
-from selfsup.training.label_pass import label_step
+from selfsup.training.label_pass import feature_pass, label_step
 
 #: Images, and the side of each.
 SIZES = ((2_000, 32),)
@@ -45,7 +45,7 @@ def plain_step(trainer: Trainer, views: torch.Tensor, index: torch.Tensor) -> No
 
 def plain_labels(trainer: Trainer) -> list[torch.Tensor]:
     """Label by the argmax of every head, on the views that a label pass sees."""
-    features = trainer.show(trainer.network, trainer.images)
+    features = feature_pass(trainer.config, trainer.network, trainer.images)
     with torch.no_grad():
         return [z.argmax(1) for z in trainer.network.heads(features)]
 
@@ -72,7 +72,7 @@ def test_label_update(size: tuple[int, int], solver: str, measured: Any) -> None
     """Labels of all images by ten heads of 128 clusters; torch takes the argmax of each."""
     trainer = trainer_of(*size)
     update = functools.partial(
-        label_step, trainer.network, trainer.images, trainer.labels, trainer.show, trainer.world
+        label_step, trainer.config, trainer.network, trainer.images, trainer.labels, trainer.world
     )
     found = measured(
         update if solver == "selfsup" else functools.partial(plain_labels, trainer),

@@ -14,7 +14,7 @@ import numpy as np
 from selfsup.data import load_data
 from selfsup.presets import PRESETS
 from selfsup.training.fit import new_network
-from selfsup.training.label_pass import FeaturePass, label_step, new_labels
+from selfsup.training.label_pass import label_step, new_labels
 from selfsup.training.processes import joined
 
 
@@ -29,7 +29,7 @@ def main() -> None:
         images = load_data(config.data).train
         network = new_network(config, images, device)
         labels = new_labels(config.labels, len(images), config.run.seed, 1, world)
-        label_step(network, images, labels, FeaturePass(config), world)
+        label_step(config, network, images, labels, world)
         if world.first:
             potentials = np.concatenate([g for g in labels.states if g is not None])
             print(

@@ -35,15 +35,16 @@ NOT_NEGATIVE = {"workers", "hold_out", "imbalance_seed", "updates", "momentum", 
                 "clip", "seed", "checkpoint_minutes", "report_minutes", "knn_every"}  # fmt: skip
 
 
-def _check(part: object) -> None:
-    """Refuse numbers out of range."""
-    for name, value in vars(part).items():
-        if name in COUNTS and not value >= 1:
-            raise ConfigError(f"{name} must be at least 1, got {value}")
-        if name in POSITIVE and value is not None and not value > 0:
-            raise ConfigError(f"{name} must be positive, got {value}")
-        if name in NOT_NEGATIVE and not value >= 0:
-            raise ConfigError(f"{name} must not be negative, got {value}")
+class _Part:
+    def __post_init__(self) -> None:
+        """Refuse numbers out of range."""
+        for name, value in vars(self).items():
+            if name in COUNTS and not value >= 1:
+                raise ConfigError(f"{name} must be at least 1, got {value}")
+            if name in POSITIVE and value is not None and not value > 0:
+                raise ConfigError(f"{name} must be positive, got {value}")
+            if name in NOT_NEGATIVE and not value >= 0:
+                raise ConfigError(f"{name} must not be negative, got {value}")
 
 
 @dataclass(frozen=True)
@@ -88,7 +89,7 @@ LEVELS: dict[str, AugmentConfig] = {
 
 
 @dataclass(frozen=True)
-class DataConfig:
+class DataConfig(_Part):
     """Which images."""
 
     dataset: DatasetName
@@ -109,7 +110,7 @@ class DataConfig:
 
     def __post_init__(self) -> None:
         """Refuse settings that cannot be meant."""
-        _check(self)
+        super().__post_init__()
         if self.hold_out >= 1:
             raise ConfigError(f"hold_out is a share below 1, got {self.hold_out}")
         if self.hold_out and self.classes == "none":
@@ -117,7 +118,7 @@ class DataConfig:
 
 
 @dataclass(frozen=True)
-class ModelConfig:
+class ModelConfig(_Part):
     """Which network."""
 
     arch: str = "small-resnet"
@@ -136,14 +137,14 @@ class ModelConfig:
 
     def __post_init__(self) -> None:
         """Refuse settings that cannot be meant."""
-        _check(self)
+        super().__post_init__()
         if self.arch not in (*ARCHS, "own") and ":" not in self.arch:
             known = ", ".join(ARCHS)
             raise ConfigError(f"arch {self.arch!r} is none of {known} or module:function")
 
 
 @dataclass(frozen=True)
-class LabelConfig:
+class LabelConfig(_Part):
     """Which labels, and when they are renewed."""
 
     clusters: tuple[int, ...] = (10,)
@@ -179,7 +180,7 @@ class LabelConfig:
 
     def __post_init__(self) -> None:
         """Refuse settings that cannot be meant."""
-        _check(self)
+        super().__post_init__()
         if self.labelling == "none":
             if self.clusters:
                 raise ConfigError("labelling none has no clusters: --clusters without a number")
@@ -194,7 +195,7 @@ class LabelConfig:
 
 
 @dataclass(frozen=True)
-class OptimiserConfig:
+class OptimiserConfig(_Part):
     """How the network learns."""
 
     epochs: int = 100
@@ -215,7 +216,7 @@ class OptimiserConfig:
 
     def __post_init__(self) -> None:
         """Refuse settings that cannot be meant."""
-        _check(self)
+        super().__post_init__()
         if self.batch_size % self.accumulate:
             parts = f"{self.accumulate} equal parts (accumulate)"
             raise ConfigError(f"batch_size {self.batch_size} cannot be cut into {parts}")
@@ -224,7 +225,7 @@ class OptimiserConfig:
 
 
 @dataclass(frozen=True)
-class RunConfig:
+class RunConfig(_Part):
     """What is kept of a run, and where it computes."""
 
     preset: str = "own"  #: Names the run's directory and its report.
@@ -239,10 +240,6 @@ class RunConfig:
     """Epochs between kNN accuracies of a few images, where classes are known; 0: none."""
     supervised_epochs: int = 20
     """Epochs of the evaluation's baseline that is shown the true classes."""
-
-    def __post_init__(self) -> None:
-        """Refuse settings that cannot be meant."""
-        _check(self)
 
 
 @dataclass(frozen=True)

@@ -19,7 +19,6 @@ class Stream(IntEnum):
     DROPOUT = 3
     LABEL_VIEWS = 4
     LABELS = 5
-    HEAD_GROUPS = 6
     LABELLER = 8
     SPLITS = 9
 

@@ -65,7 +65,7 @@ def trial(config: Config, images: ImageSet) -> tuple[float, float]:
         seconds.append(time.perf_counter() - began)
     trainer.labels.updates = 0
     began = time.perf_counter()
-    label_step(trainer.network, trainer.images, trainer.labels, trainer.show, trainer.world)
+    label_step(trainer.config, trainer.network, trainer.images, trainer.labels, trainer.world)
     synchronise(config.run.device)
     label = (time.perf_counter() - began) * len(images) / len(few)
     return trainer.steps_per_epoch * trainer.batch_size / seconds[-1], label

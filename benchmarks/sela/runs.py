@@ -28,7 +28,6 @@ from selfsup.evaluation.subject import load_subject
 from selfsup.presets import PRESETS
 from selfsup.training.checkpoints import checkpoints, create_run, read_log, write_whole
 from selfsup.training.fit import Trainer
-from selfsup.training.monitor import whole_seconds
 
 RESULTS = Path(__file__).parent / "results"
 #: Part of the training images of each class that settings are chosen on, and who draws it.
@@ -127,7 +126,7 @@ def record(training: Training, seed: int, work: Work) -> dict[str, Any]:
         "seed": seed,
         "held_out": training.held_out,
         "config": json.loads(config_of(training, seed, PLACES).to_json()),
-        "minutes": round(sum(whole_seconds(line["seconds"]) for line in epochs) / 60, 2),
+        "minutes": round(sum(sum(line["seconds"].values()) for line in epochs) / 60, 2),
         "images_per_second": round(float(np.median([e["images_per_second"] for e in epochs])), 1),
         "epochs": [_short(line, OF_EPOCH) for line in epochs],
         "updates": [_short(line, OF_UPDATE) for line in updates],

@@ -27,7 +27,6 @@ from selfsup.evaluation.table import cells, left_out
 from selfsup.evaluation.unlabelled import spread
 from selfsup.training.checkpoints import read_log, write_whole
 from selfsup.training.label_pass import in_blocks
-from selfsup.training.monitor import whole_seconds
 from selfsup.training.trained import Trained
 
 Integers = NDArray[np.int64]
@@ -65,7 +64,7 @@ def write_report(run: Path, trained: Trained, images: ImageSet, files: bool = Tr
         "classes": list(images.classes),
         "curves": _curves(log, updates),
     }
-    seconds = sum(whole_seconds(line["seconds"]) for line in log)
+    seconds = sum(sum(line["seconds"].values()) for line in log)
     template = resources.files("selfsup.report").joinpath("page.html").read_text()
     page = jinja2.Environment(autoescape=True).from_string(template).render(
         title=config.run.preset,

@@ -13,7 +13,7 @@ from selfsup.config import Config
 from selfsup.data import ImageSet, load_data, own_images
 from selfsup.errors import ConfigError
 from selfsup.presets import PRESETS
-from selfsup.training.checkpoints import create_run, load_config, refuse_existing, write_config
+from selfsup.training.checkpoints import create_run, load_config, refuse_existing, write_whole
 from selfsup.training.fit import Trainer
 from selfsup.training.label_pass import fit_clusters
 from selfsup.training.processes import joined
@@ -101,6 +101,6 @@ def trainer_of(
             trainer.load(processes_may_differ=processes_may_differ)
         if world.first and not resume:
             create_run(config, run)
-        elif world.first and config != load_config(run):
-            write_config(config, run)
+        elif world.first and config != load_config(run):  # longer, or images elsewhere
+            write_whole(run / "config.json", config.to_json().encode())
         yield trainer

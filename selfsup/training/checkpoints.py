@@ -53,13 +53,8 @@ def create_run(config: Config, run: Path) -> None:
     shutil.rmtree(new, ignore_errors=True)
     with _writing(run):
         (new / "checkpoints").mkdir(parents=True)
-        write_config(config, new)
+        write_whole(new / "config.json", config.to_json().encode())
         os.replace(new, run)  # whole from the start
-
-
-def write_config(config: Config, run: Path) -> None:
-    """Write the settings of a run, or replace those of one that is made longer."""
-    write_whole(run / "config.json", config.to_json().encode())
 
 
 def load_config(run: Path, data: str | None = None) -> Config:
@@ -177,7 +172,7 @@ def load_checkpoint(run: Path, device: str = "cpu") -> dict[str, Any]:
         state: dict[str, Any] = torch.load(newest, map_location=device, weights_only=True)
         version = state["version"]
         if version == VERSION:
-            state["labels"]["labels"]  # no run's file without
+            state["labels"]["labels"] = state["labels"]["labels"].cpu()  # no run's file without
     except UNLOADABLE as error:
         raise RunError(f"{newest} cannot be read: it is damaged, or no checkpoint of a run. "
                        "Delete it to go on from the one before") from error  # fmt: skip
@@ -187,16 +182,10 @@ def load_checkpoint(run: Path, device: str = "cpu") -> dict[str, Any]:
 
 
 def read_labels(source: Path) -> tuple[Tensor, tuple[int, ...], str | None]:
-    """Read labels from a run, or from the .npy or .csv file that one wrote.
+    """Return the (heads, N) int64 labels of a run, or of the .npy or .csv file that one wrote.
 
-    Returns
-    -------
-    labels : Tensor
-        (heads, N) int64.
-    clusters : tuple of int
-        K of each head: of a file, one more than its largest label.
-    images : str, optional
-        The fingerprint of the labelled images; an .npy file has none.
+    With them come K of each head (of a file, one more than its largest label) and the fingerprint
+    of the labelled images, which an .npy file does not have.
     """
     if not source.exists():
         raise RunError(f"{source}: no labels here; pass a run, or the .npy or .csv file of one")

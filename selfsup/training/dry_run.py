@@ -68,7 +68,7 @@ def _tried(trainer: Trainer, full: int) -> tuple[dict[str, float], float, float]
 
     if trainer.labels.clusters:
         report = label_step(
-            trainer.network, trainer.images, trainer.labels, trainer.show, trainer.world
+            trainer.config, trainer.network, trainer.images, trainer.labels, trainer.world
         )
         label, heads = report.seconds, report.heads
         print(f"reduced: label update of {IMAGES} generated images: sizes "

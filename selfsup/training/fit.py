@@ -32,8 +32,8 @@ from selfsup.training.checkpoints import (
     save_checkpoint,
     save_labels,
 )  # fmt: skip
-from selfsup.training.label_pass import Clock, FeaturePass, batch_of, label_step, new_labels
-from selfsup.training.monitor import KnnWatch, Monitor
+from selfsup.training.label_pass import Clock, batch_of, label_step, new_labels
+from selfsup.training.monitor import Monitor, knn_accuracy
 from selfsup.training.processes import World
 from selfsup.training.step import build_optimiser, gradient_step, learning_rate, new_scaler
 
@@ -82,18 +82,9 @@ class Trainer:
     resumed run ends in the same bits as one never interrupted (on a CPU, with the same numbers of
     threads and processes).
 
-    Parameters
-    ----------
-    images : ImageSet
-        What to train on; kept on the device if it is in memory.
-    run : Path, optional
-        The run's directory; nothing is written without one.
-    trunk : torch.nn.Module, optional
-        A network of one's own, instead of the one that `config` names.
-    labels : SelfLabels, optional
-        Labels that stay as they are, and their loss, instead of those that `config` names.
-    network : Network, optional
-        What is trained, instead of a new one; of its parameters those that require gradients.
+    Images in memory are kept on the device. Nothing is written without a `run`. Instead of what
+    `config` names, a `trunk` of one's own can be trained, or a whole `network`, of which those
+    parameters learn that require gradients; and `labels` that stay as they are, with their loss.
     """
 
     def __init__(
@@ -121,7 +112,6 @@ class Trainer:
         )
         if labels is None and config.labels.labelling == "fixed" and fresh:
             self.labels.labels = fixed_labels(config.labels, images)
-        self.show, self.watch = FeaturePass(config), KnnWatch(config, self.images)
         self.step, self.saved = 0, -math.inf  # when, in seconds
         # of the epoch's steps so far, over all processes
         self.loss = torch.zeros((), dtype=torch.float64, device=self.device)
@@ -193,7 +183,7 @@ class Trainer:
         first, epoch = self.step, self.epoch
         order = torch.randperm(len(self.images), generator=generator_of(seed, Stream.ORDER, epoch))
         batches = order[: self.steps_per_epoch * self.batch_size].view(-1, self.batch_size)
-        mine = list(batches[first - epoch * self.steps_per_epoch :, world.rank :: world.size])
+        mine = list(batches[first % self.steps_per_epoch :, world.rank :: world.size])
         augment, size = self.config.optimiser.augment, self.config.data.image_size
         seeds = [seed_of(seed, Stream.VIEWS, first + i, world.rank) for i in range(len(mine))]
         views = self.images.views(mine, augment, size, seeds=seeds, device=self.device)
@@ -236,7 +226,7 @@ class Trainer:
             return
         self.refuse_divergence()
         self.world.broadcast_buffers(self.network)
-        report = label_step(self.network, self.images, self.labels, self.show, self.world)
+        report = label_step(self.config, self.network, self.images, self.labels, self.world)
         for part, seconds in report.seconds.items():
             self.clock.seconds[part] = self.clock.seconds.get(part, 0.0) + seconds
         epoch = self.step / self.steps_per_epoch
@@ -254,7 +244,7 @@ class Trainer:
         }
         if self.world.first:
             with self.clock("watch"):
-                line |= self.watch(self.network, self.epoch)
+                line |= knn_accuracy(self.config, self.network, self.images, self.epoch)
         truth = self.images.targets.numpy() if self.images.labelled else None
         images = self.steps_per_epoch * self.batch_size
         monitor.epoch(line, self.clock.seconds, images, self.labels.labels.numpy(), truth)
@@ -280,8 +270,8 @@ class Trainer:
         """Write a checkpoint."""
         self.saved = time.monotonic()
         if self.world.first and self.run is not None and not self.diverged:
-            steps = self.step - self.epoch * self.steps_per_epoch
-            save_checkpoint(self.run, self.config.run, self.state(), self.epoch, steps)
+            done = divmod(self.step, self.steps_per_epoch)
+            save_checkpoint(self.run, self.config.run, self.state(), *done)
 
     def load(self, *, processes_may_differ: bool = False) -> None:
         """Go on from the run's newest checkpoint; from the start, if none was written yet."""
@@ -301,7 +291,6 @@ class Trainer:
             raise RunError(f"{self.run} has batches of {was} images, not {self.batch_size}")
         for part in PARTS:
             getattr(self, part).load_state_dict(state[part])
-        self.labels.labels = self.labels.labels.cpu()
         self.step, self.saved = state["step"], time.monotonic()
         if state["steps"] != self.steps:  # made longer: moments that have passed are passed over
             passed = sum(time < self.step * self.batch_size - 1e-6 for time in self.labels.times)

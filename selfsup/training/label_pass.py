@@ -39,52 +39,43 @@ def batch_of(size: int) -> int:
     return max(1, min(BATCH_IMAGES, BATCH_NUMBERS // (3 * size**2)))
 
 
-@dataclass(frozen=True)
-class FeaturePass:
-    """How features are taken of images, in their order: as in the label pass of a run.
+@torch.no_grad()
+def feature_pass(
+    config: Config, network: Network, images: ImageSet, rows: slice | None = None,
+    position: tuple[int, ...] = (0,),
+) -> Tensor:  # fmt: skip
+    """Return the (n, D) float32 features of `rows` of the images, as a run's label pass sees them.
 
-    As heads are linear, the mean features of random views have the mean of their logits. In
-    training mode there are dropout and the statistics of shuffled batches, as the authors have
-    them, and the running statistics follow.
+    `position` decides the random views. As heads are linear, the mean features of several have the
+    mean of their logits. In training mode there are dropout and the statistics of shuffled batches,
+    as the authors have them, and the running statistics follow.
     """
-
-    config: Config
-
-    @torch.no_grad()
-    def __call__(
-        self, network: Network, images: ImageSet, rows: slice | None = None,
-        position: tuple[int, ...] = (0,),
-    ) -> Tensor:  # fmt: skip
-        """Return the (n, D) float32 features of `rows` of the images.
-
-        `position` decides the random views.
-        """
-        config, labels, device = self.config, self.config.labels, network.mean.device
-        rows, training = rows or slice(0, len(images)), labels.label_mode == "train"
-        index = torch.arange(rows.start, rows.stop)
-        if training:
-            generator = generator_of(config.run.seed, Stream.LABEL_VIEWS, *position)
-            index = index[torch.randperm(len(index), generator=generator)]
-        batch = batch_of(size := config.data.image_size)
-        batches = list(torch.split(index, batch)) if len(index) else []
-        if training and len(batches) > 1 and len(batches[-1]) == 1:
-            batches[-2:] = [torch.cat(batches[-2:])]  # one image has no variance
-        total = _room(labels.features_in, len(index), network.dim, device)
-        was_training, first = network.training, rows.start // batch
-        network.train(training)
-        for view in range(labels.label_views):
-            seed = partial(seed_of, config.run.seed, Stream.LABEL_VIEWS, *position, view)
-            seeds = [seed(first + i) for i in range(len(batches))]
-            if training:  # dropout draws from the global generator
-                torch.manual_seed(seed())
-            shown = images.views(batches, config.label_augment, size, seeds=seeds, device=device)
-            for some, x in zip(batches, shown, strict=True):
-                with autocast(device, config.optimiser.precision):
-                    features = network.features(x)
-                share = (features.float() / labels.label_views).to(total.device)
-                total[(some - rows.start).to(total.device)] += share
-        network.train(was_training)
-        return total
+    labels, device = config.labels, network.mean.device
+    rows, training = rows or slice(0, len(images)), labels.label_mode == "train"
+    index = torch.arange(rows.start, rows.stop)
+    if training:
+        generator = generator_of(config.run.seed, Stream.LABEL_VIEWS, *position)
+        index = index[torch.randperm(len(index), generator=generator)]
+    batch = batch_of(size := config.data.image_size)
+    batches = list(torch.split(index, batch)) if len(index) else []
+    if training and len(batches) > 1 and len(batches[-1]) == 1:
+        batches[-2:] = [torch.cat(batches[-2:])]  # one image has no variance
+    total = _room(labels.features_in, len(index), network.dim, device)
+    was_training, first = network.training, rows.start // batch
+    network.train(training)
+    for view in range(labels.label_views):
+        seed = partial(seed_of, config.run.seed, Stream.LABEL_VIEWS, *position, view)
+        seeds = [seed(first + i) for i in range(len(batches))]
+        if training:  # dropout draws from the global generator
+            torch.manual_seed(seed())
+        shown = images.views(batches, config.label_augment, size, seeds=seeds, device=device)
+        for some, x in zip(batches, shown, strict=True):
+            with autocast(device, config.optimiser.precision):
+                features = network.features(x)
+            share = (features.float() / labels.label_views).to(total.device)
+            total[(some - rows.start).to(total.device)] += share
+    network.train(was_training)
+    return total
 
 
 def _room(place: str, n: int, dim: int, device: torch.device) -> Tensor:
@@ -218,18 +209,18 @@ def new_labels(config: LabelConfig, n: int, seed: int, total: int, world: World)
 
 
 def label_step(
-    network: Network, images: ImageSet, labels: SelfLabels, show: FeaturePass, world: World
+    config: Config, network: Network, images: ImageSet, labels: SelfLabels, world: World
 ) -> LabelReport:
     """Label the images anew, the network fixed; of several processes each has its rows."""
     watch = labels.labeller
     assert isinstance(watch, Watched)
     watch.begin(labels.labels, network.mean.device)
-    rows = world.share(len(images), batch_of(show.config.data.image_size))
+    rows = world.share(len(images), batch_of(config.data.image_size))
     update = labels.updates
 
     def features(group: int) -> Tensor:
         with watch.clock("forward"):
-            return show(network, images, rows, (update, group))
+            return feature_pass(config, network, images, rows, (update, group))
 
     def logits(head: int, x: Tensor) -> Tensor:
         with watch.clock("logits"):

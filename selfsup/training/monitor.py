@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +21,7 @@ from selfsup.evaluation.scores import nmi
 from selfsup.models import Network
 from selfsup.seeds import Stream, generator_of
 from selfsup.training.checkpoints import append_log
-from selfsup.training.label_pass import FeaturePass, LabelReport
+from selfsup.training.label_pass import LabelReport, feature_pass
 
 #: Parts of a run's time that the label step is made of.
 LABEL_PARTS = ("forward", "logits", "transport", "report")
@@ -69,7 +69,7 @@ class Monitor:
         if self.run is None:
             return
         sizes = [np.bincount(y, minlength=k) for y, k in zip(labels, self.clusters, strict=True)]
-        whole = max(whole_seconds(seconds), 1e-9)
+        whole = max(sum(seconds.values()), 1e-9)
         line |= {
             "event": "epoch",
             "images_per_second": images / whole,
@@ -113,26 +113,22 @@ class Monitor:
         return "  ".join(words)
 
 
-class KnnWatch:
-    """The kNN accuracy of some training images among themselves, always the same ones.
+def knn_accuracy(
+    config: Config, network: Network, images: ImageSet, epoch: int
+) -> dict[str, float]:
+    """Return the kNN accuracy of some training images among themselves, always the same ones.
 
-    ``run.knn_every`` says after which epochs it is due; after the last one always.
+    ``run.knn_every`` says after which epochs it is due; after the last one always. It is left out
+    where it is not due, where no classes are known and where there are too few images.
     """
-
-    def __init__(self, config: Config, images: ImageSet) -> None:
-        self.every, self.epochs = config.run.knn_every, config.optimiser.epochs
-        count = min(MOST, round(SHARE * self.every * len(images)), len(images))
-        order = torch.randperm(len(images), generator=generator_of(config.run.seed, Stream.SPLITS))
-        some = order[:count].sort().values
-        self.images = images.select(some) if images.labelled and count > K else None
-        self.show = FeaturePass(config.clean().but(features_in="device"))
-
-    def __call__(self, network: Network, epoch: int) -> dict[str, float]:
-        """Return the accuracy after so many epochs, if it is due; the network stays as it is."""
-        if self.images is None or (epoch % self.every and epoch != self.epochs):
-            return {}
-        features, classes = self.show(network, self.images), len(self.images.classes)
-        return {"knn": leave_one_out(features, self.images.targets, classes, K, SIGMA)}
+    every, classes = config.run.knn_every, len(images.classes)
+    count = min(MOST, round(SHARE * every * len(images)), len(images))
+    if not classes or count <= K or (epoch % every and epoch != config.optimiser.epochs):
+        return {}
+    order = torch.randperm(len(images), generator=generator_of(config.run.seed, Stream.SPLITS))
+    some = images.select(order[:count].sort().values)
+    features = feature_pass(config.clean().but(features_in="device"), network, some)
+    return {"knn": leave_one_out(features, some.targets, classes, K, SIGMA)}
 
 
 def time_shares(epochs: list[dict[str, Any]]) -> dict[str, float]:
@@ -140,9 +136,4 @@ def time_shares(epochs: list[dict[str, Any]]) -> dict[str, float]:
     totals: Counter[str] = Counter()
     for line in epochs:
         totals.update(line["seconds"])
-    return {part: totals[part] / max(whole_seconds(totals), 1e-9) for part in PARTS}
-
-
-def whole_seconds(parts: Mapping[str, float]) -> float:
-    """Return the seconds of all parts together."""
-    return sum(parts.get(part, 0.0) for part in PARTS)
+    return {part: totals[part] / max(totals.total(), 1e-9) for part in PARTS}

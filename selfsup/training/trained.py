@@ -14,7 +14,7 @@ from selfsup.labellers import nearest
 from selfsup.models import Network, build_network
 from selfsup.sela import SelfLabels
 from selfsup.training.checkpoints import load_checkpoint, load_config
-from selfsup.training.label_pass import FeaturePass
+from selfsup.training.label_pass import feature_pass
 from selfsup.training.processes import check_device
 
 #: Rows that are labelled at once: their logits in float64 are to fit.
@@ -72,7 +72,6 @@ class Trained:
         network.to(device).eval()
         labels = SelfLabels(state["labels"]["labels"].shape[1], clusters)
         labels.load_state_dict(state["labels"])
-        labels.labels = labels.labels.cpu()
         return cls(config.but(device=device), network, labels, state["images"])
 
     def features(self, images: ImageSet) -> Tensor:
@@ -88,7 +87,7 @@ class Trained:
         (n, D) float32 torch.Tensor
             Where `features_in` of the settings has them: on the device, in memory or on disk.
         """
-        return FeaturePass(self.config.clean())(self.network, images)
+        return feature_pass(self.config.clean(), self.network, images)
 
     def predict(self, images: ImageSet) -> Tensor:
         """Return labels of any images.

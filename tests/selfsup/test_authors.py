@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from functools import partial
 
 import numpy as np
 import pytest
@@ -22,7 +23,7 @@ from selfsup.presets import PAPER, PRESETS, as_authors
 from selfsup.seeds import Stream, generator_of
 from selfsup.sela import Shard, equipartition
 from selfsup.training.fit import Trainer, new_network
-from selfsup.training.label_pass import FeaturePass, batch_of, label_step, new_labels
+from selfsup.training.label_pass import batch_of, feature_pass, label_step, new_labels
 from selfsup.training.processes import World
 from selfsup.training.step import learning_rate, precision_on
 
@@ -39,9 +40,8 @@ def network(images):
 
 def test_their_label_pass_is_in_training_mode_on_shuffled_images(images, network):
     # their loop: model.train(), no gradients, batches of a shuffled loader; statistics follow
-    show = FeaturePass(TINY.but(label_mode="train"))
     twin = copy.deepcopy(network).train()
-    features = show(network, images)
+    features = feature_pass(TINY.but(label_mode="train"), network, images)
     order = torch.randperm(len(images), generator=generator_of(0, Stream.LABEL_VIEWS, 0))
     theirs = torch.empty_like(features)
     with torch.no_grad():
@@ -51,7 +51,7 @@ def test_their_label_pass_is_in_training_mode_on_shuffled_images(images, network
     ours, expected = network.state_dict(), twin.state_dict()
     for name in ours:
         torch.testing.assert_close(ours[name], expected[name])
-    assert (features - FeaturePass(TINY)(network, images)).abs().max() > 1e-3
+    assert (features - feature_pass(TINY, network, images)).abs().max() > 1e-3
 
 
 def test_their_label_pass_has_dropout():
@@ -60,12 +60,12 @@ def test_their_label_pass_has_dropout():
     few = TensorImages(noise, torch.full((4,), -1), (), tuple("abcd"))
     net = new_network(config, few, calibrated=False)
     assert isinstance(net.trunk, AlexNet)
-    show = FeaturePass(config)
-    first, again, other = show(net, few), show(net, few), show(net, few, position=(1,))
+    show = partial(feature_pass, config, net)
+    first, again, other = show(few), show(few), show(few, position=(1,))
     assert torch.equal(first, again)  # drawn for the position alone
     assert not torch.equal(first, other)
-    clean = FeaturePass(config.but(label_mode="eval"))
-    assert torch.equal(clean(net, few), clean(net, few, position=(1,)))
+    clean = partial(feature_pass, config.but(label_mode="eval"), net)
+    assert torch.equal(clean(few), clean(few, position=(1,)))
 
 
 def test_their_label_pass_sees_the_views_of_training():
@@ -141,7 +141,7 @@ def test_features_wait_elsewhere_for_the_heads_and_labels_are_the_same(
     for where in ("device", place):
         config = TINY.but(features_in=where)
         labels = new_labels(config.labels, len(images), 0, 1, World())
-        label_step(network, images, labels, FeaturePass(config), World())
+        label_step(config, network, images, labels, World())
         found.append(labels.labels)
     assert torch.equal(*found)
 

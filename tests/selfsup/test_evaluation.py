@@ -23,13 +23,16 @@ from selfsup.evaluation.frame import Protocol
 from selfsup.evaluation.knn import KnnSettings, knn
 from selfsup.evaluation.linear import LinearSettings, linear
 from selfsup.evaluation.linear_sgd import LinearSgdSettings, linear_sgd
+from selfsup.evaluation.neighbours import leave_one_out
 from selfsup.evaluation.run import evaluate, read_results
 from selfsup.evaluation.subject import Images, load_subject
 from selfsup.evaluation.table import text_table
 from selfsup.models import build_network
 from selfsup.training.api import train
 from selfsup.training.checkpoints import create_run, load_checkpoint, read_log
-from selfsup.training.fit import Trainer
+from selfsup.training.fit import Trainer, new_network
+from selfsup.training.label_pass import feature_pass
+from selfsup.training.monitor import knn_accuracy
 
 SHORT = ["--clusters", "4", "5", "--epochs", "1", "--updates", "2", "--image-size", "8",
          "--width", "4", "--batch-size", "10"]  # fmt: skip
@@ -372,15 +375,17 @@ def test_knn_is_watched_and_changes_nothing(tmp_path):
 
 def test_the_watched_accuracy_is_that_of_the_features():
     images = load_data(TINY.data).train
-    trainer = Trainer(TINY.but(knn_every=40), images, None)
-    watch = trainer.watch
-    assert len(watch.images) == len(images)  # all, but no more than 2000
-    assert watch(trainer.network, 3) == {}  # due after the last epoch, the fourth
-    assert 0.5 < watch(trainer.network, 4)["knn"] < 1
+    config = TINY.but(knn_every=40)  # of all images, as there are no more than 2000
+    network = new_network(config, images)
+    assert knn_accuracy(config, network, images, 3) == {}  # due after the last epoch, the fourth
+    features = feature_pass(config.clean(), network, images)
+    truth = leave_one_out(features, images.targets, len(images.classes), 10, 0.1)
+    assert knn_accuracy(config, network, images, 4) == {"knn": truth}
+    assert 0.5 < truth < 1
     with torch.no_grad():
-        for parameter in trainer.network.trunk.parameters():
+        for parameter in network.trunk.parameters():
             parameter.zero_()
-    assert watch(trainer.network, 4)["knn"] < 0.2
+    assert knn_accuracy(config, network, images, 4)["knn"] < 0.2
 
 
 def test_tables_align_words_left_and_numbers_right():

@@ -56,8 +56,8 @@ def seen(monkeypatch):
         seen.losses.append(loss.item())
         return loss
 
-    def noted_labels(network, images, labels, show, world):
-        report = label(network, images, labels, show, world)
+    def noted_labels(config, network, images, labels, world):
+        report = label(config, network, images, labels, world)
         seen.labels.append(labels.labels.clone())
         return report
 

@@ -21,8 +21,8 @@ from selfsup.presets import PRESETS
 from selfsup.sela import SelfLabels, Shard, multi_head_loss, update_times
 from selfsup.training.fit import new_network
 from selfsup.training.label_pass import (
-    FeaturePass,
     cross_entropies,
+    feature_pass,
     fit_clusters,
     label_step,
     new_labels,
@@ -64,12 +64,12 @@ def step(network, images, config, old=None):
     labels = at_random(len(images), config)
     if old is not None:
         labels.load_state_dict(copy.deepcopy(old.state_dict()))
-    report = label_step(network, images, labels, FeaturePass(config), World())
+    report = label_step(config, network, images, labels, World())
     return labels, report
 
 
 def features_of(network, images, config=CONFIG, **options):
-    return FeaturePass(config)(network, images, **options)
+    return feature_pass(config, network, images, **options)
 
 
 def logits_of(network, images, head=0):

@@ -85,7 +85,7 @@ def test_two_processes_label_as_one_and_survive_ten_kills(tmp_path):
     images = load_data(PAIR.data).train
     single = Trainer(PAIR, images, tmp_path / "single")
     labels = single.labels
-    report = label_step(single.network, images, labels, single.show, World())
+    report = label_step(PAIR, single.network, images, labels, World())
     first = torch.load(checkpoints(finished)[1], weights_only=True)
     assert (first["step"], first["labels"]["updates"]) == (1, 1)
     assert torch.equal(first["labels"]["labels"], labels.labels)

@@ -34,7 +34,7 @@ from selfsup.training.checkpoints import (
     write_whole,
 )
 from selfsup.training.fit import Trainer, new_network
-from selfsup.training.label_pass import FeaturePass, new_labels
+from selfsup.training.label_pass import feature_pass, new_labels
 from selfsup.training.processes import World
 from selfsup.training.step import gradient_step, learning_rate
 from selfsup.training.trained import Trained
@@ -506,10 +506,9 @@ def test_labels_that_do_not_fit_the_images_are_refused(tmp_path, images, finishe
 def test_a_network_restored_without_its_images_gives_the_same_features(images, finished):
     trained = Trained.load(finished)
     trainer = resume(finished, images)
-    show = FeaturePass(trained.config)
     torch.testing.assert_close(
-        show(trained.network, images),
-        show(trainer.network, images),
+        feature_pass(trained.config, trained.network, images),
+        feature_pass(trained.config, trainer.network, images),
         rtol=0,
         atol=0,
     )
