@@ -179,7 +179,7 @@ def room_for_entries(logits: Array, n: int, memory_limit: int | None, needs: Nee
     # the allocator's pages and the threads' stacks are within the limit too
     room = int(0.95 * limit - needs.besides - (SETS - 1) * needs.held) // 4
     pay = min(max(A_PAIR * logits.shape[1] ** 2, FEW_WORDS), MANY_WORDS)
-    wanted = max(min(max(entries // ONE_OF, needs.small), pay), SETS * needs.least)
+    wanted = max(min(entries // ONE_OF, pay), needs.small, SETS * needs.least)
     words = min(room, wanted, SETS * needs.everything)
     return words if words >= SETS * min(needs.least, needs.everything) else 0
 
