@@ -241,7 +241,7 @@ as a cosine, and lambda is 10. Mean and standard deviation are over the seeds th
 counts. A line with "0 of 3" seeds is planned and has not been run. Augmentation, learning rate
 and lambda are from trials by hand on seed 0, some of which looked at the test images. The
 preset's rate of heads and its views in label passes were chosen on held-out training images, in
-one seed of 12 epochs; its 40 epochs by the time that they take.
+one seed of 12 epochs; its 48 epochs by the time that they take.
 
 - **kNN**: accuracy in percent on the 10,000 test images, weighted vote of the 50 nearest
   training images, sigma 0.1, 128 dimensions (principal components where there are more), as in

@@ -28,8 +28,8 @@ _FASHION = Config(DataConfig("fashion-mnist", 28)).but(
     ),
 )  # fmt: skip
 _CIFAR = Config(DataConfig("cifar10", 32)).but(
-    preset="cifar10-small", width=32, stem_stride=2, clusters=(128,) * 10, epsilon=0.1, updates=40,
-    schedule_power=1.0, label_sees="augment", epochs=40, precision="auto", lr=0.06, lr_heads=0.6,
+    preset="cifar10-small", width=64, stem_stride=2, clusters=(128,) * 10, epsilon=0.1, updates=48,
+    schedule_power=1.0, label_sees="augment", epochs=48, precision="auto", lr=0.06, lr_heads=0.6,
     nesterov=True, augment=replace(SMALL_IMAGES, hue=0.1),
 )  # fmt: skip
 _FOLDER = Config(DataConfig("folder", 32)).but(
