@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import time
 import zipfile
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -14,6 +15,7 @@ from sela.experiments import (
     COMMON,
     EXPERIMENTS,
     METHODS,
+    SMALL,
     SUPERVISED,
     Claim,
     Experiment,
@@ -128,6 +130,16 @@ def test_the_readme_has_the_figures_of_the_records():
             pages.told(pages.values(row, measure), 1) for measure in (pages.KNN, pages.LINEAR)
         ]
         assert f"| {' | '.join(cells)} |" in readme
+
+
+def test_the_readmes_preset_is_the_training_that_it_tells_of():
+    readme = (Path(__file__).parents[2] / "README.md").read_text()
+    row = SMALL.rows[-1]
+    knn, linear = (pages.told(pages.values(row, m), 1) for m in (pages.KNN, pages.LINEAR))
+    assert f"a kNN of {knn} and a linear accuracy of {linear}" in readme
+    preset, config = PRESETS["cifar10-small"], runs.config_of(row.training, 1, runs.PLACES)
+    assert (preset.model, preset.labels) == (config.model, config.labels)
+    assert preset.optimiser == replace(config.optimiser, precision="auto")
 
 
 def test_records_have_the_settings_that_the_pages_tell():
