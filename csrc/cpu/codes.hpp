@@ -1,5 +1,5 @@
-// The step of SwAV and DINOv2 on minibatches (sinkhorn_ot/entropic/codes.py), as three passes over the rows:
-// `codes_first`, n_iter - 1 times `codes_next`, `codes_last`.
+// The step of SwAV and DINOv2 on minibatches (sinkhorn_ot/entropic/codes.py), as three passes over
+// the rows: `codes_first`, n_iter - 1 times `codes_next`, `codes_last`.
 //
 // The iterates are diag(v) Q diag(u), with Q_ik = exp((score_ik - top_i) / epsilon) and top_i the
 // largest score of the row. Nothing of that is kept but top, and the K masses of the columns of
