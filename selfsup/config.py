@@ -36,6 +36,8 @@ NOT_NEGATIVE = {"workers", "hold_out", "imbalance_seed", "updates", "momentum", 
 
 
 class _Part:
+    """Settings of one kind, whose numbers are checked."""
+
     def __post_init__(self) -> None:
         """Refuse numbers out of range."""
         for name, value in vars(self).items():

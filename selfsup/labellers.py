@@ -220,7 +220,7 @@ def size_profile(kind: str, k: int, spread: float, seed: int) -> Tensor:
         sizes = np.arange(1, k + 1, dtype=np.float64) ** -spread
     else:
         normal = np.random.default_rng(seed).normal(size=k)
-        sizes = np.maximum(1 + spread * np.sort(normal)[::-1], 0.01)
+        sizes = np.maximum(1 + spread * np.sort(normal)[::-1], 0.01)  # none is empty
     return torch.from_numpy(sizes / sizes.sum())
 
 

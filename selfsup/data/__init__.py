@@ -66,8 +66,8 @@ def load_data(config: DataConfig) -> Splits:
 def imbalanced(images: ImageSet, kind: Literal["light", "heavy"], seed: int) -> ImageSet:
     """Leave images of some classes out, which the seed decides; the rest keeps its order.
 
-    Of C classes "light" drops half of the last one (truck of CIFAR-10), "heavy" keeps the share
-    i / C of the i-th: in CIFAR-10 10% of the first, 20% of the second, and so on.
+    Of C classes "light" drops half of the last one (truck of CIFAR-10), "heavy" the share i / C of
+    the i-th: in CIFAR-10 10% of the first, 20% of the second, and so on to all of the tenth.
     """
     if not images.labelled:
         raise DataError(f"imbalance {kind} leaves out shares of classes, and these images have "
