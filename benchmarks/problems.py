@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -92,6 +92,17 @@ def blocks(seed: int, joining: int, n: int = 20_000, groups: int = 10) -> NDArra
     return logits
 
 
+def equal_rows(seed: int, shares: Sequence[float], n: int, k: int) -> NDArray[np.float32]:
+    """Normal logits, of which a part of the rows is the same, and another part another one."""
+    logits = np.random.default_rng(seed).normal(size=(n, k)).astype(np.float32)
+    start = 0
+    for share in shares:
+        end = start + round(share * n)
+        logits[start:end] = logits[start]
+        start = end
+    return logits
+
+
 def few_columns(seed: int, k: int, n: int = 1_000_000) -> NDArray[np.float32]:
     """Very many short rows, as of a router: some columns are more popular."""
     rng = np.random.default_rng(seed)
@@ -101,6 +112,32 @@ def few_columns(seed: int, k: int, n: int = 1_000_000) -> NDArray[np.float32]:
 def wide(seed: int, spread: float, n: int = 2000, k: int = 300) -> NDArray[np.float32]:
     """Normal logits whose standard deviation is `spread` times EPSILON."""
     return (EPSILON * spread * np.random.default_rng(seed).normal(size=(n, k))).astype(np.float32)
+
+
+def any_kind(seed: int) -> NDArray[np.float32]:
+    """Logits of a kind, a size and a spread that the seed draws; they are for an epsilon of 1."""
+    rng = np.random.default_rng(seed)
+    n, k = int(rng.choice([300, 2000, 6000])), int(rng.choice([5, 20, 100, 300]))
+    few = rng.normal(size=(int(rng.choice([1, 3, 20, 100])), k))
+    some = few[rng.choice(len(few), n, p=rng.dirichlet(np.full(len(few), 0.7)))]
+    noise = rng.normal(size=(n, k))
+    kinds = {
+        "normal": lambda: noise,
+        "heavy tails": lambda: rng.standard_t(3, size=(n, k)),
+        "mostly zero": lambda: noise * (rng.random((n, k)) < 0.05),
+        "counts": lambda: rng.poisson(2, size=(n, k)),
+        "votes": lambda: rng.random((n, k)) < 0.1,
+        "sure of one class": lambda: np.log(rng.dirichlet(np.full(k, 0.1), n) + 1e-30),
+        "low rank": lambda: rng.normal(size=(n, 2)) @ rng.normal(size=(2, k)),
+        "blocks": lambda: noise + 10 * (rng.integers(3, size=(n, 1)) == np.arange(k) % 3),
+        "the same order": lambda: np.sort(noise, axis=1),
+        "equal rows": lambda: some,
+        "nearly equal rows": lambda: some + 10 ** rng.uniform(-4, -1) * noise,
+        "some equal rows": lambda: np.where(rng.random((n, 1)) < rng.uniform(), noise, some),
+        "two ways": lambda: noise + 5 * (rng.random((n, 1)) < 0.5) * np.linspace(-1, 1, k),
+    }
+    logits = kinds[rng.choice(list(kinds))]().astype(np.float32)
+    return logits * (10 ** rng.uniform(-0.3, 3.0) / max(logits.std(1).mean(), 1e-6))
 
 
 #: Problems on which a solve may stall: what makes one of a seed, epsilon, and tol.
@@ -114,6 +151,12 @@ HARD: dict[str, tuple[Callable[[int], NDArray[Any]], float, float]] = {
         f"spread of {s:,} epsilon": (functools.partial(wide, spread=s), EPSILON, 1e-3)
         for s in (10_000, 100_000)
     },
+    "three rows in ten equal": (
+        functools.partial(equal_rows, shares=(0.3,), n=10_000, k=100),
+        0.02,
+        1e-3,
+    ),
+    "any kind": (any_kind, 1.0, 1e-3),
     "16 x 1,000": (lambda seed: np.random.default_rng(seed).normal(size=(16, 1000)), 0.05, 1e-4),
     **{
         f"blocks, {j} joining rows": (functools.partial(blocks, joining=j), 1.0, 1e-4)

@@ -41,7 +41,9 @@ NOISE, SAMPLE_STEPS = 1.2, 12
 NEAR = 0.03
 
 
-def solve(watch: Watch, g: Array, *, max_iter: int, words: int, warm: bool) -> tuple[Seen, int]:
+def solve(
+    watch: Watch, g: Array, *, max_iter: int, words: int, warm: bool, patience: float = math.inf
+) -> tuple[Seen, int]:
     """Move g until ``||m(g) - b||_1 <= tol``.
 
     Each step takes one read. Another one is needed where the kept entries are too old, or where
@@ -57,6 +59,8 @@ def solve(watch: Watch, g: Array, *, max_iter: int, words: int, warm: bool) -> t
         Steps at most, those that were taken back included.
     words : int
         Room for kept entries, in words of 4 bytes.
+    patience : float
+        Ends where so many reads did not halve the least violation.
 
     Returns
     -------
@@ -81,7 +85,7 @@ def solve(watch: Watch, g: Array, *, max_iter: int, words: int, warm: bool) -> t
         at_end = last or expected <= tol
         read = passes.read if at_end or plain else model.read
         seen = watch.read(g, assign=at_end or expected <= HOPEFUL * tol, by=read)
-        if last or watch.stopped or (tol > 0 and seen.violation <= tol):
+        if last or watch.stopped or (tol > 0 and seen.violation <= tol) or watch.crept(patience):
             break
         if now is None:
             now, ratio = seen, FIRST_STEP

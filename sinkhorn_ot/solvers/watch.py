@@ -104,6 +104,13 @@ class Watch:
             self._check_first()
         return violation
 
+    def crept(self, reads: float) -> bool:
+        """Whether the last so many reads did not halve the least violation that was seen before."""
+        if len(self.history) <= reads:
+            return False
+        seen = [progress.marginal_violation for progress in self.history]
+        return min(seen[-int(reads) :]) > min(seen[: -int(reads)]) / 2
+
     def final(self, end: Seen) -> tuple[Reading, float]:
         """Return the reading with labels of the g at which a solve ends, and its violation."""
         if self.labelled is not None and self.labelled[0] is end:

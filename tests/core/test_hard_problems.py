@@ -6,7 +6,16 @@ textbook iteration does on most of these, takes hundreds.
 
 import numpy as np
 import pytest
-from problems import blocks, few_columns, k_means, make_logits, true_violation, wide
+from problems import (
+    any_kind,
+    blocks,
+    equal_rows,
+    few_columns,
+    k_means,
+    make_logits,
+    true_violation,
+    wide,
+)
 from scipy.optimize import linprog
 
 from sinkhorn_ot import SinkhornWarning, sinkhorn
@@ -34,6 +43,60 @@ def test_k_means_in_any_order_of_rows(epsilon):
             reads.append(result.n_passes)
     assert np.median(reads) <= 20
     assert max(reads) <= 60
+
+
+@pytest.mark.parametrize(
+    ("n", "k", "shares"),
+    [(10_000, 100, [0.3]), (10_000, 100, [0.1] * 5), (20_000, 500, [0.3]), (3_000, 50, [0.5])],
+)
+@pytest.mark.parametrize("epsilon", [0.02, 0.01])
+def test_many_equal_rows(n, k, shares, epsilon):
+    """They belong to tens of classes in equal parts, which their largest entry does not tell."""
+    for seed in range(3):
+        logits = equal_rows(seed, shares, n, k)
+        result = sinkhorn(logits, epsilon=epsilon)
+        assert result.converged
+        assert violation(logits, result) <= 1.01e-3
+        assert result.n_passes <= 150
+
+
+@pytest.mark.parametrize("seed", range(60))
+def test_logits_of_any_kind(seed):
+    """Nothing that a user may bring, at any spread, is left unsolved."""
+    logits = any_kind(seed)
+    result = sinkhorn(logits, epsilon=1.0)
+    assert result.converged
+    assert violation(logits, result) <= 1.01e-3
+
+
+def test_a_solve_that_creeps_is_no_worse_for_the_larger_epsilons(monkeypatch):
+    """Of the attempts at its own epsilon the best one counts, though steps ran out in another."""
+    logits = equal_rows(0, [0.3], 10_000, 100)
+    ends = []
+    solve = newton.solve
+
+    def watched(watch, g, **options):
+        end, n_iter = solve(watch, g, **options)
+        ends.append((watch.problem.epsilon, end.violation))
+        return end, n_iter
+
+    monkeypatch.setattr(annealing.newton, "solve", watched)
+    with pytest.warns(SinkhornWarning):
+        result = sinkhorn(logits, epsilon=0.02, max_iter=12)
+    assert [epsilon for epsilon, _ in ends] == [0.02, 0.1, 0.02]
+    assert result.n_iter == 12
+    assert result.marginal_violation == min(end for epsilon, end in ends if epsilon == 0.02)
+    assert violation(logits, result) == pytest.approx(result.marginal_violation, rel=1e-4)
+
+
+def test_what_cannot_be_solved_is_not_tried_for_ever(normal):
+    """Half of the rows may only go to one class of ten: larger epsilons do not help."""
+    logits = normal(200, 10)
+    logits[:100, 1:] = -np.inf
+    with pytest.warns(SinkhornWarning, match="-inf entries may leave no feasible plan"):
+        result = sinkhorn(logits, epsilon=0.02, max_iter=300)
+    assert result.n_iter == 300
+    assert result.marginal_violation == pytest.approx(0.8, rel=1e-3)
 
 
 @pytest.mark.parametrize("k", [2, 3, 5, 8])
