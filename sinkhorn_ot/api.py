@@ -116,7 +116,7 @@ def sinkhorn(
         keep entries anew, come on top.
     g_init : (K,), optional
         Potential to start from, such as `SinkhornResult.g` of a similar problem: a re-solve after
-        few labels moved then costs two to four reads.  With it no larger epsilon is solved first.
+        few labels moved then costs few reads.  With it no larger epsilon is solved first.
         (T, K) for T heads.
     method : {"auto", "sinkhorn", "newton"}
         "sinkhorn" is the textbook iteration.  "newton" keeps large entries of the rows while it
@@ -125,7 +125,7 @@ def sinkhorn(
         "auto" is "newton" where there is room and `tol` > 0.
     memory_limit : int, optional
         Bytes that the call may add to the input and the returned arrays; by default 0.55 of the
-        input, or 67 MB (on a GPU 168 MB) if that is more; of large inputs it takes about 0.05.
+        input, or 67 MB (on a GPU 168 MB) if that is more; large inputs take far less.
         Kept entries take 4 or 8 bytes each and 32 a row; without room for a useful part of them
         the original rows are all there is, as with ``method="sinkhorn"``, which adds about 2 KB
         for each cluster.  On a GPU it is 48 bytes an entry and 84 a row (for each chunk of long

@@ -19,13 +19,10 @@ from sinkhorn_ot.exact.repair import Floats, Sizes
 from sinkhorn_ot.exact.start import Sample, masses_within
 from sinkhorn_ot.passes import Progress
 
-#: Where a start at the wanted epsilon does not come to balance in so many reads, as with many equal
-#: rows, epsilon falls to it from so many steps above, by this factor each.
-COLD_READS, FALLS, FALL = 6, 4, 2.5
-#: This is done on a sample of so many rows for each class (and at least so many in all), to this
-#: violation or so many reads of it; then the whole is solved at the wanted epsilon.
+#: Without potentials of a similar problem a sample of so many rows for each class (and at least so
+#: many in all) is solved to this violation, or in so many reads of it; then the whole.
 ROWS_A_CLASS, LEAST_ROWS = 16, 4096
-LEVEL_TOL, LEVEL_READS = 1e-2, 15
+SAMPLE_TOL, SAMPLE_READS = 1e-2, 75
 WHOLE_TOL, WHOLE_READS = 2e-3, 4
 #: From potentials of a similar problem so many reads of the whole may be taken.
 WARM_READS = 30
@@ -80,9 +77,7 @@ def entropic_potentials(
     b = float64(masses / masses.sum(), logits)
     spent = 0.0
 
-    def entropic(
-        level: float, g: Array | None, tol: float, reads: int, stride: int
-    ) -> SinkhornResult:
+    def entropic(g: Array | None, tol: float, reads: int, stride: int) -> SinkhornResult:
         nonlocal spent
         before = spent
 
@@ -91,7 +86,7 @@ def entropic_potentials(
             return info.n_passes >= reads
 
         options = Options(
-            None, b, level, tol, MAX_ITER, g, "auto", memory_limit, backend, None, watch
+            None, b, epsilon, tol, MAX_ITER, g, "auto", memory_limit, backend, None, watch
         )
         found = solve_one(logits[::stride], options)
         spent += found.n_passes / stride
@@ -99,27 +94,18 @@ def entropic_potentials(
 
     end = None
     if g_init is not None:
-        end = entropic(epsilon, float64(g_init, logits), WHOLE_TOL, WARM_READS, 1)
+        end = entropic(float64(g_init, logits), WHOLE_TOL, WARM_READS, 1)
     if end is None or not end.converged:
         stride = max(1, n // max(ROWS_A_CLASS * k, LEAST_ROWS))
         if not np.isfinite(sample.rows[:, used]).all():
             stride = 1  # a class might have no row in a sample
-        end = _cold(entropic, epsilon, stride)
+        end = entropic(None, SAMPLE_TOL, SAMPLE_READS, stride)
+        if stride > 1:
+            end = entropic(end.g, WHOLE_TOL, WHOLE_READS, 1)
     g = np.array(as_numpy(end.g))
     free = goal.free & used
     g[goal.free | ~used] = float(np.median(g[free])) if free.any() else 0.0
     return g, spent
-
-
-def _cold(entropic: Callable[..., SinkhornResult], epsilon: float, stride: int) -> SinkhornResult:
-    """Begin on a sample, where it helps at a larger epsilon, and end with the whole."""
-    end = entropic(epsilon, None, LEVEL_TOL, COLD_READS, stride)
-    if not end.converged:
-        start = None
-        for fall in range(FALLS, -1, -1):
-            end = entropic(epsilon * FALL**fall, start, LEVEL_TOL, LEVEL_READS, stride)
-            start = end.g
-    return entropic(epsilon, end.g, WHOLE_TOL, WHOLE_READS, 1) if stride > 1 else end
 
 
 def _columns_in_use(logits: Array, sample: Sample) -> NDArray[np.bool_]:
