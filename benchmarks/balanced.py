@@ -7,7 +7,7 @@ python benchmarks/balanced.py --n 4000 --k 100 --families peaked --solvers all
 `pot`, `scipy` and `ortools` are exact.  The others are heuristics, to be judged by their sizes and
 by what their objective lacks: "below", as a part of that of sinkhorn_ot in the same run.  Labels of
 uneven sizes can have more than the optimum of even ones.
-Each cell is a process of its own.  R is the time of one parallel read of the matrix in its dtype
+Each row is of a process of its own.  R is the time of one parallel read of the matrix in its dtype
 (yardstick.c), measured before and after each run; the gap is found by plain NumPy from labels
 and g; "CPU" are seconds of all threads; "added" is what the peak of memory rose by, as a part of
 the input, the labels left out.
@@ -18,7 +18,6 @@ from __future__ import annotations
 import argparse
 import json
 import math
-import os
 import statistics
 from typing import Any
 
@@ -26,6 +25,7 @@ import numpy as np
 from measuring import isolated, repeated
 from numpy.typing import NDArray
 from problems import FAMILIES, make_logits
+from records import Cell, Table
 
 Labelling = tuple[NDArray[np.int64], NDArray[np.float64] | None]
 #: Seconds after which a solver is stopped.
@@ -141,6 +141,9 @@ SOLVERS = {
     "sinkhorn_ot": ours, "pot": pot, "scipy": scipy, "ortools": ortools, "argmax": argmax,
     "greedy": greedy, "quantile": quantile,
 }  # fmt: skip
+COLUMNS = ["logits", "solver", "seconds", "CPU", "times R", "relative gap", "smallest", "largest",
+           "below", "added"]  # fmt: skip
+PACKAGES = ("numpy", "POT", "scipy", "ortools")
 #: Imported before the clock starts.
 MODULES = {"sinkhorn_ot": "sinkhorn_ot", "pot": "ot", "scipy": "scipy.optimize",
            "ortools": "ortools.graph.python.min_cost_flow", "argmax": "sinkhorn_ot",
@@ -191,6 +194,7 @@ def main() -> None:
     parser.add_argument("--families", nargs="+", default=[*FAMILIES, *TIES])
     parser.add_argument("--solvers", nargs="+", choices=[*SOLVERS, "all"], default=["sinkhorn_ot"])
     parser.add_argument("--runs", type=int, default=3)
+    parser.add_argument("--save", metavar="NAME", help="keep the table in results/NAME.json")
     parser.add_argument("--solver", choices=SOLVERS, help=argparse.SUPPRESS)
     parser.add_argument("--family", help=argparse.SUPPRESS)
     options = parser.parse_args()
@@ -198,11 +202,7 @@ def main() -> None:
         case(options)
         return
     solvers = list(SOLVERS) if options.solvers == ["all"] else options.solvers
-    print(f"{options.n:,} x {options.k:,} {options.dtype}, OMP_NUM_THREADS="
-          f"{os.environ.get('OMP_NUM_THREADS', 'unset')}\n")  # fmt: skip
-    print("| logits | solver | seconds | reads (R) | relative gap | sizes | objective | below | "
-          "added |")  # fmt: skip
-    print("|---|---|---|---|---|---|---|---|---|")
+    table = Table(COLUMNS, options.save, PACKAGES)
     for family in options.families:
         best = None
         for solver in solvers:
@@ -211,21 +211,17 @@ def main() -> None:
                 "balanced.py", "--solver", solver, "--family", family, *shared, limit=LIMIT
             )
             if isinstance(found, str):
-                print(f"| {family} | {solver} | {found} | | | | | | |", flush=True)
+                table.add(family, solver, found, *[None] * (len(COLUMNS) - 3))
                 continue
-            certified = "" if found["gap"] is None else f"{found['gap']:.0e}"
-            low, high = found["sizes"]
+            below: Cell = None
             if solver == "sinkhorn_ot":
                 best = found["objective"]
-            below = ""
-            if solver != "sinkhorn_ot" and best is not None:
-                below = f"{(best - found['objective']) / max(abs(best), 1e-300):.1e}"
-            print(
-                f"| {family} | {solver} | {found['seconds']:.3g} (CPU {found['cpu']:.3g}) | "
-                f"{found['seconds'] / found['R']:.0f} | {certified} | {low} to {high} | "
-                f"{found['objective']:.10g} | {below} | {found['added']:.2f} |",
-                flush=True,
-            )
+            elif best is not None:
+                below = (best - found["objective"]) / max(abs(best), 1e-300)
+            table.add(
+                family, solver, found["seconds"], found["cpu"], found["seconds"] / found["R"],
+                found["gap"], *found["sizes"], below, found["added"],
+            )  # fmt: skip
 
 
 if __name__ == "__main__":

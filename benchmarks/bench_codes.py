@@ -19,8 +19,8 @@ from solvers import installed
 
 from sinkhorn_ot import sinkhorn_codes
 
-#: Prototypes as in SwAV; 2048 x 65536, as in DINOv2, is run with --size.
-SIZES = ((4096, 3000), (16, 3000))
+#: Prototypes as in SwAV, and as in DINOv2.
+SIZES = ((4096, 3000), (16, 3000), (2048, 65_536))
 EPSILON, ITERATIONS = 0.05, 3
 
 

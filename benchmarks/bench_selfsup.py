@@ -29,7 +29,7 @@ def trainer_of(n: int, side: int) -> Trainer:
     pixels = torch.randint(0, 256, (n, 3, side, side), dtype=torch.uint8)
     paths = tuple(map(str, range(n)))
     images = TensorImages(pixels, torch.zeros(n, dtype=torch.int64), ("none",), paths)
-    config = PRESETS["cifar10-small"].but(image_size=side, width=32, device="cpu")
+    config = PRESETS["cifar10-small"].but(image_size=side, device="cpu")
     return Trainer(config, images, None)
 
 

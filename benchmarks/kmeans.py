@@ -4,8 +4,8 @@ python benchmarks/kmeans.py --n 10000 20000 200000 --width 64 --k 100 --rounds 3
 python benchmarks/kmeans.py --n 1000000 --width 256 --k 1000 --rounds 10 --solvers sinkhorn_ot faiss
 
 All begin at the same centres (k-means++) but for "five starts", and take the same number of rounds.
-k-means-constrained minimises the sum of distances, not squared, so it goes another way.  Each cell
-is a process of its own, ended after --timeout seconds.  Data: k normal clusters of uneven weight
+k-means-constrained minimises the sum of distances, not squared, so it goes another way.  Each row
+is of a process of its own, ended after --timeout seconds.  Data: k normal clusters of uneven weight
 (Dirichlet, 2), whose centres have a standard deviation of --spread in units of that within.  The
 inertia is that of the labels about the means of their clusters, in float64; "added" is what the
 peak of memory rose by, in MB; "CPU" are seconds of all threads.
@@ -14,21 +14,16 @@ peak of memory rose by, in MB; "CPU" are seconds of all threads.
 from __future__ import annotations
 
 import argparse
-import csv
 import json
-import os
 import time
-from pathlib import Path
-from typing import Any
 
 import numpy as np
-from machine import told
 from measuring import isolated, peak_bytes
 from numpy.typing import NDArray
+from records import Cell, Table
 
 Floats = NDArray[np.float32]
 Labels = NDArray[np.int64]
-RESULTS = Path(__file__).parent / "results" / "kmeans.csv"
 
 
 def points(n: int, width: int, k: int, spread: float) -> Floats:
@@ -127,11 +122,8 @@ MODULES = {
     "faiss": "faiss",
     "scikit-learn": "sklearn.cluster",
 }
-CELL = ("n", "width", "k", "spread", "rounds", "solver")
-COLUMNS = (
-    *CELL, "seconds", "cpu_seconds", "inertia", "smallest", "largest", "largest_over_mean",
-    "added_mb", "failed", "threads", "load", "date", "versions",
-)  # fmt: skip
+COLUMNS = ["N x D, K", "rounds", "solver", "seconds", "x ours", "CPU", "x our CPU",
+           "inertia above ours", "smallest", "largest", "added, MB"]  # fmt: skip
 PACKAGES = ("numpy", "scikit-learn", "k-means-constrained", "ortools", "faiss-cpu")
 
 
@@ -167,7 +159,6 @@ def case(options: argparse.Namespace) -> None:
                 "inertia": inertia(x, labels, options.k),
                 "smallest": int(counts.min()),
                 "largest": int(counts.max()),
-                "largest_over_mean": round(float(counts.max() * options.k / n), 3),
                 "added_mb": round(added),
             }
         )
@@ -175,79 +166,34 @@ def case(options: argparse.Namespace) -> None:
 
 
 def run(options: argparse.Namespace) -> None:
-    """Run all cells; one that fails has the reason in place of figures."""
+    """Run all solvers at all sizes; one that fails has the reason in place of figures."""
+    table = Table(COLUMNS, options.save, PACKAGES)
     for n in options.n:
+        own = None
         for solver in options.solvers:
             shared = [f"--{name}={getattr(options, name)}"
                       for name in ("width", "k", "rounds", "spread")]  # fmt: skip
-            row: dict[str, Any] = {
-                "n": n, "width": options.width, "k": options.k, "spread": options.spread,
-                "rounds": options.rounds, "solver": solver,
-            }  # fmt: skip
             found = isolated(
                 "kmeans.py", "--solver", solver, "--n", n, *shared, limit=options.timeout
             )
-            row |= {"failed": found} if isinstance(found, str) else found
-            row["threads"] = os.environ.get("OMP_NUM_THREADS", os.cpu_count())
-            row["load"] = round(os.getloadavg()[0], 1)
-            row["date"] = time.strftime("%Y-%m-%d")
-            row["versions"] = told(*PACKAGES)
-            print(json.dumps(row), flush=True)
-            if options.save:
-                _save(row)
-
-
-def _save(row: dict[str, Any]) -> None:
-    """Put a row into the file, in place of an older one of the same cell."""
-    rows = [row]
-    if RESULTS.exists():
-        with RESULTS.open(newline="") as file:
-            old = list(csv.DictReader(file))
-        rows = [o for o in old if any(o[name] != str(row[name]) for name in CELL)] + rows
-    with RESULTS.open("w", newline="") as file:
-        writer = csv.DictWriter(file, COLUMNS)
-        writer.writeheader()
-        writer.writerows(rows)
-
-
-def table() -> None:
-    """Print the saved rows; ratios are to `sinkhorn_ot` at the same size and number of rounds."""
-    with RESULTS.open(newline="") as file:
-        rows = list(csv.DictReader(file))
-    rows.sort(key=lambda row: (*(float(row[name]) for name in CELL[:-1]), row["solver"]))
-    own = {tuple(r[c] for c in CELL[:-1]): r for r in rows if r["solver"] == "sinkhorn_ot"}
-    print("| N x D, K | rounds | solver | seconds (ratio) | CPU (ratio) | inertia, ratio | sizes | "
-          "added | load |")  # fmt: skip
-    print("|---|---|---|---|---|---|---|---|---|")
-    for row in rows:
-        base = own.get(tuple(row[c] for c in CELL[:-1]))
-        cells = [f"{int(row['n']):,} x {row['width']}, {row['k']}", row["rounds"], row["solver"]]
-        if row["failed"]:
-            cells += [row["failed"], "", "", "", ""]
-        else:
-            inertia = "" if base is None else float(row["inertia"]) / float(base["inertia"])
-            cells += [
-                _with_ratio(row, base, "seconds"),
-                _with_ratio(row, base, "cpu_seconds"),
-                f"{inertia:.5f}" if inertia else "",
-                f"{row['smallest']} to {row['largest']}",
-                row["added_mb"],
-            ]
-        print("| " + " | ".join([*cells, row["load"]]) + " |")
-
-
-def _with_ratio(row: dict[str, str], base: dict[str, str] | None, name: str) -> str:
-    """A figure and, in brackets, how many times that of `base` it is."""
-    if not row[name]:
-        return ""
-    figure = f"{float(row[name]):.4g}"
-    if base is None or base is row or not base[name]:
-        return figure
-    return f"{figure} ({float(row[name]) / float(base[name]):.3g})"
+            problem = (f"{n:,} x {options.width}, {options.k}", options.rounds, solver)
+            if isinstance(found, str):
+                table.add(*problem, found, *[None] * (len(COLUMNS) - 4))
+                continue
+            if solver == "sinkhorn_ot":
+                own = found
+            beside: list[Cell] = [None, None, None]
+            if own is not None and own is not found:
+                beside = [found[x] / own[x] for x in ("seconds", "cpu_seconds", "inertia")]
+                beside[2] = found["inertia"] / own["inertia"] - 1
+            table.add(
+                *problem, found["seconds"], beside[0], found["cpu_seconds"], *beside[1:],
+                found["smallest"], found["largest"], found["added_mb"],
+            )  # fmt: skip
 
 
 def main() -> None:
-    """Run, and print a line of JSON for each cell; --save adds them to results/kmeans.csv."""
+    """Run, and print a table."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--n", type=int, nargs="+", default=[10_000])
     parser.add_argument("--width", type=int, default=64)
@@ -256,14 +202,11 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--timeout", type=float, default=600.0)
     parser.add_argument("--solvers", nargs="+", choices=SOLVERS, default=DEFAULT)
-    parser.add_argument("--save", action="store_true")
+    parser.add_argument("--save", metavar="NAME", help="keep the table in results/NAME.json")
     parser.add_argument("--solver", choices=SOLVERS, help=argparse.SUPPRESS)
-    parser.add_argument("--table", action="store_true", help="print what was saved, as Markdown")
     options = parser.parse_args()
     if options.solver:
         case(options)
-    elif options.table:
-        table()
     else:
         run(options)
 

@@ -2,8 +2,9 @@
 
 python benchmarks/passes.py
 
-Prints the parts of a solve to 1e-3 for every family, and the nanoseconds that a read takes when all
-rows are in the cache. What a read and a solve cost as a whole, `make bench` measures.
+Prints, for every family, what part of the time of a solve to 1e-3 each kind of work takes and how
+often it is done, and the nanoseconds that a read takes when all rows are in the cache. What a read
+and a solve cost as a whole, `make bench` measures.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from collections import Counter
 
 import numpy as np
 from problems import EPSILON, FAMILIES, make_logits
+from records import Cell, Table
 
 from sinkhorn_ot import sinkhorn
 from sinkhorn_ot.backends.cpu import CpuKept, CpuPasses
@@ -28,14 +30,15 @@ def main() -> None:
     parser.add_argument("--n", type=int, default=1_000_000)
     parser.add_argument("--k", type=int, default=1_000)
     parser.add_argument("--runs", type=int, default=5)
+    parser.add_argument("--save", metavar="NAME", help="keep the parts in results/NAME.json")
     options = parser.parse_args()
     if options.runs < 1:
         parser.error(f"--runs must be at least 1, got {options.runs}")
-    account(options.n, options.k)
+    account(options.n, options.k, options.save)
     resident(options.k, options.runs)
 
 
-def account(n: int, k: int) -> None:
+def account(n: int, k: int, save: str | None) -> None:
     """Print what the second of two solves to 1e-3 spends its time on, for each family."""
     seconds: Counter[str] = Counter()
     calls: Counter[str] = Counter()
@@ -63,7 +66,10 @@ def account(n: int, k: int) -> None:
     for operation in ("mass", "second_moment"):
         setattr(CpuKept, operation, timed(getattr(CpuKept, operation), "steps on kept entries"))
     parts = ("reads", "samples", "steps on samples", "steps on kept entries")
-    print("| family | a solve | " + " | ".join(parts) + " |\n" + "|---" * 6 + "|")
+    columns = ["family", "seconds"]
+    for part in parts:
+        columns += [f"{part}, %", "times"]
+    table = Table(columns, save, ["numpy"])
     for family in FAMILIES:
         logits = make_logits(family, n, k)
         for _ in range(2):
@@ -71,8 +77,10 @@ def account(n: int, k: int) -> None:
             start = time.perf_counter()
             sinkhorn(logits, epsilon=EPSILON, tol=1e-3)
             whole = time.perf_counter() - start
-        cells = " | ".join(f"{seconds[p]:.3f} s in {calls[p]}" for p in parts)
-        print(f"| {family} | {whole:.3f} s | {cells} |", flush=True)
+        cells: list[Cell] = []
+        for part in parts:
+            cells += [round(100 * seconds[part] / whole), calls[part]]
+        table.add(family, whole, *cells)
 
 
 def resident(k: int, runs: int) -> None:

@@ -6,9 +6,12 @@ can stand in several experiments.
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
+BENCH = Path(__file__).parents[1] / "results" / "bench.json"
 PRESET = "cifar10-small"
 #: Of every training but those of the recipe: short, as there are many of them.
 COMMON: dict[str, Any] = {
@@ -102,8 +105,8 @@ METHODS = Experiment(
     "methods",
     "Do equipartitioned labels teach more than other labels, on the same path?",
     "AlexNet at 224 pixels, 400 epochs (kNN, linear): with 128 x 1 k-means labels 64.7 and 77.5, "
-    "SeLa 72.9 and 79.8; with 128 x 10 SeLa has 77.6 and 83.4 (a run of the authors' script by "
-    "others ended at 75.5; the script keeps the checkpoint that is best on the test images). "
+    "SeLa 72.9 and 79.8; with 128 x 10 SeLa has 77.6 and 83.4 (the authors' script keeps the "
+    "checkpoint that is best on the test images). "
     + TWO_TABLES
     + "Here the network has 0.3 million parameters, the images 32 pixels, and all "
     "have 12 epochs. Augmentation, learning rate and lambda were tuned by hand for SeLa on seed "
@@ -201,10 +204,8 @@ VIEWS = Experiment(
     "views",
     "What should the label pass see?",
     "The authors' code shows it a random training view of each image, with the network in training "
-    "mode; their paper has no table of it. These have one head at the network's learning rate. In "
-    "trials by hand that have no record, ten heads at that rate lost 4.4 points of kNN by training "
-    "views in 12 epochs; with heads ten times faster they gained 3.7 ([recipe](recipe.md)). Each "
-    "is one seed.",
+    "mode; their paper has no table of it. These have one head at the network's learning rate; "
+    "[recipe](recipe.md) has ten, at that rate and at one ten times higher.",
     (
         Row(SELA, THREE),
         Row(Training("training views", {"label_sees": "augment"}), THREE),
@@ -331,6 +332,20 @@ RECIPE = Experiment(
     ),
 )
 
+#: Seconds of a training step and of a label update of the preset, in the suite's stored run.
+MEASURED = {
+    each["group"].split(",")[0]: each["stats"]["median"]
+    for each in json.loads(BENCH.read_text())["benchmarks"]
+    if each["name"] in ("test_training_step[2000x32-selfsup]", "test_label_update[2000x32-selfsup]")
+}
+
+
+def _minutes(images: int, epochs: int) -> float:
+    """Minutes of so many epochs with a label update each, by what was measured."""
+    steps, update = images / 128, MEASURED["label update"] * images / 2_000
+    return epochs * (steps * MEASURED["training step"] + update) / 60
+
+
 _FOUND = {**_TEN_FAST, "label_sees": "augment"}
 SMALL = Experiment(
     "small",
@@ -339,12 +354,11 @@ SMALL = Experiment(
     "heads whose learning rate is ten times the network's, training views in label passes, one of "
     "them width 64), all training images, and another seed; they are judged by CIFAR-10's test "
     "images. Their epochs were set by the time that they take: 33 minutes of one core for 40 "
-    "epochs of width 32. Those of width 64 took 111 minutes of one core on a busy machine; on "
-    "two idle cores such a training sees 630 images a second by two threads, and 749 by two "
-    "processes (an epoch each, measured by hand), so that 48 epochs take 64 and 53 minutes. The "
-    "latter is the preset cifar10-small now. In trials by hand that have no record (one seed, "
-    "heads at the network's rate), 40 epochs reached a kNN of 54.3 and a linear accuracy of "
-    "57.6 with label passes on clean images, and 56.2 and 58.0 on training views.",
+    "epochs of width 32. Those of width 64, which are the preset cifar10-small now, took 111 "
+    "minutes of one core on a busy machine. On two idle cores, by two threads, a step of its 128 "
+    f"images takes {MEASURED['training step']:.3f} s and a label update of 2,000 images "
+    f"{MEASURED['label update']:.2f} s (`make bench`, benchmarks/results/bench.json), which makes "
+    f"{_minutes(50_000, 48):.0f} minutes of 48 epochs and updates.",
     (
         Row(SELA, THREE),
         Row(Training("40 epochs", {**_FOUND, "epochs": 40, "updates": 40})),

@@ -8,21 +8,28 @@ import subprocess
 import sys
 
 import guard
+import numpy
 import pytest
+import records
 from once import once
 
 COMMANDS = {
     "passes.py --n 3000 --k 50 --runs 1": r"(?s)\| late \| \d.* ns per 16 entries",
-    "reads.py 1": r"(?s)k-means, epsilon 2 .*0 of 1 .*0 joining rows .* 0 of 1 \\|",
-    "solve_file.py --rows 20000 --k 100 --exact": r"0.00 GB: .* s, 0.\d+ GB .* sizes 200 to 200",
+    "reads.py --seeds 1": r"(?s)k-means, epsilon 2 .*0 of 1 .*0 joining rows .* 0 of 1 \|",
+    "solve_file.py --rows 20000 --k 100": (
+        r"0\.004 \| solve --exact \| [\d.]+ \| 0.\d+ \| 200 \| 200"
+    ),
     "compare.py table": r"\| sinkhorn_ot ",
     "balanced.py --n 1000 --k 20 --families peaked --solvers sinkhorn_ot greedy --runs 1": (
-        r"greedy [^\n]*\| 50 to 50 \| [\d.]+ \| \d\.\de-0[2-9] "
+        r"greedy [^\n]*\| 50 \| 50 \| \d\.\de-0[4-9] "
     ),
     "kmeans.py --n 1000 --k 10 --width 4 --rounds 2 --solvers sinkhorn_ot": (
-        r'"smallest": 100, "largest": 100'
+        r"\| sinkhorn_ot \| [^\n]*\| 100 \| 100 \|"
     ),
-    "kmeans.py --table": r"\| k-means-constrained \| .*\| 2000 to 2000 \|",
+    "tiny_epsilon.py --n 1000 --k 20": r"\| normal, 2,000 x 300 \| 100,000 ",
+    "cluster_scores.py --images 1000 --clusters 30 --classes 10": (
+        r"\| scikit-learn: ami \| [^|]* \| (0|\d\.\de-1[3-9]) \|"
+    ),
 }
 
 
@@ -46,6 +53,41 @@ def run(command):
 def test_a_benchmark_prints_its_figures(command):
     printed = run(command)
     assert re.search(COMMANDS[command], printed), printed
+
+
+@pytest.mark.parametrize("page", records.PAGES, ids=lambda page: page.name)
+def test_tables_of_a_page_are_those_of_the_results(page):
+    text = page.read_text()
+    assert records.filled(text) == text, "python benchmarks/records.py writes them"
+
+
+def test_each_table_that_is_kept_is_in_a_page():
+    text = "".join(page.read_text() for page in records.PAGES)
+    kept = {path.stem for path in records.RESULTS.glob("*.json")} - {"bench", "curves"}
+    shown = {place[2] for place in records.PLACE.finditer(text)}
+    assert {name for name in kept if not name.startswith("gpu_")} <= shown
+    assert {"bench codes", "comparison 1000000x1000", "comparison 1000000x1000 short"} <= shown
+
+
+def test_a_table_keeps_its_rows_and_what_made_them(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(records, "RESULTS", tmp_path)
+    monkeypatch.setattr(
+        sys, "argv", ["x/balanced.py", "--n", "9", "--save", "a", "--families", "b c"]
+    )
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    table = records.Table(["what", "much"], "a", ["numpy"])
+    table.add("one", 12345.678)
+    table.add("two", 0.000123456)
+    table.add("three", None)
+    lines = records.kept("a")
+    assert lines[:-1] == [
+        "| what | much |", "|---|---|", "| one | 12,346 |", "| two | 1.2e-04 |", "| three |  |", "",
+    ]  # fmt: skip
+    assert lines[-1].startswith("`python benchmarks/balanced.py --n 9 --families 'b c'` on 20")
+    assert " 1 thread, load " in lines[-1]
+    assert lines[-1].endswith(f"numpy {numpy.__version__}.")
+    assert capsys.readouterr().out.splitlines() == lines[:-2]
+    assert json.loads((tmp_path / "a.json").read_text())["rows"][0] == ["one", 12346.0]
 
 
 @pytest.mark.parametrize("solver", ["sinkhorn_ot", "textbook", "sela_original", "torch_two_matvec"])
