@@ -9,7 +9,7 @@ by what their objective lacks: "below", as a part of that of sinkhorn_ot in the 
 uneven sizes can have more than the optimum of even ones.
 Each row is of a process of its own.  R is the time of one parallel read of the matrix in its dtype
 (yardstick.c), measured before and after each run; the gap is found by plain NumPy from labels
-and g; "CPU" are seconds of all threads; "added" is what the peak of memory rose by, as a part of
+and g; "added" is what the peak of memory rose by, as a part of
 the input, the labels left out.
 """
 
@@ -25,7 +25,7 @@ import numpy as np
 from measuring import isolated, repeated
 from numpy.typing import NDArray
 from problems import FAMILIES, make_logits
-from records import Cell, Table
+from records import Cell, Table, span
 
 Labelling = tuple[NDArray[np.int64], NDArray[np.float64] | None]
 #: Seconds after which a solver is stopped.
@@ -141,8 +141,7 @@ SOLVERS = {
     "sinkhorn_ot": ours, "pot": pot, "scipy": scipy, "ortools": ortools, "argmax": argmax,
     "greedy": greedy, "quantile": quantile,
 }  # fmt: skip
-COLUMNS = ["logits", "solver", "seconds", "CPU", "times R", "relative gap", "smallest", "largest",
-           "below", "added"]  # fmt: skip
+COLUMNS = ["logits", "solver", "seconds", "times R", "relative gap", "sizes", "below", "added"]
 PACKAGES = ("numpy", "POT", "scipy", "ortools")
 #: Imported before the clock starts.
 MODULES = {"sinkhorn_ot": "sinkhorn_ot", "pot": "ot", "scipy": "scipy.optimize",
@@ -174,7 +173,6 @@ def case(options: argparse.Namespace) -> None:
         json.dumps(
             {
                 "seconds": statistics.median(runs.seconds),
-                "cpu": statistics.median(runs.cpu),
                 "R": statistics.median(runs.reads),
                 "gap": None if g is None else gap(logits, labels, g),
                 "sizes": [int(counts.min()), int(counts.max())],
@@ -219,8 +217,8 @@ def main() -> None:
             elif best is not None:
                 below = (best - found["objective"]) / max(abs(best), 1e-300)
             table.add(
-                family, solver, found["seconds"], found["cpu"], found["seconds"] / found["R"],
-                found["gap"], *found["sizes"], below, found["added"],
+                family, solver, found["seconds"], found["seconds"] / found["R"], found["gap"],
+                span(*found["sizes"]), below, found["added"],
             )  # fmt: skip
 
 

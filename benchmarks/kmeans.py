@@ -20,7 +20,7 @@ import time
 import numpy as np
 from measuring import isolated, peak_bytes
 from numpy.typing import NDArray
-from records import Cell, Table
+from records import Cell, Table, span
 
 Floats = NDArray[np.float32]
 Labels = NDArray[np.int64]
@@ -122,8 +122,8 @@ MODULES = {
     "faiss": "faiss",
     "scikit-learn": "sklearn.cluster",
 }
-COLUMNS = ["N x D, K", "rounds", "solver", "seconds", "x ours", "CPU", "x our CPU",
-           "inertia above ours", "smallest", "largest", "added, MB"]  # fmt: skip
+COLUMNS = ["N x D, K", "solver", "seconds", "x ours", "CPU", "inertia above ours", "sizes",
+           "added, MB"]  # fmt: skip
 PACKAGES = ("numpy", "scikit-learn", "k-means-constrained", "ortools", "faiss-cpu")
 
 
@@ -176,19 +176,20 @@ def run(options: argparse.Namespace) -> None:
             found = isolated(
                 "kmeans.py", "--solver", solver, "--n", n, *shared, limit=options.timeout
             )
-            problem = (f"{n:,} x {options.width}, {options.k}", options.rounds, solver)
+            problem = (f"{n:,} x {options.width}, {options.k}", solver)
             if isinstance(found, str):
-                table.add(*problem, found, *[None] * (len(COLUMNS) - 4))
+                table.add(*problem, found, *[None] * (len(COLUMNS) - 3))
                 continue
             if solver == "sinkhorn_ot":
                 own = found
-            beside: list[Cell] = [None, None, None]
+            slower: Cell = None
+            above: Cell = None
             if own is not None and own is not found:
-                beside = [found[x] / own[x] for x in ("seconds", "cpu_seconds", "inertia")]
-                beside[2] = found["inertia"] / own["inertia"] - 1
+                slower = found["seconds"] / own["seconds"]
+                above = found["inertia"] / own["inertia"] - 1
             table.add(
-                *problem, found["seconds"], beside[0], found["cpu_seconds"], *beside[1:],
-                found["smallest"], found["largest"], found["added_mb"],
+                *problem, found["seconds"], slower, found["cpu_seconds"], above,
+                span(found["smallest"], found["largest"]), found["added_mb"],
             )  # fmt: skip
 
 

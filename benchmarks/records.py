@@ -86,15 +86,21 @@ def _shown(cell: Cell) -> str:
     return f"{cell:.1e}" if abs(cell) < 1e-3 else f"{cell:.3g}"
 
 
+def span(low: int, high: int) -> str:
+    """Return a range in words, or the one number that it holds."""
+    return f"{low:,}" if low == high else f"{low:,} to {high:,}"
+
+
 def kept(name: str) -> list[str]:
-    """Return the table of results/NAME.json, and a line that tells where it is from."""
+    """Return the table of results/NAME.json but for empty columns, and where it is from."""
     path = RESULTS / f"{name}.json"
     if not path.exists():
         raise FileNotFoundError(f"no {path}: the script that measures it, with --save {name}")
     found = json.loads(path.read_text())
+    used = [at for at, cells in enumerate(zip(*found["rows"], strict=True)) if set(cells) != {None}]
     return [
-        *heading(found["columns"]),
-        *map(line, found["rows"]),
+        *heading([found["columns"][at] for at in used]),
+        *(line([row[at] for at in used]) for row in found["rows"]),
         "",
         f"`{found['command']}` on {found['date']}: {found['machine']}, {found['threads']} "
         f"thread{'s' if found['threads'] != '1' else ''}, load {found['load']} at its start; "

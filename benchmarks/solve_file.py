@@ -18,11 +18,10 @@ import time
 from pathlib import Path
 
 import numpy as np
-from records import Table
+from records import Table, span
 
 BLOCK = 20_000
-COLUMNS = ["float16 logits", "GB", "command", "seconds", "anonymous memory, GB", "smallest",
-           "largest"]  # fmt: skip
+COLUMNS = ["float16 logits", "GB", "command", "seconds", "anonymous memory, GB", "sizes"]
 
 
 def write(path: Path, n: int, k: int) -> None:
@@ -70,8 +69,8 @@ def main() -> None:
             counts = np.bincount(np.load(labels), minlength=options.k)
             table.add(
                 f"{options.rows:,} x {options.k:,}", logits.stat().st_size / 1e9,
-                " ".join(["solve", *exact]), seconds, peak / 1e9, int(counts.min()),
-                int(counts.max()),
+                " ".join(["solve", *exact]), seconds, peak / 1e9,
+                span(int(counts.min()), int(counts.max())),
             )  # fmt: skip
 
 
