@@ -116,7 +116,8 @@ def sinkhorn(
         keep entries anew, come on top.
     g_init : (K,), optional
         Potential to start from, such as `SinkhornResult.g` of a similar problem: a re-solve after
-        few labels moved then costs few reads.  With it no larger epsilon is solved first.
+        few labels moved then costs few reads.  With it no larger epsilon is solved before the
+        first step.
         (T, K) for T heads.
     method : {"auto", "sinkhorn", "newton"}
         "sinkhorn" is the textbook iteration.  "newton" keeps large entries of the rows while it

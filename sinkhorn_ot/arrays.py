@@ -131,8 +131,16 @@ def check_floats(x: Array, name: str) -> None:
         )
 
 
+def is_aligned(x: Array) -> bool:
+    """Whether the compiled core can read an array as it is: not fields of packed records."""
+    return bool(x.flags.aligned) and not any(s % x.itemsize for s in x.strides)
+
+
 def check_matrix(logits: Array, *, may_be_empty: bool = False) -> Array:
-    """`logits` itself (a tensor detached) when it is a matrix this package can read."""
+    """`logits` itself (a tensor detached) when it is a matrix this package can read.
+
+    An array that is not aligned to its dtype, such as a field of packed records, is copied.
+    """
     name = "logits"
     check_floats(logits, name)
     if is_torch(logits):
@@ -142,6 +150,8 @@ def check_matrix(logits: Array, *, may_be_empty: bool = False) -> Array:
                 f"for CUDA: pass {name}.cpu()"
             )
         logits = logits.detach().resolve_neg()
+    elif not is_aligned(logits):
+        logits = logits.copy()
     if logits.ndim != 2:
         raise ValueError(
             f"{name} must be a matrix (N samples, K clusters) or a (T, N, K) stack of heads, "

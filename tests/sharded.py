@@ -13,7 +13,7 @@ import pytest
 import torch
 import torch.distributed as dist
 from once import once
-from problems import make_logits
+from problems import equal_rows, make_logits
 
 from sinkhorn_ot import equipartition_labels, sinkhorn
 
@@ -95,6 +95,9 @@ CASES = {
         for n, k in ((1437, 10), (5000, 64), (40_000, 100))
         for tol in (1e-3, 1e-6)
     },
+    "larger epsilons after it crept": Case(
+        lambda: equal_rows(0, [0.3], 4000, 50), options={"epsilon": 0.01}, by_backend=False
+    ),
     "few rows of all fit": family(
         "peaked", 40_000, 100, options={"tol": 1e-6, "memory_limit": 1_500_000}, by_backend=False
     ),

@@ -102,8 +102,6 @@ class CpuPasses:
         if is_torch(logits):
             data, strides = logits.data_ptr(), logits.stride()
         else:
-            if not logits.flags.aligned or any(s % logits.itemsize for s in logits.strides):
-                logits = logits.copy()  # rows inside a packed record; rare, and C++ needs aligned
             data = logits.ctypes.data
             strides = tuple(s // logits.itemsize for s in logits.strides)
         self.logits = logits

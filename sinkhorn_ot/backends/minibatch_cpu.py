@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from sinkhorn_ot.arrays import Array, dtype_name, is_torch
+from sinkhorn_ot.arrays import Array, dtype_name, is_aligned, is_torch
 from sinkhorn_ot.backends.cpu import simd_level, threads
 
 try:
@@ -58,8 +58,3 @@ class CpuMinibatch:
             data, self.dtype, self.batches, self.n, self.k, batches, rows, columns, self.n_valid,
             self.epsilon,
         )  # fmt: skip
-
-
-def is_aligned(x: Array) -> bool:
-    """Whether the compiled core can read an array as it is: not fields of packed records."""
-    return bool(x.flags.aligned) and not any(s % x.itemsize for s in x.strides)

@@ -28,10 +28,6 @@ class HostRows:
         missing = why_not(None)
         if missing is not None:
             raise ValueError(f"exact labels need the compiled core: {missing}")
-        if isinstance(logits, np.ndarray) and (
-            not logits.flags.aligned or any(s % logits.itemsize for s in logits.strides)
-        ):
-            logits = logits.copy()  # rows inside a packed record; C++ needs them aligned
         self.logits, self.span_bytes = logits, span_bytes
         self.n, self.k = int(logits.shape[0]), int(logits.shape[1])
         self.itemsize = int(logits.itemsize)

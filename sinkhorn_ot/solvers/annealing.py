@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import time
 from collections.abc import Callable
 from dataclasses import replace
 
@@ -18,58 +17,76 @@ from sinkhorn_ot.solvers.watch import Seen, Watch
 WIDE, FIRST, FALL, LEVEL_TOL = 400.0, 50.0, 5.0, 1e-3
 #: Where so many reads do not halve the violation, an epsilon FALL times larger is solved first, or
 #: one between this and that which was solved last, unless they are so CLOSE.
-PATIENCE, CLOSE = 10.0, 1.2
+PATIENCE, CLOSE = 10, 1.2
 
 
 def solve(
     problem: Problem, settings: Settings, passes_of: Callable[[Problem], GroupPasses]
 ) -> tuple[Watch, Seen, int]:
-    """Solve for the larger epsilons if there are any, each from the g of the one before.
+    """Solve for the larger epsilons that the problem needs, each from the g of the one before.
+
+    Where the solve at the `epsilon` of the problem creeps it is tried again after a larger one.
 
     Returns
     -------
     Watch, Seen, int
-        What is known of the solve at the `epsilon` of the problem, the g at which it ended, and the
-        steps that were taken in all.
+        What is known of the solve at the `epsilon` of the problem, its best g, and the steps that
+        were taken in all.
     """
     g, words, epsilon = settings.g, settings.words, problem.epsilon
-    start, steps, spent, stopped = time.perf_counter(), 0, 0.0, False
-    passes = passes_of(problem)
+    ours = Watch(problem, passes_of(problem), settings.tol, settings.asks)
     if not words:
-        watch = Watch(problem, passes, settings.tol, settings.asks, start=start)
-        return watch, *textbook.solve(watch, g, max_iter=settings.max_iter)
-    todo = [epsilon] if settings.warm else [*levels(epsilon, passes.spread()), epsilon]
-    warm, patience = settings.warm, PATIENCE if settings.tol > 0 else math.inf
+        return ours, *textbook.solve(ours, g, max_iter=settings.max_iter)
+    todo = [epsilon]
+    if not settings.warm:
+        todo = [*levels(epsilon, ours.passes.spread()), epsilon]
+    warm, patience = settings.warm, PATIENCE if settings.tol > 0 else None
+    steps, over = 0, False
     solved = math.inf  # the epsilon that was solved last
-    best: Seen | None = None  # at the epsilon of the problem
     while True:
-        now = todo[0]
-        level = problem if now == epsilon else replace(problem, epsilon=now)
-        tol = settings.tol if now == epsilon else max(settings.tol, LEVEL_TOL)
-        watch = Watch(
-            level, passes_of(level), tol, settings.asks,
-            labels=now == epsilon, spent=spent, start=start,
-        )  # fmt: skip
-        left = 0 if stopped else settings.max_iter - steps
+        watch = ours
+        if todo[0] != epsilon:
+            level = replace(problem, epsilon=todo[0])
+            watch = Watch(
+                level, passes_of(level), max(settings.tol, LEVEL_TOL), settings.asks,
+                labels=False, spent=ours.reads, start=ours.start,
+            )  # fmt: skip
+        left = 0 if over else settings.max_iter - steps
         end, n_iter = newton.solve(
             watch, g, max_iter=left, words=words, warm=warm, patience=patience
         )
-        steps, spent, stopped = steps + n_iter, watch.reads, stopped or watch.stopped
-        if now == epsilon and (best is None or not best.violation <= end.violation):
-            best = end
-        if end.violation > tol and n_iter < left and not stopped:  # it crept
-            between = FALL * now if solved == math.inf else math.sqrt(now * solved)
-            if CLOSE * now < between < passes.spread():
-                todo.insert(0, between)
+        steps += n_iter
+        over = over or watch.stopped or steps == settings.max_iter
+        if watch is not ours:
+            ours.spent += watch.passes.reads
+            ours.stopped = watch.stopped
+        if end.violation > watch.tol and not over:  # it crept
+            larger = between(todo[0], solved, ours.passes.spread())
+            if larger is not None:
+                todo.insert(0, larger)
             else:  # nothing is known that would help: the steps that are left are for the end
-                g, warm, patience, todo = end.g, True, math.inf, [epsilon]
-        elif now != epsilon:
-            g, warm, solved = end.g, True, now
-            todo = [epsilon] if stopped else todo[1:]
+                g, warm, patience, todo = end.g, True, None, [epsilon]
+        elif watch is ours:
+            return ours, end, steps
         else:
-            assert best is not None
-            watch.stopped = stopped
-            return watch, best, steps
+            g, warm, solved = end.g, True, todo[0]
+            todo = [epsilon] if over else todo[1:]
+
+
+def between(epsilon: float, solved: float, spread: float) -> float | None:
+    """Return an epsilon to be solved before one that crept, None if none is likely to help.
+
+    Parameters
+    ----------
+    epsilon : float
+        At which the solve crept.
+    solved : float
+        A larger one that was solved; inf if there is none.
+    spread : float
+        Standard deviation of the logits within their rows, in units of the logits.
+    """
+    larger = FALL * epsilon if solved == math.inf else math.sqrt(epsilon * solved)
+    return larger if CLOSE * epsilon < larger < spread else None
 
 
 def levels(epsilon: float, spread: float) -> list[float]:

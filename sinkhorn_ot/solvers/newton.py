@@ -42,7 +42,7 @@ NEAR = 0.03
 
 
 def solve(
-    watch: Watch, g: Array, *, max_iter: int, words: int, warm: bool, patience: float = math.inf
+    watch: Watch, g: Array, *, max_iter: int, words: int, warm: bool, patience: int | None = None
 ) -> tuple[Seen, int]:
     """Move g until ``||m(g) - b||_1 <= tol``.
 
@@ -59,8 +59,8 @@ def solve(
         Steps at most, those that were taken back included.
     words : int
         Room for kept entries, in words of 4 bytes.
-    patience : float
-        Ends where so many reads did not halve the least violation.
+    patience : int, optional
+        The solve ends where so many reads did not halve the least violation that it saw before.
 
     Returns
     -------
@@ -68,7 +68,7 @@ def solve(
         The g of the least violation, and the number of steps.
     """
     problem, passes, tol = watch.problem, watch.passes, watch.tol
-    b = problem.b
+    b, begun = problem.b, len(watch.history)
     model = Model(problem, passes, words)
     g = centre(g, b)
     plain = PLAIN if problem.n * len(b) < SMALL else 0
@@ -85,7 +85,9 @@ def solve(
         at_end = last or expected <= tol
         read = passes.read if at_end or plain else model.read
         seen = watch.read(g, assign=at_end or expected <= HOPEFUL * tol, by=read)
-        if last or watch.stopped or (tol > 0 and seen.violation <= tol) or watch.crept(patience):
+        if last or watch.stopped or (tol > 0 and seen.violation <= tol):
+            break
+        if patience is not None and watch.crept(begun, patience):
             break
         if now is None:
             now, ratio = seen, FIRST_STEP

@@ -80,7 +80,8 @@ class Watch:
         if self.best is None or violation < self.best.violation:
             self.best = seen
         self.history.append(Progress(self.reads, violation, time.perf_counter() - self.start))
-        self.stopped = self.asks is not None and self.asks(self.history[-1])
+        if self.asks is not None and self.asks(self.history[-1]):
+            self.stopped = True
         return seen
 
     def begin(self, reading: Reading, *, look: bool) -> None:
@@ -104,12 +105,10 @@ class Watch:
             self._check_first()
         return violation
 
-    def crept(self, reads: float) -> bool:
-        """Whether the last so many reads did not halve the least violation that was seen before."""
-        if len(self.history) <= reads:
-            return False
-        seen = [progress.marginal_violation for progress in self.history]
-        return min(seen[-int(reads) :]) > min(seen[: -int(reads)]) / 2
+    def crept(self, begun: int, reads: int) -> bool:
+        """Whether so many reads did not halve the least violation that `history[begun:]` had."""
+        seen = [progress.marginal_violation for progress in self.history[begun:]]
+        return len(seen) > reads and min(seen[-reads:]) > min(seen[:-reads]) / 2
 
     def final(self, end: Seen) -> tuple[Reading, float]:
         """Return the reading with labels of the g at which a solve ends, and its violation."""

@@ -37,7 +37,7 @@ def agree(alone, parts, tolerance=3e-7, reads=0.2):
     """
     for part in parts:
         assert part.n_iter == alone.n_iter
-        assert part.n_passes == pytest.approx(alone.n_passes, abs=reads)
+        assert part.n_passes == pytest.approx(alone.n_passes, rel=0.01, abs=reads)
         assert part.converged == alone.converged
         assert part.marginal_violation == pytest.approx(alone.marginal_violation, abs=1e-7)
         assert [p[:2] for p in part.history] == [p[:2] for p in parts[0].history]

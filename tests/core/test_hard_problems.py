@@ -87,6 +87,53 @@ def test_a_solve_that_creeps_is_no_worse_for_the_larger_epsilons(monkeypatch):
     assert result.n_iter == 12
     assert result.marginal_violation == min(end for epsilon, end in ends if epsilon == 0.02)
     assert violation(logits, result) == pytest.approx(result.marginal_violation, rel=1e-4)
+    assert len(result.history) >= 12  # of both attempts at 0.02
+
+
+def test_an_epsilon_between_is_one_that_can_help():
+    assert annealing.between(0.02, np.inf, 1.0) == pytest.approx(0.1)
+    assert annealing.between(0.02, 0.08, 1.0) == pytest.approx(0.04)
+    assert annealing.between(0.02, 0.028, 1.0) is None  # so close
+    assert annealing.between(0.3, np.inf, 1.0) is None  # the logits do not spread over it
+
+
+def test_rounding_is_no_reason_to_return_a_worse_result(normal):
+    """Below the rounding of float64 a solve creeps, and what it reached stays exact."""
+    logits = normal(3000, 30).astype(np.float32)
+    with pytest.warns(SinkhornWarning):
+        few, more = (sinkhorn(logits, epsilon=0.1, tol=1e-17, max_iter=m) for m in (21, 24))
+    assert more.marginal_violation <= few.marginal_violation <= 1e-14
+    assert violation(logits, more) <= 1e-14
+    rows = np.exp((logits.astype(np.float64) + more.f[:, None] + more.g) / 0.1).sum(1)
+    np.testing.assert_allclose(3000 * rows, 1.0, rtol=1e-12)
+
+
+def test_a_heavy_row_belongs_to_many_classes(normal):
+    """The same as many equal rows, by its mass."""
+    logits = normal(10_000, 100)
+    a = np.full(10_000, 0.7 / 9_999)
+    a[0] = 0.3
+    result = sinkhorn(logits, a=a, epsilon=0.02)
+    assert result.converged
+    assert result.n_passes <= 100
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_logits_of_any_kind_with_uneven_marginals(seed):
+    logits, rng = any_kind(seed), np.random.default_rng(seed)
+    a = rng.pareto(1.5, len(logits)) + 0.1
+    b = rng.dirichlet(np.full(logits.shape[1], 2.0)).clip(0.1 / logits.shape[1])
+    result = sinkhorn(logits, a=a / a.sum(), b=b / b.sum(), epsilon=1.0)
+    assert result.converged
+
+
+def test_potentials_that_mislead():
+    """A warm solve that creeps goes by way of larger epsilons too."""
+    logits = equal_rows(1, [0.3], 10_000, 100)
+    g = np.random.default_rng(0).normal(size=100)
+    result = sinkhorn(logits, epsilon=0.02, g_init=g)
+    assert result.converged
+    assert result.n_passes <= 150
 
 
 def test_what_cannot_be_solved_is_not_tried_for_ever(normal):
