@@ -10,7 +10,7 @@ uneven sizes can have more than the optimum of even ones.
 Each row is of a process of its own.  R is the time of one parallel read of the matrix in its dtype
 (yardstick.c), measured before and after each run; the gap is found by plain NumPy from labels
 and g; "added" is what the peak of memory rose by, as a part of
-the input, the labels left out.
+the input, the labels left out, if no earlier peak hid it.
 """
 
 from __future__ import annotations
@@ -218,7 +218,7 @@ def main() -> None:
                 below = (best - found["objective"]) / max(abs(best), 1e-300)
             table.add(
                 family, solver, found["seconds"], found["seconds"] / found["R"], found["gap"],
-                span(*found["sizes"]), below, found["added"],
+                span(*found["sizes"]), below, found["added"] if found["added"] > 0 else None,
             )  # fmt: skip
 
 

@@ -258,8 +258,8 @@ one seed of 12 epochs; its 48 epochs by the time that they take.
 ## What to doubt
 
 - Raw pixels reach a kNN of {pixels} once their principal components are taken, which centre them.
-  That is near SeLa's, and above some other methods'. Features of a network of width 32 are 128 and
-  are not centred. Their linear accuracy was not measured.
+  One head of SeLa is above that, its rivals and ten heads are near it or below. Features of a
+  network of width 32 are 128 and are not centred. The pixels' linear accuracy was not measured.
 - Twelve epochs of a network with 0.3 million parameters are no proof of what 400 epochs of an
   AlexNet do. The learning rate falls to nothing within the twelve, so that all curves end flat.
 - "k-means labels" is DeepCluster's idea on SeLa's path: k-means on the features, begun at the
@@ -280,8 +280,8 @@ The first writes a record (settings, log, results) into `benchmarks/sela/results
 training that has none, and goes on with what was stopped; two processes share the work of two
 cores. The second makes these pages of the records alone. Measured on {machines}.
 """
-READING = """Differences of means, in points. "Holds" says that a difference is larger than the
-ranges of the seeds of both lines, "within the seeds" that it is not. By chance alone three seeds
+READING = """Differences of means (before they are rounded), in points. "Holds" says that a difference is
+larger than the range of the seeds of either line, "within the seeds" that it is not. By chance alone three seeds
 of each would hold in about one comparison of twenty, if spreads are equal and normal. All seeds
 share the test images, whose sampling error is half a point. Where nothing is said, a line has
 fewer than three seeds."""
