@@ -280,9 +280,9 @@ The first writes a record (settings, log, results) into `benchmarks/sela/results
 training that has none, and goes on with what was stopped; two processes share the work of two
 cores. The second makes these pages of the records alone. Measured on {machines}.
 """
-READING = """Differences of means (before they are rounded), in points. "Holds" says that a difference is
-larger than the range of the seeds of either line, "within the seeds" that it is not. By chance alone three seeds
-of each would hold in about one comparison of twenty, if spreads are equal and normal. All seeds
+READING = """Differences of means (before they are rounded), in points. "Holds" says that a
+difference is larger than the range of the seeds of either line, "within the seeds" that it is not.
+By chance alone three seeds of each would hold in about one comparison of twenty, if spreads are equal and normal. All seeds
 share the test images, whose sampling error is half a point. Where nothing is said, a line has
 fewer than three seeds."""
 

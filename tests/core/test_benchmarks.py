@@ -83,7 +83,7 @@ def test_a_table_keeps_its_rows_and_what_made_them(tmp_path, monkeypatch, capsys
     ]  # fmt: skip
     assert lines[-1].startswith("`python benchmarks/balanced.py --n 9 --families 'b c'` on 20")
     assert " 1 thread, load " in lines[-1]
-    assert lines[-1].endswith(f"numpy {numpy.__version__}.")
+    assert lines[-1].endswith(f"numpy {numpy.__version__} (benchmarks/results/a.json).")
     assert capsys.readouterr().out.splitlines() == lines[:-2]
     assert json.loads((tmp_path / "a.json").read_text())["rows"][0] == ["one", 12346.0]
 
