@@ -282,9 +282,9 @@ cores. The second makes these pages of the records alone. Measured on {machines}
 """
 READING = """Differences of means (before they are rounded), in points. "Holds" says that a
 difference is larger than the range of the seeds of either line, "within the seeds" that it is not.
-By chance alone three seeds of each would hold in about one comparison of twenty, if spreads are equal and normal. All seeds
-share the test images, whose sampling error is half a point. Where nothing is said, a line has
-fewer than three seeds."""
+By chance alone three seeds of each would hold in about one comparison of twenty, if spreads are
+equal and normal. All seeds share the test images, whose sampling error is half a point. Where
+nothing is said, a line has fewer than three seeds."""
 
 
 def index() -> str:
