@@ -158,7 +158,8 @@ def verdicts(experiment: Experiment) -> list[str]:
 
 def page(experiment: Experiment) -> str:
     """Return the page of an experiment."""
-    lines = [f"# {experiment.question}", "", f"The paper: {experiment.paper}", ""]
+    lead = "" if experiment.paper.startswith("No table") else "The paper: "
+    lines = [f"# {experiment.question}", "", f"{lead}{experiment.paper}", ""]
     lines += [*table(experiment), ""]
     if claims := verdicts(experiment):
         lines += [READING, "", *claims, ""]
