@@ -158,7 +158,7 @@ def verdicts(experiment: Experiment) -> list[str]:
 
 def page(experiment: Experiment) -> str:
     """Return the page of an experiment."""
-    lead = "" if experiment.paper.startswith("No table") else "The paper: "
+    lead = "" if experiment.paper.startswith("The paper") else "The paper: "
     lines = [f"# {experiment.question}", "", f"{lead}{experiment.paper}", ""]
     lines += [*table(experiment), ""]
     if claims := verdicts(experiment):
