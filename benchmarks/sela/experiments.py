@@ -301,8 +301,8 @@ RECIPE = Experiment(
     "recipe",
     "Which settings lift kNN and linear most?",
     "The paper has no table of it. 45,000 of the training images are trained on, and the other "
-    "5,000 judge (seed 0); CIFAR-10's test images are not read. Judged by so few images and one seed, "
-    "differences below two points are not to be believed. Each line below the third has the "
+    "5,000 judge (seed 0); CIFAR-10's test images are not read. Judged by so few images and one "
+    "seed, differences below two points are not to be believed. Each line below the third has the "
     'third\'s settings and those that it names, where "views" are training views in label passes. '
     "It takes about as long as the third, but for width 64: three times as long. Cores were shared "
     "with other work, so that seconds of single runs say little.",
@@ -351,8 +351,8 @@ SMALL = Experiment(
     "small",
     "What do the settings of the recipe reach in longer trainings?",
     "The paper has no table of it. These have what helped on held-out images ([recipe](recipe.md): "
-    "ten heads whose learning rate is ten times the network's, training views in label passes, one of "
-    "them width 64), all training images, and another seed; they are judged by CIFAR-10's test "
+    "ten heads whose learning rate is ten times the network's, training views in label passes, one "
+    "of them width 64), all training images, and another seed; they are judged by CIFAR-10's test "
     "images. Their epochs were set by the time that they take: 33 minutes of one core for 40 "
     "epochs of width 32. Those of width 64, which are the preset cifar10-small now, took 111 "
     "minutes of one core on a busy machine. On two idle cores, by two threads, a step of its 128 "
