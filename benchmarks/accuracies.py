@@ -55,13 +55,13 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--save", metavar="NAME", help="keep the table in results/NAME.json")
     options = parser.parse_args()
+    columns = ["method", *MEASURES, "NMI by seed", "accuracy by seed"]
+    table = Table(columns, options.save, ("numpy", "torch", "scikit-learn"))
     values: dict[tuple[str, str], list[float]] = defaultdict(list)
     for seed in options.seeds:
         with tempfile.TemporaryDirectory() as folder:
             for key, value in learned(options.preset, seed, Path(folder, "run")).items():
                 values[key].append(value)
-    columns = ["method", *MEASURES, "NMI by seed", "accuracy by seed"]
-    table = Table(columns, options.save, ("numpy", "torch", "scikit-learn"))
     for method in dict.fromkeys(method for method, _ in values):
         means = [values.get((method, measure)) for measure in MEASURES]
         by_seed = [values.get((method, measure), []) for measure in ("NMI", "accuracy")]

@@ -142,7 +142,7 @@ SOLVERS = {
     "greedy": greedy, "quantile": quantile,
 }  # fmt: skip
 COLUMNS = ["logits", "solver", "seconds", "times R", "relative gap", "sizes", "below", "added"]
-PACKAGES = ("numpy", "POT", "scipy", "ortools")
+PACKAGES = {"pot": "POT", "scipy": "scipy", "ortools": "ortools"}
 #: Imported before the clock starts.
 MODULES = {"sinkhorn_ot": "sinkhorn_ot", "pot": "ot", "scipy": "scipy.optimize",
            "ortools": "ortools.graph.python.min_cost_flow", "argmax": "sinkhorn_ot",
@@ -200,7 +200,8 @@ def main() -> None:
         case(options)
         return
     solvers = list(SOLVERS) if options.solvers == ["all"] else options.solvers
-    table = Table(COLUMNS, options.save, PACKAGES)
+    packages = {PACKAGES[solver] for solver in solvers if solver in PACKAGES}
+    table = Table(COLUMNS, options.save, ["numpy", *sorted(packages)])
     for family in options.families:
         best = None
         for solver in solvers:

@@ -1,7 +1,7 @@
 """Balanced k-means beside k-means-constrained, and beside faiss's k-means, which balances nothing.
 
 python benchmarks/kmeans.py --n 10000 20000 200000 --width 64 --k 100 --rounds 3
-python benchmarks/kmeans.py --n 1000000 --width 256 --k 1000 --rounds 10 --solvers sinkhorn_ot faiss
+python benchmarks/kmeans.py --n 1000000 --width 256 --k 1000 --rounds 3 --solvers sinkhorn_ot faiss
 
 All begin at the same centres (k-means++) but for "five starts", and take the same number of rounds.
 k-means-constrained minimises the sum of distances, not squared, so it goes another way.  Each row
@@ -176,7 +176,7 @@ def run(options: argparse.Namespace) -> None:
             found = isolated(
                 "kmeans.py", "--solver", solver, "--n", n, *shared, limit=options.timeout
             )
-            problem = (f"{n:,} x {options.width}, {options.k}", solver)
+            problem = (f"{n:,} x {options.width}, {options.k:,}", solver)
             if isinstance(found, str):
                 table.add(*problem, found, *[None] * (len(COLUMNS) - 3))
                 continue

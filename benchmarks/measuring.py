@@ -51,11 +51,10 @@ def peak_bytes() -> int:
 
 @dataclass
 class Runs:
-    """Seconds of each run, and of all threads together; R around each; what the peak rose by."""
+    """Seconds of each run; R around each; what the peak of memory rose by."""
 
     answer: Any
     seconds: list[float] = field(default_factory=list)
-    cpu: list[float] = field(default_factory=list)
     reads: list[float] = field(default_factory=list)
     added: int = 0
 
@@ -73,10 +72,9 @@ def repeated(
         if pristine is not None:
             np.copyto(logits, pristine)
         runs.reads += [read(logits) for _ in range(3)]
-        start, spent = time.perf_counter(), time.process_time()
+        start = time.perf_counter()
         runs.answer = solve(logits)
         runs.seconds.append(time.perf_counter() - start)
-        runs.cpu.append(time.process_time() - spent)
         runs.reads += [read(logits) for _ in range(3)]
         if len(runs.seconds) == 1:
             runs.added = peak_bytes() - before

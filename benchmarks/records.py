@@ -83,7 +83,7 @@ def _shown(cell: Cell) -> str:
         return ""
     if isinstance(cell, str):
         return cell
-    if isinstance(cell, int) or cell == 0 or abs(cell) >= 1000:
+    if isinstance(cell, int) or cell == 0 or abs(cell) >= 999.5:
         return f"{cell:,.0f}"
     return f"{cell:.1e}" if abs(cell) < 1e-3 else f"{cell:.3g}"
 
@@ -124,11 +124,13 @@ def of_suite(kind: str) -> list[str]:
     run = json.loads((RESULTS / "bench.json").read_text())
     prefix, suffix = GROUPS[kind]
     medians: dict[str, dict[str, Cell]] = {}
+    versions: dict[str, str | None] = {}
     for each in run["benchmarks"]:
         group = each["group"]
         if group.startswith(prefix) and group.endswith(suffix):
             problem = group.removeprefix(prefix).removesuffix(suffix)
             about, median = each["extra_info"], each["stats"]["median"]
+            versions |= about["versions"]
             if group.startswith("solve") and not about["violation"] <= NEARLY * 1e-3:
                 median = "not reached"
             medians.setdefault(problem, {})[about["solver"]] = median
@@ -144,8 +146,9 @@ def of_suite(kind: str) -> list[str]:
         *lines,
         "",
         f"By `make bench` on {run['datetime'][:10]}: {about['machine']}, "
-        f"{about['threads']} threads; Python {about['Python']}, numpy {about['numpy']}, torch "
-        f"{about['torch']} (benchmarks/results/bench.json).",
+        f"{about['threads']} threads; "
+        f"{', '.join(f'{name} {number}' for name, number in versions.items() if number)} "
+        "(benchmarks/results/bench.json).",
     ]
 
 
@@ -195,7 +198,10 @@ def of_comparison(size: str) -> list[str]:
         lines.append(line(cells))
     where = {(row["machine"], row["versions"]) for row in [*ours.values(), *others.values()]}
     about = "; ".join(f"{machine}, {versions}" for machine, versions in sorted(where))
-    made = f"By `make bench-million`: {about} (benchmarks/results/comparison.csv)."
+    made = (
+        "By `make bench-million`, which goes on with what the file lacks (benchmarks/results/"
+        f"comparison.csv): {about}. A cell without a number was not run."
+    )
     return lines if short else [*lines, "", made]
 
 

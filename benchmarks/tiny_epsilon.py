@@ -65,7 +65,7 @@ def main() -> None:
     for name in ("peaked", "late"):
         logits = make_logits(name, options.n, options.k)
         for spread in SPREADS:
-            solved(table, name, logits, spread)
+            solved(table, f"{name}, {options.n:,} x {options.k:,}", logits, spread)
     for rows in (2100, 2000):  # 7 rows a class, and 6 2/3: no labels have that
         for spread in SPREADS[1:]:
             solved(table, f"normal, {rows:,} x 300", wide(0, 1.0, rows, 300), spread)

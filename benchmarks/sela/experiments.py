@@ -6,12 +6,9 @@ can stand in several experiments.
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
-BENCH = Path(__file__).parents[1] / "results" / "bench.json"
 PRESET = "cifar10-small"
 #: Of every training but those of the recipe: short, as there are many of them.
 COMMON: dict[str, Any] = {
@@ -332,20 +329,6 @@ RECIPE = Experiment(
     ),
 )
 
-#: Seconds of a training step and of a label update of the preset, in the suite's stored run.
-MEASURED = {
-    each["group"].split(",")[0]: each["stats"]["median"]
-    for each in json.loads(BENCH.read_text())["benchmarks"]
-    if each["name"] in ("test_training_step[2000x32-selfsup]", "test_label_update[2000x32-selfsup]")
-}
-
-
-def _minutes(images: int, epochs: int) -> float:
-    """Minutes of so many epochs with a label update each, by what was measured."""
-    steps, update = images / 128, MEASURED["label update"] * images / 2_000
-    return epochs * (steps * MEASURED["training step"] + update) / 60
-
-
 _FOUND = {**_TEN_FAST, "label_sees": "augment"}
 SMALL = Experiment(
     "small",
@@ -355,10 +338,7 @@ SMALL = Experiment(
     "of them width 64), all training images, and another seed; they are judged by CIFAR-10's test "
     "images. Their epochs were set by the time that they take: 33 minutes of one core for 40 "
     "epochs of width 32. Those of width 64, which are the preset cifar10-small now, took 111 "
-    "minutes of one core on a busy machine. On two idle cores, by two threads, a step of its 128 "
-    f"images takes {MEASURED['training step']:.3f} s and a label update of 2,000 images "
-    f"{MEASURED['label update']:.2f} s (`make bench`, benchmarks/results/bench.json), which makes "
-    f"{_minutes(50_000, 48):.0f} minutes of 48 epochs and updates.",
+    "minutes of one core on a busy machine.",
     (
         Row(SELA, THREE),
         Row(Training("40 epochs", {**_FOUND, "epochs": 40, "updates": 40})),

@@ -14,6 +14,7 @@ from sela.experiments import COMMON, EXPERIMENTS, THREE, Claim, Experiment, Row
 from sela.runs import record_of
 
 DOCS = Path(__file__).parents[2] / "docs" / "results"
+BENCH = Path(__file__).parents[1] / "results" / "bench.json"
 Record = dict[str, Any]
 
 
@@ -156,6 +157,21 @@ def verdicts(experiment: Experiment) -> list[str]:
     return [f"- {sentence}." for sentence in found if sentence]
 
 
+def speed() -> str:
+    """Return how long the preset takes, by what the suite's stored run has of it."""
+    run = json.loads(BENCH.read_text())
+    seconds = {each["name"]: each["stats"]["median"] for each in run["benchmarks"]}
+    step = seconds["test_training_step[2000x32-selfsup]"]
+    update = seconds["test_label_update[2000x32-selfsup]"]
+    minutes = 48 * (50_000 / 128 * step + 50_000 / 2_000 * update) / 60
+    return (
+        f"On two idle cores, by two threads, a training step of the preset takes {step:.3f} s for "
+        f"its 128 images, and a label update {update:.2f} s for 2,000 (`make bench`, "
+        f"benchmarks/results/bench.json). That makes {minutes:.0f} minutes of 48 epochs with an "
+        "update each; making views and watching come on top."
+    )
+
+
 def page(experiment: Experiment) -> str:
     """Return the page of an experiment."""
     lead = "" if experiment.paper.startswith("The paper") else "The paper: "
@@ -163,6 +179,7 @@ def page(experiment: Experiment) -> str:
     lines += [*table(experiment), ""]
     if claims := verdicts(experiment):
         lines += [READING, "", *claims, ""]
+    lines += [speed(), ""] if experiment.name == "small" else []
     lines += [experiment.note, ""] if experiment.note else []
     if experiment.curves:
         lines += [f"![kNN, and entropy of the labels, over epochs]({experiment.name}.png)", ""]

@@ -15,8 +15,8 @@ from sinkhorn_ot.solvers.watch import Seen, Watch
 #: one over which they spread FIRST times at most; each is FALL times smaller than the one before,
 #: and solved to the violation LEVEL_TOL.
 WIDE, FIRST, FALL, LEVEL_TOL = 400.0, 50.0, 5.0, 1e-3
-#: Where so many reads do not halve the violation, an epsilon FALL times larger is solved first, or
-#: one between this and that which was solved last, unless they are so CLOSE.
+#: Where so many reads do not halve the violation, an epsilon FALL times larger is solved first, or,
+#: if a larger one has been, their geometric mean, unless that is less than CLOSE times the smaller.
 PATIENCE, CLOSE = 10, 1.2
 
 
@@ -65,7 +65,7 @@ def solve(
             if larger is not None:
                 todo.insert(0, larger)
             else:  # nothing is known that would help: the steps that are left are for the end
-                g, warm, patience, todo = end.g, True, None, [epsilon]
+                g, warm, patience, todo = (ours.best or end).g, True, None, [epsilon]
         elif watch is ours:
             return ours, end, steps
         else:
@@ -86,7 +86,7 @@ def between(epsilon: float, solved: float, spread: float) -> float | None:
         Standard deviation of the logits within their rows, in units of the logits.
     """
     larger = FALL * epsilon if solved == math.inf else math.sqrt(epsilon * solved)
-    return larger if CLOSE * epsilon < larger < spread else None
+    return larger if CLOSE * epsilon < larger < spread < math.inf else None
 
 
 def levels(epsilon: float, spread: float) -> list[float]:

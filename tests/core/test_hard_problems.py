@@ -62,7 +62,7 @@ def test_many_equal_rows(n, k, shares, epsilon):
 
 @pytest.mark.parametrize("seed", range(60))
 def test_logits_of_any_kind(seed):
-    """Nothing that a user may bring, at any spread, is left unsolved."""
+    """Ties, blocks, heavy tails, ...: none is left unsolved, at any spread."""
     logits = any_kind(seed)
     result = sinkhorn(logits, epsilon=1.0)
     assert result.converged
@@ -95,6 +95,7 @@ def test_an_epsilon_between_is_one_that_can_help():
     assert annealing.between(0.02, 0.08, 1.0) == pytest.approx(0.04)
     assert annealing.between(0.02, 0.028, 1.0) is None  # so close
     assert annealing.between(0.3, np.inf, 1.0) is None  # the logits do not spread over it
+    assert annealing.between(0.3, np.inf, np.inf) is None
 
 
 def test_rounding_is_no_reason_to_return_a_worse_result(normal):
@@ -125,6 +126,24 @@ def test_logits_of_any_kind_with_uneven_marginals(seed):
     b = rng.dirichlet(np.full(logits.shape[1], 2.0)).clip(0.1 / logits.shape[1])
     result = sinkhorn(logits, a=a / a.sum(), b=b / b.sum(), epsilon=1.0)
     assert result.converged
+
+
+def test_a_callback_stops_a_solve_at_a_larger_epsilon():
+    """After that the matrix is read once more, and the best g so far is returned."""
+    logits = equal_rows(0, [0.3], 10_000, 100)
+    seen = []
+
+    def stop(progress):
+        seen.append(progress)
+        return len(seen) == 13
+
+    result = sinkhorn(logits, epsilon=0.02, callback=stop)
+    assert len(seen) == 14
+    assert not result.converged
+    reads = [progress.n_passes for progress in seen]
+    assert reads == sorted(reads)
+    assert len(result.history) < 14  # some were at the larger epsilon
+    assert result.marginal_violation == min(p.marginal_violation for p in result.history)
 
 
 def test_potentials_that_mislead():
