@@ -130,6 +130,7 @@ METHODS = Experiment(
         Claim("SeLa", "random labels, 0 updates"),
         Claim("SeLa", "untrained network"),
         Claim("SeLa", "pixels"),
+        Claim("SeLa", "RotNet"),
         Claim("SeLa, ten heads", "SeLa", (4.7, 3.6)),
         Claim("SeLa + rotation", "SeLa"),
         Claim("supervised", "SeLa, ten heads", (14.3, 8.4)),

@@ -123,7 +123,7 @@ def test_the_pages_are_those_of_the_records(tmp_path, monkeypatch):
 def test_the_readme_has_the_figures_of_the_records():
     readme = (Path(__file__).parents[2] / "README.md").read_text()
     for row in METHODS.rows:
-        if row.name in ("RotNet", "SeLa + rotation", "untrained network"):
+        if row.name in ("SeLa + rotation", "untrained network"):
             continue  # not shown
         cells = [row.name, str(len(pages.records(row)))]
         cells += [
