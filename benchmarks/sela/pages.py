@@ -276,11 +276,12 @@ one seed of 12 epochs; its 48 epochs by the time that they take.
 ## What to doubt
 
 - Raw pixels reach a kNN of {pixels} once their principal components are taken, which centre them.
-  One head of SeLa is above that, its rivals and ten heads are near it or below. Features of a
-  network of width 32 are 128 and are not centred. The pixels' linear accuracy was not measured.
-- RotNet, of which there is one seed, is ahead of SeLa here. It sees four turned copies of each image
-  in a step, and takes four times as long; the two were not compared at equal time. SeLa's later
-  recipe ([small](small.md)) was not run beside it either.
+  One head of SeLa and RotNet are above that, the other rivals and ten heads near it or below.
+  Features of a network of width 32 are 128 and are not centred. The pixels' linear accuracy was
+  not measured.
+- RotNet, of which there is one seed, is ahead of SeLa here. It sees four turned copies of each
+  image in a step, and takes four times as long; the two were not compared at equal time. SeLa's
+  later recipe ([small](small.md)) was not run beside it either.
 - Twelve epochs of a network with 0.3 million parameters are no proof of what 400 epochs of an
   AlexNet do. The learning rate falls to nothing within the twelve, so that all curves end flat.
 - "k-means labels" is DeepCluster's idea on SeLa's path: k-means on the features, begun at the
