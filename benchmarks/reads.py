@@ -23,6 +23,8 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=20)
     parser.add_argument("--save", metavar="NAME", help="keep the table in results/NAME.json")
     options = parser.parse_args()
+    if options.seeds < 1:
+        parser.error(f"--seeds must be at least 1, got {options.seeds}")
     warnings.simplefilter("ignore")  # not converged: the table says so
     table = Table(["family", "to", "median", "worst", "unsolved"], options.save, ["numpy"])
     for name, (make, epsilon, tol) in HARD.items():

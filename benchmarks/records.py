@@ -121,6 +121,8 @@ GROUPS = {
 
 def of_suite(kind: str) -> list[str]:
     """Return groups of the suite's stored run: our median, and of each peer the multiple of it."""
+    if kind not in GROUPS:
+        raise ValueError(f"a page asks for 'bench {kind}'; there are {', '.join(GROUPS)}")
     run = json.loads((RESULTS / "bench.json").read_text())
     prefix, suffix = GROUPS[kind]
     medians: dict[str, dict[str, Cell]] = {}
@@ -165,6 +167,10 @@ def of_comparison(size: str) -> list[str]:
         if (row["n"], row["k"]) == (n, k) and row["seconds"] and not row["memory_limit"]
     ]
     ours = {(row["family"], row["tol"]): row for row in rows if row["solver"] == "sinkhorn_ot"}
+    if not ours:
+        raise ValueError(
+            f"{compare.CSV} has no row of sinkhorn_ot at {size}, which a page asks for"
+        )
     here = next(iter(ours.values()))["machine"]
     tols = sorted({tol for _, tol in ours}, key=float, reverse=True)[: 1 if short else None]
     others = {
