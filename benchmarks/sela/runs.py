@@ -6,7 +6,8 @@ import fcntl
 import io
 import json
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache, partial
 from pathlib import Path
@@ -18,7 +19,7 @@ from machine import processor, versions
 from sela.experiments import COMMON, PRESET, Training
 
 from selfsup.config import Config, DataConfig
-from selfsup.data import Splits, load_data
+from selfsup.data import ImageSet, Splits, load_data
 from selfsup.evaluation.knn import PAPER, PAPER_DIM, KnnSettings
 from selfsup.evaluation.linear import LinearSettings
 from selfsup.evaluation.protocols import Settings
@@ -60,6 +61,11 @@ class Work:
         """Return the directory of a run."""
         return self.runs / f"{slug(training.name)}-{seed}"
 
+    @property
+    def classes(self) -> Path:
+        """Where the true classes are, as labels of one head."""
+        return self.runs / "classes.npy"
+
 
 #: What a record says of places, which differ between machines.
 PLACES = Work(Path("DIR"), Path("runs"))
@@ -77,7 +83,7 @@ def config_of(training: Training, seed: int, work: Work) -> Config:
     if training.after is not None:
         labels = work.run(training.after, seed)
     elif training.classes:
-        labels = work.runs / "classes.npy"
+        labels = work.classes
     source = {} if labels is None else {"labels_file": str(labels)}
     return config.but(**training.settings, **source)
 
@@ -92,19 +98,33 @@ def images_of(data: DataConfig, held_out: bool) -> Splits:
     return Splits(splits.train.select(rest), splits.train.select(held), splits.found)
 
 
+@contextmanager
+def alone(path: Path) -> Iterator[None]:
+    """Wait until no other process is in a block of the same file, and keep others out."""
+    with open(path, "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
+
+
+def write_classes(images: ImageSet, path: Path) -> None:
+    """Write the true classes as labels of one head, unless they are there."""
+    with alone(path.with_suffix(".lock")):
+        if not path.exists():
+            content = io.BytesIO()
+            np.save(content, images.targets.numpy()[None])
+            write_whole(path, content.getvalue())
+
+
 def train(training: Training, seed: int, work: Work) -> Path:
     """Train a network, or go on with a run that was stopped; return the run."""
-    run, classes = work.run(training, seed), work.runs / "classes.npy"
+    run = work.run(training, seed)
     if training.after is not None:
         train(training.after, seed, work)
     config = config_of(training, seed, work)
     images = images_of(config.data, training.held_out).train
-    if training.classes and not classes.exists():
-        content = io.BytesIO()
-        np.save(content, images.targets.numpy()[None])
-        write_whole(classes, content.getvalue())
-    with open(run.with_suffix(".training"), "w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)  # another process may be training it: wait for its end
+    if training.classes:
+        write_classes(images, work.classes)
+    with alone(run.with_suffix(".training")):
         trainer = Trainer(config, images, run)
         if checkpoints(run):
             trainer.load()

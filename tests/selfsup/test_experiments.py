@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
+import statistics
 import time
 import zipfile
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 from sela import frozen, pages, runs
 from sela.cifar10_alexnet_gpu import scaled, train
@@ -15,6 +18,7 @@ from sela.experiments import (
     COMMON,
     EXPERIMENTS,
     METHODS,
+    RIVALS,
     SMALL,
     SUPERVISED,
     Claim,
@@ -25,7 +29,7 @@ from sela.experiments import (
 from subjects import coloured, write_folders
 
 from selfsup.presets import PRESETS
-from selfsup.training.checkpoints import checkpoints, create_run
+from selfsup.training.checkpoints import checkpoints, create_run, write_whole
 from selfsup.training.fit import Trainer
 
 ROWS = [row for experiment in EXPERIMENTS.values() for row in experiment.rows]
@@ -122,9 +126,13 @@ def test_the_pages_are_those_of_the_records(tmp_path, monkeypatch):
 
 def test_the_readme_has_the_figures_of_the_records():
     readme = (Path(__file__).parents[2] / "README.md").read_text()
-    for row in METHODS.rows:
-        if row.name in ("SeLa + rotation", "untrained network"):
-            continue  # not shown
+    left_out = {"SeLa, ten heads", "SeLa + rotation", "RotNet, 4 epochs", "untrained network"}
+    for row in (*METHODS.rows, *RIVALS.rows):
+        if row.name == "pixels":
+            knn = pages.told([statistics.fmean(pages.values(row, pages.KNN))], 1)
+            assert f"raw pixels have a kNN of {knn}" in readme
+        if row.name in left_out | {"pixels"}:
+            continue
         cells = [row.name, str(len(pages.records(row)))]
         cells += [
             pages.told(pages.values(row, measure), 1) for measure in (pages.KNN, pages.LINEAR)
@@ -208,6 +216,24 @@ def test_a_training_is_recorded_once(work, capsys):
     capsys.readouterr()
     runs.work_on(first, 1, work)
     assert capsys.readouterr().out == ""
+
+
+def test_processes_that_begin_at_once_do_not_both_write_the_classes(tmp_path, monkeypatch):
+    """Two that wrote one file took it from each other, and one of them failed."""
+    written = []
+
+    def write(path, content):
+        with open(path.with_suffix(".lock"), "w") as lock, pytest.raises(BlockingIOError):
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        written.append(path)
+        write_whole(path, content)
+
+    monkeypatch.setattr(runs, "write_whole", write)
+    images = coloured(6, 8, seed=0)
+    for _ in range(2):
+        runs.write_classes(images, tmp_path / "classes.npy")
+    assert written == [tmp_path / "classes.npy"]
+    assert np.load(written[0]).tolist() == [images.targets.tolist()]
 
 
 def test_the_papers_schedule_is_scaled_to_the_epochs_that_fit():
