@@ -100,7 +100,7 @@ def test_a_claim_is_judged_by_the_spread_of_seeds(results, better, worse, words)
     results("A", *better)
     results("B", *worse)
     rows = tuple(Row(Training(name), (1, 2, 3)) for name in "AB")
-    told = pages.verdict(Experiment("e", "?", "", rows), Claim("A", "B", (8.2, 2.3)))
+    told = pages.verdict(Experiment("e", "?", "", "", rows), Claim("A", "B", (8.2, 2.3)))
     assert told is not None
     assert words in told
     assert "(paper: +8.2, +2.3)" in told
@@ -109,7 +109,7 @@ def test_a_claim_is_judged_by_the_spread_of_seeds(results, better, worse, words)
 def test_a_table_has_means_deviations_and_what_is_missing(results):
     results("A", (60, 70), (62, 71))
     rows = (Row(Training("A"), (1, 2, 3), (72.9, 79.8)), Row(Training("B"), (1,)))
-    lines = pages.table(Experiment("e", "?", "", rows))
+    lines = pages.table(Experiment("e", "?", "", "", rows))
     assert lines[2].startswith("| A | 2 of 3 | 61.0 ± 1.4 | 70.5 ± 0.7 |")
     assert lines[2].endswith("| 72.9 | 79.8 |")
     assert lines[3].startswith("| B | 0 of 1 |  |  |")
