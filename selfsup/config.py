@@ -151,8 +151,11 @@ class LabelConfig(_Part):
 
     clusters: tuple[int, ...] = (10,)
     """K of each head; 0 chooses one that fits the number of images."""
-    labelling: Literal["equipartition", "k-means", "argmax", "fixed", "none"] = "equipartition"
-    """SeLa's transport; the baselines k-means and argmax; a file; nothing (rotation alone)."""
+    labelling: Literal[
+        "equipartition", "k-means", "balanced k-means", "argmax", "fixed", "none"
+    ] = "equipartition"
+    """SeLa's transport; baselines: k-means, k-means with clusters of equal size, argmax; a file;
+    nothing (rotation alone)."""
     labels_file: str | None = None
     """Where fixed labels come from: a run, or the .npy or .csv file that it wrote."""
     rounding: Literal["argmax", "exact"] = "argmax"

@@ -18,7 +18,7 @@ from torch import Tensor, distributed
 
 from selfsup.config import LabelConfig
 from selfsup.sela import Labeller, Labelling, Shard, equipartition
-from sinkhorn_ot import balanced_labels
+from sinkhorn_ot import BalancedKMeans, balanced_labels
 
 __all__ = [
     "argmax", "equipartition", "exact", "fixed", "kmeans", "labeller_of", "matched", "nearest",
@@ -41,8 +41,8 @@ def labeller_of(config: LabelConfig, seed: int) -> Labeller:
     callable
         A labeller.
     """
-    if config.labelling == "k-means":
-        return kmeans(seed)
+    if config.labelling in ("k-means", "balanced k-means"):
+        return kmeans(seed, balanced=config.labelling == "balanced k-means")
     if config.labelling != "equipartition":
         return argmax
     shares = None
@@ -132,7 +132,7 @@ def fixed(labels: Tensor) -> Labeller:
     return labeller
 
 
-def kmeans(seed: int = 0, iterations: int = 50) -> Labeller:
+def kmeans(seed: int = 0, iterations: int = 50, *, balanced: bool = False) -> Labeller:
     """Return the labeller of DeepCluster (Caron et al., ECCV 2018): k-means on the features.
 
     Its state is the (K, D) float32 centroids, from which the next call starts: so clusters keep
@@ -144,6 +144,8 @@ def kmeans(seed: int = 0, iterations: int = 50) -> Labeller:
         Of the first centroids, to which the number of the head is added.
     iterations : int
         The most rounds of Lloyd's algorithm.
+    balanced : bool
+        Whether clusters have equal sizes, as :class:`sinkhorn_ot.BalancedKMeans` makes them.
 
     Returns
     -------
@@ -162,7 +164,7 @@ def kmeans(seed: int = 0, iterations: int = 50) -> Labeller:
         labels = torch.empty(shard.n, dtype=torch.int64, device=device)
         centroids = torch.empty((k, features.shape[1]), device=device)
         if shard.group is None or distributed.get_rank(shard.group) == 0:
-            solver = KMeans(
+            solver = (BalancedKMeans if balanced else KMeans)(
                 k, init="k-means++" if start is None else start.cpu().numpy(), n_init=1,
                 max_iter=iterations, random_state=(seed + head) % 2**32,
             )  # fmt: skip

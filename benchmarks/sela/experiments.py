@@ -83,6 +83,7 @@ class Experiment:
 SELA = Training("SeLa", baselines=("untrained", "pixels"))
 TEN = Training("SeLa, ten heads", {"clusters": (128,) * 10})
 KMEANS = Training("k-means labels", {"labelling": "k-means"})
+BALANCED = Training("balanced k-means labels", {"labelling": "balanced k-means"})
 ARGMAX = Training("argmax labels", {"labelling": "argmax"})
 RANDOM = Training("random labels, 0 updates", {"updates": 0})
 ROTNET = Training("RotNet", {"labelling": "none", "clusters": (), "rotation": True})
@@ -124,6 +125,7 @@ METHODS = Experiment(
         Row(SELA, THREE, (72.9, 79.8)),
         Row(TEN, THREE, (77.6, 83.4)),
         Row(KMEANS, THREE, (64.7, 77.5)),
+        Row(BALANCED, THREE),
         Row(ARGMAX, THREE),
         Row(RANDOM, THREE),
         Row(ROTNET, THREE),
@@ -134,6 +136,8 @@ METHODS = Experiment(
     ),
     (
         Claim("SeLa", "k-means labels", (8.2, 2.3)),
+        Claim("balanced k-means labels", "k-means labels"),
+        Claim("SeLa", "balanced k-means labels"),
         Claim("SeLa", "argmax labels"),
         Claim("argmax labels", "untrained network"),
         Claim("SeLa", "random labels, 0 updates"),

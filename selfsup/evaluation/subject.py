@@ -22,6 +22,7 @@ from selfsup.training.trained import Trained
 METHODS = {
     "equipartition": "SeLa",
     "k-means": "k-means labels",
+    "balanced k-means": "balanced k-means labels",
     "argmax": "argmax labels",
     "fixed": "fixed labels",
     "none": "rotation",

@@ -1,8 +1,10 @@
 """Learning happens: labels of digits agree with the digits, and would not if a part was missing.
 
-Twenty epochs reach an NMI of 0.83 and 0.80 on seeds 0 and 1. A hundredth of the learning rate
-reaches 0.27, forty times the rate 0.62, labels that are shuffled among the images 0.01, labels that
-are never renewed 0.01, and those renewed only at the start and the end 0.41.
+Twenty epochs reach an NMI between 0.66 and 0.82, over seeds, numbers of threads, precisions and
+processors, with all of which the bits change. A hundredth of the learning rate reaches 0.22 to
+0.26, 400 times the rate 0.20 to 0.30, labels that are shuffled among the images 0.01, labels that
+are never renewed 0.01, and those renewed only at the start and the end 0.43. The bound lies
+between, far from both. (Forty times the rate is no worse at times: up to 0.81.)
 """
 
 from __future__ import annotations
@@ -16,7 +18,7 @@ from selfsup.evaluation.scores import nmi
 from selfsup.presets import PRESETS
 from selfsup.training.fit import Trainer
 
-BOUND = 0.72
+BOUND = 0.55
 DIGITS = PRESETS["digits"].but(epochs=20, updates=80, clusters=(10,) * 3, stem_stride=2)
 
 
@@ -35,7 +37,7 @@ def test_digits_are_told_apart(images):
     assert learned(Trainer(DIGITS, images, None)) > BOUND
 
 
-@pytest.mark.parametrize("factor", [1 / 100, 40])
+@pytest.mark.parametrize("factor", [1 / 100, 400])
 def test_a_wrong_learning_rate_misses_the_bound(images, factor):
     config = DIGITS.but(lr=DIGITS.optimiser.lr * factor)
     assert learned(Trainer(config, images, None)) < BOUND

@@ -482,6 +482,19 @@ def test_kmeans_labels_are_nearest_centroids_and_keep_their_numbers(network, ima
     assert (again.labels == labels.labels).double().mean() > 0.95
 
 
+def test_balanced_kmeans_labels_have_equal_sizes_and_keep_their_numbers(network, images):
+    config = CONFIG.but(labelling="balanced k-means")
+    labels, report = step(network, images, config)
+    features = features_of(network, images, config)
+    for head in range(2):
+        assert report.heads[head].size_max - report.heads[head].size_min <= 1
+        clusters = [features[labels.labels[head] == k] for k in range(len(labels.states[head]))]
+        means = torch.stack([cluster.mean(0) for cluster in clusters])
+        assert torch.allclose(labels.states[head], means, atol=1e-5)
+    again, _ = step(network, images, config, labels)
+    assert (again.labels == labels.labels).double().mean() > 0.95
+
+
 # sizes that are not equal
 
 
