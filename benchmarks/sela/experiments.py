@@ -107,10 +107,11 @@ METHODS = Experiment(
     "methods",
     "Do equipartitioned labels teach more than other labels, on the same path?",
     "They teach more than k-means labels, argmax labels and random ones, in kNN and in linear "
-    "accuracy. RotNet, whose training takes longer, is ahead of them. That sizes are equal is not "
-    "what puts SeLa ahead of k-means: with [lambda 1](lambda.md) they are less equal than those of "
-    "k-means, and it is ahead all the same. What the constraint does is to prevent the collapse of "
-    "argmax labels.",
+    "accuracy. RotNet, whose training takes longer, is ahead of them. Equal sizes are the smaller "
+    "part of SeLa's lead over k-means: balanced k-means labels have them too and gain a point, and "
+    "with [lambda 1](lambda.md) SeLa is ahead though its sizes are less equal than those of "
+    "k-means. Labels of the network's own answers are the larger part; the constraint keeps these "
+    "from collapsing, as argmax labels do.",
     "AlexNet at 224 pixels, 400 epochs (kNN, linear): with 128 x 1 k-means labels 64.7 and 77.5, "
     "SeLa 72.9 and 79.8; with 128 x 10 SeLa has 77.6 and 83.4 (the authors' script keeps the "
     "checkpoint that is best on the test images). "
