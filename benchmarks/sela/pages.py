@@ -307,10 +307,9 @@ held-out training images, in one seed of 12 epochs; its 48 epochs by the time th
   centroids of the last update, so that clusters keep their numbers and the head is kept.
   DeepCluster itself makes a new head each time, whitens the features and draws images evenly from
   the clusters; none of these is here. It is this form that SeLa is compared with, it does not
-  reach raw pixels in kNN, and its lead over it says little of DeepCluster.
-- SeLa's lead over k-means labels is not owed to sizes that are more equal ([lambda](lambda.md)),
-  and most of it is there after two updates. What it is owed to was not separated: balanced
-  k-means labels were not run on this path.
+  reach raw pixels in kNN, and SeLa's lead says little of DeepCluster.
+- SeLa's lead over k-means labels is for the most part not owed to sizes that are more equal
+  ([methods](methods.md), [lambda](lambda.md)), and most of it is there after two updates.
 - RotNet is ahead of SeLa with the settings that all methods share. It sees four turned copies of
   each image in a step, and takes more than twice as long. With the recipe's settings SeLa is
   ahead in kNN, and RotNet stays ahead in linear accuracy ([rivals](rivals.md), also at equal
