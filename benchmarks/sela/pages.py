@@ -391,7 +391,7 @@ def machine(record: Record) -> str:
 
 def draw_curves(experiment: Experiment, path: Path) -> None:
     """Draw kNN over epochs, and the entropy of the labels' sizes over updates."""
-    figure, (left, right) = plt.subplots(1, 2, figsize=(9, 4), layout="constrained")
+    figure, (left, right) = plt.subplots(1, 2, figsize=(9, 4.4), layout="constrained")
     for row in experiment.rows:
         found = [] if row.method else records(row)
         if not found:
@@ -409,7 +409,7 @@ def draw_curves(experiment: Experiment, path: Path) -> None:
             right.plot([u["epoch"] for u in updates], entropies, color=line.get_color())
     left.set(xlabel="epochs", ylabel="kNN (k = 10) among 2,000 training images, %")
     right.set(xlabel="epochs", ylabel="entropy of the clusters' sizes, one seed", ylim=(0, 1.05))
-    left.legend(fontsize=7, frameon=False)
+    figure.legend(loc="outside lower center", ncols=5, fontsize=8, frameon=False)
     for axes in (left, right):
         axes.spines[["top", "right"]].set_visible(False)
     figure.savefig(path, dpi=110)
