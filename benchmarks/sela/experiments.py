@@ -96,7 +96,8 @@ SLOW_HEADS = (
     "entropy of the last labels is 1.2 with one head, 1.3 with three, 1.5 with ten and 1.9 with "
     "thirty (`ce_after` of the records). On held-out images (one seed) a rate of the heads that is "
     "ten times higher brings it to 1.3 for ten heads, which are then level with one at the "
-    "ordinary rate ([recipe](recipe.md)); why they are not better than one is open. The preset has "
+    "ordinary rate ([recipe](recipe.md)), and makes one head much worse; why ten are not better "
+    "than one is open. The preset has "
     "the higher rate, and training views in label passes ([what it reaches](small.md))."
 )
 TWO_TABLES = (
@@ -107,11 +108,11 @@ METHODS = Experiment(
     "methods",
     "Do equipartitioned labels teach more than other labels, on the same path?",
     "They teach more than k-means labels, argmax labels and random ones, in kNN and in linear "
-    "accuracy. RotNet, whose training takes longer, is ahead of them. Equal sizes are the smaller "
-    "part of SeLa's lead over k-means: balanced k-means labels have them too and gain a point, and "
-    "with [lambda 1](lambda.md) SeLa is ahead though its sizes are less equal than those of "
-    "k-means. Labels of the network's own answers are the larger part; the constraint keeps these "
-    "from collapsing, as argmax labels do.",
+    "accuracy. RotNet, whose training takes longer, is ahead of them. Equal sizes alone are "
+    "not what puts SeLa ahead of k-means: balanced k-means labels have them too and are level with "
+    "k-means labels, and with [lambda 1](lambda.md) SeLa is ahead though its sizes are less equal "
+    "than those of k-means. What differs is that SeLa's labels are the network's own answers, "
+    "which the constraint keeps from collapsing as argmax labels do.",
     "AlexNet at 224 pixels, 400 epochs (kNN, linear): with 128 x 1 k-means labels 64.7 and 77.5, "
     "SeLa 72.9 and 79.8; with 128 x 10 SeLa has 77.6 and 83.4 (the authors' script keeps the "
     "checkpoint that is best on the test images). "

@@ -308,8 +308,8 @@ held-out training images, in one seed of 12 epochs; its 48 epochs by the time th
   DeepCluster itself makes a new head each time, whitens the features and draws images evenly from
   the clusters; none of these is here. It is this form that SeLa is compared with, it does not
   reach raw pixels in kNN, and SeLa's lead says little of DeepCluster.
-- SeLa's lead over k-means labels is for the most part not owed to sizes that are more equal
-  ([methods](methods.md), [lambda](lambda.md)), and most of it is there after two updates.
+- SeLa's lead over k-means labels is not owed to equal sizes alone ([methods](methods.md),
+  [lambda](lambda.md)), and most of it is there after two updates.
 - RotNet is ahead of SeLa with the settings that all methods share. It sees four turned copies of
   each image in a step, and takes more than twice as long. With the recipe's settings SeLa is
   ahead in kNN, and RotNet stays ahead in linear accuracy ([rivals](rivals.md), also at equal
