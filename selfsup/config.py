@@ -162,7 +162,8 @@ class LabelConfig(_Part):
     """Labels of equipartition: the argmax of its plan, or classes of exactly the wanted sizes."""
     epsilon: float = 0.04  #: 1 / lambda.
     marginal: Literal["uniform", "gaussian", "zipf"] = "uniform"
-    """Sizes of the clusters; the larger go to those that are the larger now, as SeLaVi meant it."""
+    """Sizes of equipartition's clusters; the larger go to those that are the larger now, as SeLaVi
+    meant it."""
     marginal_spread: float = 0.1  #: gaussian: standard deviation over mean; zipf: exponent.
     tol: float = 1e-2  #: Marginal violation at which a solve stops.
     max_iter: int = 300

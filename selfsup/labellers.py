@@ -145,7 +145,8 @@ def kmeans(seed: int = 0, iterations: int = 50, *, balanced: bool = False) -> La
     iterations : int
         The most rounds of Lloyd's algorithm.
     balanced : bool
-        Whether clusters have equal sizes, as :class:`sinkhorn_ot.BalancedKMeans` makes them.
+        Whether clusters have equal sizes, as :class:`sinkhorn_ot.BalancedKMeans` makes them. The
+        labels are then not those of the nearest centroid.
 
     Returns
     -------

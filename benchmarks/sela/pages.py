@@ -309,16 +309,16 @@ held-out training images, in one seed of 12 epochs; its 48 epochs by the time th
   the clusters; none of these is here. It is this form that SeLa is compared with, it does not
   reach raw pixels in kNN, and SeLa's lead says little of DeepCluster.
 - SeLa's lead over k-means labels is not owed to equal sizes alone ([methods](methods.md),
-  [lambda](lambda.md)), and most of it is there after two updates.
+  [lambda](lambda.md)). By the kNN that is watched in training most of it is there after two epochs.
 - RotNet is ahead of SeLa with the settings that all methods share. It sees four turned copies of
   each image in a step, and takes more than twice as long. With the recipe's settings SeLa is
-  ahead in kNN, and RotNet stays ahead in linear accuracy ([rivals](rivals.md), also at equal
-  time). The paper's table of CIFAR-10 has no RotNet.
+  ahead in kNN, and RotNet stays ahead in linear accuracy; at about equal time SeLa is ahead in
+  both ([rivals](rivals.md)). The paper's table of CIFAR-10 has no RotNet.
 - Twelve epochs of a network with 0.3 million parameters are no proof of what 400 epochs of an
   AlexNet do. The learning rate falls to nothing within the twelve.
 - Settings were tuned by hand for SeLa, and for none of its rivals.
-- SeLa's labels agree with the classes better than those of k-means (NMI), but by a hundredth; that
-  need not explain the difference in kNN.
+- SeLa's labels agree with the classes (NMI) no better than those of k-means, beyond the seeds;
+  with the recipe's settings they do, by a hundredth. That need not explain the difference in kNN.
 - Trainings ran on two kinds of processor, and some lines on one of them alone. Lines that have
   seeds of both show no shift.
 - C = 1 and k = 50 were fixed before the first run, and no head is chosen by the classes.

@@ -94,7 +94,8 @@ class Trained:
 
         That is the label of SeLa's plan, ``argmax_k logits_k + g_k``, with the last update's
         potential g. Heads without one (trained on fixed labels, or whose turn never came) answer
-        as classifiers do; those of k-means take the nearest centroid.
+        as classifiers do; those of k-means, balanced or not, take the nearest centroid, which
+        does not make clusters of equal size.
 
         Parameters
         ----------

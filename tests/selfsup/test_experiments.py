@@ -7,6 +7,7 @@ import json
 import statistics
 import time
 import zipfile
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
@@ -221,20 +222,28 @@ def test_a_training_is_recorded_once(work, capsys):
 
 def test_processes_that_begin_at_once_do_not_both_write_the_classes(tmp_path, monkeypatch):
     """Two that wrote one file took it from each other, and one of them failed."""
-    written = []
-
-    def write(path, content):
-        with open(path.with_suffix(".lock"), "w") as lock, pytest.raises(BlockingIOError):
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        written.append(path)
-        write_whole(path, content)
-
-    monkeypatch.setattr(runs, "write_whole", write)
     images = coloured(6, 8, seed=0)
-    for _ in range(2):
-        runs.write_classes(images, tmp_path / "classes.npy")
-    assert written == [tmp_path / "classes.npy"]
-    assert np.load(written[0]).tolist() == [images.targets.tolist()]
+    path = tmp_path / "classes.npy"
+
+    @contextmanager
+    def while_another_writes(_):
+        np.save(path, images.targets.numpy()[None])  # it had the lock first
+        yield
+
+    with monkeypatch.context() as patched:
+        patched.setattr(runs, "alone", while_another_writes)
+        patched.setattr(runs, "write_whole", None)  # called, it fails
+        runs.write_classes(images, path)
+
+    def write(target, content):
+        with open(target.with_suffix(".lock"), "w") as lock, pytest.raises(BlockingIOError):
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        write_whole(target, content)
+
+    path.unlink()
+    monkeypatch.setattr(runs, "write_whole", write)
+    runs.write_classes(images, path)
+    assert np.load(path).tolist() == [images.targets.tolist()]
 
 
 def test_the_papers_schedule_is_scaled_to_the_epochs_that_fit():

@@ -478,6 +478,19 @@ def test_baselines_run_on_the_same_path(tmp_path, images, labelling):
     assert (again == load_checkpoint(run)["labels"]["labels"]).double().mean() > 0.99
 
 
+def test_balanced_kmeans_labels_are_equal_in_size_and_predictions_are_the_nearest(tmp_path, images):
+    run = tmp_path / "run"
+    start(run, images, TINY.but(labelling="balanced k-means", epochs=2)).fit()
+    line = read_log(run, "update")[-1]
+    for least, most in zip(line["size_min"], line["size_max"], strict=True):
+        assert most - least <= 1
+    trained = Trained.load(run)
+    features = trained.features(images)
+    for head, centres in enumerate(trained.labels.states):
+        nearest = torch.cdist(features, centres).argmin(1)
+        assert (trained.predict(images)[head] == nearest).double().mean() > 0.999
+
+
 def test_exact_rounding_makes_clusters_of_equal_size(tmp_path, images):
     run = tmp_path / "run"
     start(run, images, TINY.but(rounding="exact", epochs=2)).fit()
