@@ -92,13 +92,13 @@ SUPERVISED = Training("supervised", {"labelling": "fixed", "clusters": (10,)}, c
 
 SLOW_HEADS = (
     "Ten and thirty heads are worse here, other than in the paper. The loss is the mean over "
-    "heads, so that each of ten gets a tenth of the gradient, and they learn their labels less well: the cross-"
-    "entropy of the last labels is 1.2 with one head, 1.3 with three, 1.5 with ten and 1.9 with "
-    "thirty (`ce_after` of the records). On held-out images (one seed) a rate of the heads that is "
-    "ten times higher brings it to 1.3 for ten heads, which are then level with one at the "
-    "ordinary rate ([recipe](recipe.md)), and makes one head much worse; why ten are not better "
-    "than one is open. The preset has "
-    "the higher rate, and training views in label passes ([what it reaches](small.md))."
+    "heads, so that each of ten gets a tenth of the gradient, and they learn their labels less "
+    "well: the cross-entropy of the last labels is 1.2 with one head, 1.3 with three, 1.5 with "
+    "ten and 1.9 with thirty (`ce_after` of the records). On held-out images (one seed) a rate of "
+    "the heads that is ten times higher brings it to 1.3 for ten heads, which are then level with "
+    "one at the ordinary rate ([recipe](recipe.md)), and makes one head much worse; why ten are "
+    "not better than one is open. The preset has the higher rate, and training views in label "
+    "passes ([what it reaches](small.md))."
 )
 TWO_TABLES = (
     "The paper's 72.9 of one head and 77.6 of ten are from two of its tables, whose supervised "
@@ -391,9 +391,9 @@ RIVALS = Experiment(
     "rivals",
     "Does the order stay with the recipe's settings, and at equal time?",
     "With them SeLa is further ahead of k-means labels than without. It is ahead of RotNet at "
-    "about equal time; at equal epochs RotNet, which then takes more than twice as long, is behind "
-    "in kNN and ahead in linear accuracy. SeLa + rotation (one seed, as slow as RotNet, without the "
-    "recipe's settings) is above both.",
+    "about equal time; at equal epochs RotNet, which then takes more than twice as long, is "
+    "behind in kNN and ahead in linear accuracy. SeLa + rotation (one seed, as slow as RotNet, "
+    "without the recipe's settings) is above both.",
     "The paper has no table of it; with 128 x 1 its SeLa is 8.2 (kNN) and 2.3 (linear) over "
     "k-means labels. The recipe's settings ([recipe](recipe.md): ten heads whose learning rate is "
     "ten times the network's, training views in label passes) were chosen for SeLa on seed 0; "
