@@ -309,7 +309,8 @@ held-out training images, in one seed of 12 epochs; its 48 epochs by the time th
   the clusters; none of these is here. It is this form that SeLa is compared with, it does not
   reach raw pixels in kNN, and SeLa's lead says little of DeepCluster.
 - SeLa's lead over k-means labels is not owed to equal sizes alone ([methods](methods.md),
-  [lambda](lambda.md)). By the kNN that is watched in training most of it is there after two epochs.
+  [lambda](lambda.md)). Nearly half of it in kNN is there with labels of the untrained network, one
+  seed; k-means labels gain no kNN by being renewed ([updates](updates.md)).
 - RotNet is ahead of SeLa with the settings that all methods share. It sees four turned copies of
   each image in a step, and takes more than twice as long. With the recipe's settings SeLa is
   ahead in kNN, and RotNet stays ahead in linear accuracy; at about equal time SeLa is ahead in
