@@ -478,25 +478,23 @@ def test_baselines_run_on_the_same_path(tmp_path, images, labelling):
     assert (again == load_checkpoint(run)["labels"]["labels"]).double().mean() > 0.99
 
 
-def test_balanced_kmeans_labels_are_equal_in_size_and_predictions_are_the_nearest(tmp_path, images):
+@pytest.mark.parametrize("settings", [{"rounding": "exact"}, {"labelling": "balanced k-means"}])
+def test_clusters_can_have_equal_sizes(tmp_path, images, settings):
     run = tmp_path / "run"
-    start(run, images, TINY.but(labelling="balanced k-means", epochs=2)).fit()
+    start(run, images, TINY.but(**settings, epochs=2)).fit()
     line = read_log(run, "update")[-1]
     for least, most in zip(line["size_min"], line["size_max"], strict=True):
         assert most - least <= 1
+
+
+def test_a_run_on_balanced_kmeans_labels_predicts_the_nearest_centroid(tmp_path, images):
+    run = tmp_path / "run"
+    start(run, images, TINY.but(labelling="balanced k-means", epochs=1)).fit()
     trained = Trained.load(run)
-    features = trained.features(images)
-    for head, centres in enumerate(trained.labels.states):
-        nearest = torch.cdist(features, centres).argmin(1)
-        assert (trained.predict(images)[head] == nearest).double().mean() > 0.999
-
-
-def test_exact_rounding_makes_clusters_of_equal_size(tmp_path, images):
-    run = tmp_path / "run"
-    start(run, images, TINY.but(rounding="exact", epochs=2)).fit()
-    line = read_log(run, "update")[-1]
-    for least, most in zip(line["size_min"], line["size_max"], strict=True):
-        assert most - least <= 1
+    features, found = trained.features(images), trained.predict(images)
+    for head, centroids in enumerate(trained.labels.states):
+        nearest = torch.cdist(features, centroids).argmin(1)
+        assert (found[head] == nearest).double().mean() > 0.999
 
 
 def test_labels_that_do_not_fit_the_images_are_refused(tmp_path, images, finished):
